@@ -1,0 +1,177 @@
+"""The sections of a recipe, as pydantic models. Unknown keys are refused; `loading` names the nearest right one.
+
+Only names, types and defaults live here. `train.args`, `train.lora` and the like are handed to the parent library's
+config class and are checked by `recipe.arguments` against the tables of that class's fields.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Quantization = Literal["f16", "q8", "q5km", "q4km"]
+
+
+class Section(BaseModel):
+    """A part of the recipe: strict keys, immutable once loaded."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
+
+
+class Budget(Section):
+    """What a run may use; `plan` and `train` refuse a recipe that is estimated above it."""
+
+    max_cost: float | None = Field(None, gt=0, description="dollars")
+    max_hours: float | None = Field(None, gt=0, description="wall-clock hours")
+
+
+class TokenizerTraining(Section):
+    """A byte-level BPE trained by `prepare` on the mix, for a base model made from scratch."""
+
+    vocab_size: int = Field(4096, ge=384)
+    max_characters: int = Field(8_000_000, ge=10_000, description="characters of the mix that are read")
+
+
+class Model(Section):
+    path: str | None = Field(None, description="Hub id or directory of the base; none: made from `config`")
+    revision: str | None = Field(None, description="commit or tag of a Hub id")
+    dtype: Literal["bfloat16", "float32", "float16"] = "bfloat16"
+    attn_implementation: str | None = Field(None, description="sdpa, flash_attention_2, kernels-community/... ")
+    config: dict[str, Any] = Field(
+        default_factory=dict, description="fields of the transformers config (model_type ...) of a model from scratch"
+    )
+    tokenizer: str | TokenizerTraining | None = Field(None, description="path or Hub id if not the model's own")
+    quantize: Literal["nf4"] | None = Field(None, description="4-bit base weights under LoRA (QLoRA); needs CUDA")
+    trust_remote_code: bool = False
+
+
+class Filters(Section):
+    """What `prepare` rejects; every rejection is counted by reason."""
+
+    languages: list[str] = Field(default_factory=list, description="values allowed in the row's language column")
+    min_characters: int = Field(1, ge=0, description="of all assistant turns together")
+    max_turns: int | None = Field(None, ge=1)
+    where: dict[str, Any] = Field(default_factory=dict, description="column: value (or list of values) to keep")
+    max_ngram_repetition: float = Field(0.5, gt=0, le=1, description="share of a row's 10-grams that are duplicates")
+    identities: list[str] = Field(default_factory=list, description="names a foreign assistant calls itself by")
+
+
+class Source(Section):
+    """One line of `data.mix`: an id of the registry (configs/datasets), a path or a glob of local files."""
+
+    dataset: str
+    weight: float = Field(1.0, gt=0)
+    split: str | None = None
+    adapter: str | None = Field(None, description="how a raw row becomes messages; found by itself for known shapes")
+    columns: dict[str, str] = Field(default_factory=dict, description="adapter's name: the file's name")
+    max_repeats: float | None = Field(None, gt=0, description="overrides data.max_repeats")
+    max_rows: int | None = Field(None, ge=1)
+    split_key: str | None = Field(None, description="column whose equal values stay on one side of train | eval")
+    filters: Filters | None = Field(None, description="overrides the registry's")
+    system: str | None = Field(None, description="system turn for rows that have none")
+    enabled: bool | None = Field(None, description="true switches on a data set that the registry has off")
+
+
+class MinHash(Section):
+    """Near-duplicate removal: 14 bands of 8 rows find a pair of Jaccard 0.8 with probability 0.92."""
+
+    enabled: bool = True
+    ngram: int = Field(5, ge=1, description="words")
+    bands: int = Field(14, ge=1)
+    rows: int = Field(8, ge=1)
+    threshold: float = Field(0.8, gt=0, le=1, description="estimated Jaccard above which the later row is dropped")
+
+
+class Decontaminate(Section):
+    against: list[str] = Field(default_factory=list, description="registry ids or files that must not be trained on")
+    ngram: int = Field(13, ge=3, description="words")
+
+
+class Data(Section):
+    max_length: int = Field(2048, ge=16, description="tokens")
+    mix: list[Source] = Field(default_factory=list)
+    weights: Literal["rows", "tokens"] = "rows"
+    size: int | None = Field(None, ge=1, description="rows or tokens of the mix; none: as many as max_repeats allows")
+    max_repeats: float = Field(4.0, gt=0)
+    hub_mirror: str | None = Field(None, description="directory laid out like the Hub: ORG/NAME/files")
+    allow_missing: bool = False
+    max_bad_rows: float = Field(0.01, ge=0, le=1, description="share of unreadable rows at which `prepare` stops")
+    filters: Filters = Filters()
+    minhash: MinHash = MinHash()
+    decontaminate: Decontaminate = Decontaminate()
+    eval_fraction: float = Field(0.01, ge=0, lt=1)
+    overflow: Literal["truncate", "split", "drop"] = "truncate"
+    template: Literal["auto", "chatml", "deepseek_r1"] = "auto"
+    tools: str | None = Field(None, description="tool registry (configs/tools/NAME.yaml) offered in rows without tools")
+    system: str | None = Field(None, description="system turn for rows that have none")
+    workers: int | None = Field(None, ge=1, description="processes; none: one per core")
+
+
+class Train(Section):
+    method: Literal["pretrain", "sft", "dpo", "grpo", "ppo", "reward"] = "sft"
+    args: dict[str, Any] = Field(default_factory=dict, description="fields of TrainingArguments, SFTConfig ...")
+    lora: dict[str, Any] | None = Field(None, description="fields of peft.LoraConfig; none: all weights are trained")
+    max_nonfinite_steps: int = Field(3, ge=1, description="skipped NaN/inf batches in a row at which the run stops")
+
+
+class ToolCalls(Section):
+    """Held-out conversations: the assistant's next turn must be a given tool call."""
+
+    prompts: str = Field(description="JSONL of messages; each assistant call is one question")
+    max_new_tokens: int = Field(160, ge=1)
+    temperature: float = Field(0.0, ge=0)
+    limit: int | None = Field(None, ge=1)
+
+
+class Evaluate(Section):
+    tool_calls: ToolCalls | None = None
+    confidence: float = Field(0.8, gt=0, lt=1, description="mass of the Beta-Jeffreys interval")
+    batch_size: int = Field(16, ge=1)
+
+
+class Export(Section):
+    dtype: Literal["bfloat16", "float32", "float16"] = "bfloat16"
+    max_logit_difference: float = Field(1e-3, gt=0, description="merged against unmerged, fp32; above: refused")
+    adapters: dict[str, float] = Field(default_factory=dict, description="further adapters and their weights")
+    gguf: list[Quantization] = Field(default_factory=lambda: ["q8", "q4km"])
+    max_kl: dict[Quantization, float] = Field(
+        default_factory=lambda: {"f16": 1e-3, "q8": 5e-3, "q5km": 0.03, "q4km": 0.08},
+        description="mean KL(HF || GGUF) in nats a token; above: not published",
+    )
+    min_top1: dict[Quantization, float] = Field(
+        default_factory=lambda: {"f16": 0.98, "q8": 0.95, "q5km": 0.88, "q4km": 0.80},
+        description="share of tokens whose likeliest next token is the same; below: not published",
+    )
+    hub_repo: str | None = Field(None, description="ORG/NAME that `push` uploads to")
+    license: str | None = None
+
+
+class Stage(Section):
+    """One step of `run`: a verb, and the recipe it reads if not this one."""
+
+    verb: Literal["download", "prepare", "surgery", "collect", "train", "evaluate", "merge", "gguf"]
+    recipe: str | None = None
+    model: str | None = Field(None, description="for evaluate: base, lora, merged, q8 ... or a path")
+
+
+class Recipe(Section):
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    version: str = Field("0.1.0", pattern=r"^\d+\.\d+\.\d+$")
+    description: str = ""
+    seed: int = 42
+    output_dir: str = Field("runs", description="directory of all this recipe's artefacts")
+    hardware: str = Field("cpu", description="configs/hardware/NAME.yaml")
+    budget: Budget = Budget()
+    model: Model = Model()
+    data: Data = Data()
+    train: Train = Train()
+    environments: dict[str, Any] = Field(default_factory=dict)
+    evaluate: Evaluate = Evaluate()
+    export: Export = Export()
+    stages: list[Stage] = Field(default_factory=list)
+
+    @property
+    def full_name(self) -> str:
+        """Name and version, the stem of every artefact: ``AJ-DeepSeekR1Qwen32B-v2.0.0``."""
+        return f"{self.name}-v{self.version}"
