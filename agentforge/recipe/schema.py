@@ -6,6 +6,7 @@ config class and are checked by `recipe.arguments` against the tables of that cl
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -175,3 +176,12 @@ class Recipe(Section):
     def full_name(self) -> str:
         """Name and version, the stem of every artefact: ``AJ-DeepSeekR1Qwen32B-v2.0.0``."""
         return f"{self.name}-v{self.version}"
+
+    def artifact(self, suffix: str) -> Path:
+        """The directory of one artefact: ``runs/aj/AJ-DeepSeekR1Qwen32B-v2.0.0-merged``."""
+        return Path(self.output_dir) / f"{self.full_name}-{suffix}"
+
+    @property
+    def trained(self) -> Path:
+        """What `train` makes: the adapter (``-lora``) or the whole model (``-model``)."""
+        return self.artifact("lora" if self.train.lora is not None else "model")
