@@ -1,0 +1,103 @@
+# Every workflow of agentforge. `make help` prints the targets; each runs one visible command.
+#
+#   PROFILE=tiny   which profile of the recipe (tiny, rtx4090, 1xh200, 8xh200, auto); none: the recipe as it stands
+#   ARGS="a.b=c"   overrides of the recipe, as on the command line
+
+PYTHON  ?= python3
+VENV    := .venv
+BIN     := $(VENV)/bin
+PROFILE ?=
+ARGS    ?=
+OPTIONS  = $(if $(PROFILE),--profile $(PROFILE)) $(ARGS)
+FORGE    = $(BIN)/agentforge
+# One exact version, installed first: a looser request would bring the registry's newest CUDA build.
+TORCH   := $(shell grep '^torch==' constraints/cpu.txt)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup gguf-setup demo test check lint format types clean \
+        aj aj-plan aj-doctor aj-download aj-prepare aj-preview aj-train aj-evaluate aj-merge aj-gguf aj-chat aj-serve aj-push bench
+
+help: ## print this list
+	@grep -hE '^[a-z][a-zA-Z0-9_-]*:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.ready ## make .venv with everything the CPU default needs
+
+$(VENV)/.ready: pyproject.toml constraints/cpu.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints/cpu.txt --editable ".[dev]"
+	@touch $@
+
+gguf-setup: setup ## build llama-cpp-python once into the user's cache, and install it
+	$(BIN)/python -m agentforge.export.llama_cpp
+
+# -- aj: a LoRA agent with tools, from data sets to a chatting GGUF ------------------------------------------------
+
+demo: setup gguf-setup ## aj in small on this machine: train, merge, quantise, check and talk (15 minutes on 2 cores)
+	$(FORGE) run aj --profile tiny $(ARGS)
+	$(FORGE) compare aj --profile tiny
+	$(FORGE) chat aj --profile tiny --model q4km --tools sandbox --examples 3
+
+aj: setup ## all the stages of aj, skipping what is up to date
+	$(FORGE) run aj $(OPTIONS)
+
+aj-plan: setup ## parameters, memory, hours and dollars of aj before anything is spent
+	$(FORGE) plan aj $(OPTIONS)
+
+aj-doctor: setup ## what this machine has and lacks for aj
+	$(FORGE) doctor aj $(OPTIONS)
+
+aj-download: setup ## the data sets of aj into the Hub's cache
+	$(FORGE) download aj $(OPTIONS)
+
+aj-prepare: setup ## clean, deduplicate, decontaminate, mix, split and tokenise
+	$(FORGE) prepare aj $(OPTIONS)
+
+aj-preview: setup ## a few rows as the model will see them
+	$(FORGE) preview aj $(OPTIONS)
+
+aj-train: setup ## LoRA SFT; run it again after a stop and it goes on
+	$(FORGE) train aj $(OPTIONS)
+
+aj-evaluate: setup ## held-out tool calls, with intervals
+	$(FORGE) evaluate aj $(OPTIONS)
+
+aj-merge: setup ## the adapter into the base, checked against the unmerged model
+	$(FORGE) merge aj $(OPTIONS)
+
+aj-gguf: setup gguf-setup aj-merge ## convert, quantise, and check each GGUF against the original
+	$(FORGE) gguf aj $(OPTIONS)
+
+aj-chat: setup ## talk to the newest aj
+	$(FORGE) chat aj $(OPTIONS)
+
+aj-serve: setup ## OpenAI-compatible server with parsed tool calls
+	$(FORGE) serve aj $(OPTIONS)
+
+aj-push: setup ## what would go to the Hub (ARGS=--upload to send it)
+	$(FORGE) push aj --dry-run $(OPTIONS)
+
+# -- the project ---------------------------------------------------------------------------------------------------
+
+test: setup ## the whole test suite
+	$(BIN)/python -m pytest -q
+
+check: lint types test ## ruff, mypy and the tests
+
+lint: setup ## ruff: format and lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+format: setup ## let ruff rewrite what it can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+types: setup ## mypy on the package
+	$(BIN)/mypy
+
+bench: setup ## every table of docs/performance.md (about 30 minutes)
+	$(BIN)/python -m benchmarks
+
+clean: ## remove caches and build files; runs/ stays
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
