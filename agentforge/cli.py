@@ -1,0 +1,307 @@
+"""The command line: ``agentforge VERB RECIPE [key=value ...] [--profile NAME]``. Parse, call one function, print.
+
+Every import of a stage is inside its verb, so that `--help`, `show`, `plan` and `doctor` start without torch.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from agentforge.errors import UserError
+
+LATER = {
+    "surgery": "graft, expand, slice or truncate a checkpoint",
+    "collect": "episodes of a policy in environments, as training rows",
+}
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+app = typer.Typer(
+    name="agentforge",
+    help="Train agent language models from one recipe.",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="a path, SYSTEM or SYSTEM/NAME")]
+Profile = Annotated[str | None, typer.Option(help="overlay of the recipe; 'auto' picks by the hardware found")]
+Replace = Annotated[bool, typer.Option("--replace", help="make it again although it is there from another recipe")]
+WhichModel = Annotated[str | None, typer.Option(help="base, lora, model, merged, f16, q8, q5km, q4km or a path")]
+
+
+def load(context: typer.Context, name: str, profile: str | None) -> Any:
+    """Return the recipe with the overrides that stand on the command line, and say which profile was picked."""
+    from agentforge.recipe.loading import load_recipe
+
+    return load_recipe(name, overrides(context), profile)
+
+
+def overrides(context: typer.Context) -> list[str]:
+    """Return what is left of the command line as ``key=value`` strings."""
+    from agentforge.recipe.loading import parse_overrides
+
+    options = [option for parameter in context.command.params for option in parameter.opts if option.startswith("--")]
+    return parse_overrides(context.args, options)
+
+
+def show_table(renderable: object) -> None:
+    from rich.console import Console
+
+    Console(highlight=False, soft_wrap=not sys.stdout.isatty()).print(renderable)
+
+
+def done(made: object) -> None:
+    """Print where the artefacts lie, one a line."""
+    for path in made if isinstance(made, list) else [made]:
+        typer.echo(str(path))
+
+
+# -- before anything is spent ---------------------------------------------------------------------------------------
+
+
+@app.command(context_settings=PASS_ON)
+def doctor(
+    context: typer.Context,
+    recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="a path, SYSTEM or SYSTEM/NAME")] = None,
+    profile: Profile = None,
+) -> None:
+    """What this machine has and lacks for a recipe, and the command that mends it."""
+    from agentforge.planning.doctor import diagnose, to_table
+
+    checks = diagnose(load(context, recipe, profile) if recipe else None)
+    show_table(to_table(checks))
+    if any(check.state == "missing" for check in checks):
+        raise typer.Exit(3)
+
+
+@app.command(context_settings=PASS_ON)
+def show(
+    context: typer.Context,
+    recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="none: list the shipped ones")] = None,
+    profile: Profile = None,
+    json_schema: Annotated[bool, typer.Option("--json-schema", help="the schema of recipes, for editors")] = False,
+) -> None:
+    """The resolved, validated recipe."""
+    if json_schema:
+        import json
+
+        from agentforge.recipe.json_schema import recipe_json_schema
+
+        typer.echo(json.dumps(recipe_json_schema(), indent=2))
+    elif recipe is None:
+        from agentforge.recipe.loading import recipe_names
+
+        typer.echo("\n".join(recipe_names()))
+    else:
+        from agentforge.recipe.loading import resolved_yaml
+
+        typer.echo(resolved_yaml(load(context, recipe, profile)), nl=False)
+
+
+@app.command(context_settings=PASS_ON)
+def plan(context: typer.Context, recipe: RecipeName, profile: Profile = None) -> None:
+    """Parameters, tokens, memory per GPU, hours and dollars; exit code 3 over budget."""
+    from agentforge.planning.plan import check_budget, make_plan, to_table
+
+    planned = make_plan(load(context, recipe, profile))
+    show_table(to_table(planned))
+    check_budget(planned)
+
+
+# -- data -----------------------------------------------------------------------------------------------------------
+
+
+@app.command(context_settings=PASS_ON)
+def download(
+    context: typer.Context,
+    recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]")] = None,
+    profile: Profile = None,
+    list_: Annotated[bool, typer.Option("--list", help="every registered data set with licence and state")] = False,
+) -> None:
+    """The data sets (and the base model) of a recipe into the Hub's cache."""
+    if list_:
+        from agentforge.data.registry import cards_table
+
+        show_table(cards_table())
+        return
+    if recipe is None:
+        raise UserError("download needs a RECIPE, or --list")
+    from agentforge.data.download import download, report_table
+
+    show_table(report_table(download(load(context, recipe, profile))))
+
+
+@app.command(context_settings=PASS_ON)
+def prepare(context: typer.Context, recipe: RecipeName, profile: Profile = None, replace: Replace = False) -> None:
+    """The mixed, deduplicated, decontaminated, split and tokenised set."""
+    from agentforge.data.prepare import prepare, summary_table
+
+    made = prepare(load(context, recipe, profile), replace=replace)
+    show_table(summary_table(made))
+    done(made)
+
+
+@app.command(context_settings=PASS_ON)
+def preview(
+    context: typer.Context,
+    recipe: RecipeName,
+    profile: Profile = None,
+    rows: Annotated[int, typer.Option(min=1, help="rows per source")] = 1,
+    html: Annotated[Path | None, typer.Option(help="write a page instead of printing")] = None,
+) -> None:
+    """A few rows as the model will see them: trained, not trained, truncated."""
+    from agentforge.data.preview import preview_rows, render_terminal, write_html
+
+    previews = preview_rows(load(context, recipe, profile), rows)
+    if html is None:
+        show_table(render_terminal(previews))
+    else:
+        write_html(previews, html)
+        done(html)
+
+
+# -- models ---------------------------------------------------------------------------------------------------------
+
+
+@app.command(context_settings=PASS_ON)
+def train(context: typer.Context, recipe: RecipeName, profile: Profile = None, replace: Replace = False) -> None:
+    """One training stage; run it again after a stop and it goes on from the newest complete checkpoint."""
+    from agentforge.trainers.train import train
+
+    done(train(load(context, recipe, profile), replace=replace))
+
+
+@app.command(context_settings=PASS_ON)
+def evaluate(
+    context: typer.Context, recipe: RecipeName, profile: Profile = None, model: WhichModel = None, replace: Replace = False
+) -> None:
+    """Scores of one model, each with n, interval and chance level."""
+    from agentforge.evaluation.evaluate import evaluate
+    from agentforge.evaluation.report import compare_table
+
+    made = evaluate(load(context, recipe, profile), model, replace=replace)
+    show_table(compare_table([made]))
+    done(made)
+
+
+@app.command(context_settings=PASS_ON)
+def compare(context: typer.Context, recipe: RecipeName, profile: Profile = None) -> None:
+    """Every evaluated model of a recipe side by side."""
+    from agentforge.evaluation.report import compare_table, evaluations
+
+    show_table(compare_table(evaluations(load(context, recipe, profile))))
+
+
+@app.command(context_settings=PASS_ON)
+def merge(context: typer.Context, recipe: RecipeName, profile: Profile = None, replace: Replace = False) -> None:
+    """The adapter into the base, checked against the unmerged model."""
+    from agentforge.export.merge import merge_stage
+
+    done(merge_stage(load(context, recipe, profile), replace=replace))
+
+
+@app.command(context_settings=PASS_ON)
+def gguf(context: typer.Context, recipe: RecipeName, profile: Profile = None, replace: Replace = False) -> None:
+    """GGUF files, each checked against the original before it is published."""
+    from agentforge.export.gguf import gguf
+
+    done(gguf(load(context, recipe, profile), replace=replace))
+
+
+# -- use ------------------------------------------------------------------------------------------------------------
+
+
+@app.command(context_settings=PASS_ON)
+def chat(
+    context: typer.Context,
+    recipe: RecipeName,
+    profile: Profile = None,
+    model: WhichModel = None,
+    prompt: Annotated[str | None, typer.Option(help="answer this and leave; without it: a conversation")] = None,
+    examples: Annotated[int, typer.Option(min=0, help="answer so many held-out prompts and leave")] = 0,
+    tools: Annotated[str, typer.Option(help="'show' tool calls, or run bash in the 'sandbox'")] = "show",
+) -> None:
+    """Talk to a checkpoint or a GGUF with its tools."""
+    from agentforge.serving.chat import chat
+
+    chat(load(context, recipe, profile), model, prompt=prompt, examples=examples, tools=tools)
+
+
+@app.command(context_settings=PASS_ON)
+def serve(
+    context: typer.Context,
+    recipe: RecipeName,
+    profile: Profile = None,
+    model: WhichModel = None,
+    host: Annotated[str, typer.Option()] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8080,
+) -> None:
+    """OpenAI-compatible server with parsed tool calls."""
+    from agentforge.serving.server import serve
+
+    serve(load(context, recipe, profile), model, host=host, port=port)
+
+
+@app.command(context_settings=PASS_ON)
+def push(
+    context: typer.Context,
+    recipe: RecipeName,
+    profile: Profile = None,
+    model: WhichModel = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show what would go, send nothing")] = False,
+) -> None:
+    """To the Hub with a model card."""
+    from agentforge.export.hub import push, report
+
+    show_table(report(push(load(context, recipe, profile), model, dry_run=dry_run)))
+
+
+@app.command(context_settings=PASS_ON)
+def run(context: typer.Context, recipe: RecipeName, profile: Profile = None, replace: Replace = False) -> None:
+    """All the stages that a recipe declares, skipping what is up to date."""
+    from agentforge import pipeline
+
+    pipeline.run(recipe, overrides(context), profile, replace=replace, announce=announce)
+
+
+def announce(title: str, made: object) -> None:
+    if made is None:
+        typer.secho(title, bold=True)
+    else:
+        done(made)
+
+
+def _later(verb: str, what: str) -> None:
+    @app.command(verb, help=f"{what[0].upper()}{what[1:]} (in a later version).", context_settings=PASS_ON)
+    def refuse(context: typer.Context) -> None:
+        raise UserError(f"`agentforge {verb}` ({what}) comes with a later version of agentforge")
+
+
+for _verb, _what in LATER.items():
+    _later(_verb, _what)
+
+
+# -- entry ----------------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """Run the command line. Exit codes: 0 done, 1 failed, 2 wrong input, 3 refused by a check, 75 stopped, run again."""
+    logging.basicConfig(level=os.environ.get("AGENTFORGE_LOG", "INFO"), format="%(message)s", stream=sys.stderr)
+    for noisy in ("httpx", "filelock", "urllib3", "huggingface_hub", "transformers", "datasets", "jax"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        app()
+    except UserError as error:
+        typer.secho(f"agentforge: {error}", err=True, fg="red")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.secho("agentforge: stopped; nothing half-written was left, run the same command again", err=True, fg="red")
+        sys.exit(75)

@@ -1,0 +1,97 @@
+"""The stages of a recipe in order. Each stage function lives with its subject; here is only who comes after whom."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from agentforge.errors import UserError
+from agentforge.recipe import Recipe, load_recipe
+from agentforge.recipe.schema import Stage
+
+log = logging.getLogger(__name__)
+
+Made = Path | list[Path] | None
+
+
+def download(recipe: Recipe, stage: Stage, replace: bool) -> Made:
+    from agentforge.data.download import download
+
+    download(recipe)
+    return None
+
+
+def prepare(recipe: Recipe, stage: Stage, replace: bool) -> Made:
+    from agentforge.data.prepare import prepare
+
+    return prepare(recipe, replace=replace)
+
+
+def train(recipe: Recipe, stage: Stage, replace: bool) -> Made:
+    from agentforge.trainers.train import train
+
+    return train(recipe, replace=replace)
+
+
+def evaluate(recipe: Recipe, stage: Stage, replace: bool) -> Made:
+    from agentforge.evaluation.evaluate import evaluate
+
+    return evaluate(recipe, stage.model, replace=replace)
+
+
+def merge(recipe: Recipe, stage: Stage, replace: bool) -> Made:
+    from agentforge.export.merge import merge_stage
+
+    return merge_stage(recipe, replace=replace)
+
+
+def gguf(recipe: Recipe, stage: Stage, replace: bool) -> Made:
+    from agentforge.export.gguf import gguf
+
+    return gguf(recipe, replace=replace)
+
+
+STAGES: dict[str, Callable[[Recipe, Stage, bool], Made]] = {
+    "download": download,
+    "prepare": prepare,
+    "train": train,
+    "evaluate": evaluate,
+    "merge": merge,
+    "gguf": gguf,
+}
+
+
+def run(
+    name: str,
+    overrides: Sequence[str] = (),
+    profile: str | None = None,
+    *,
+    replace: bool = False,
+    announce: Callable[[str, Made], None] = lambda title, made: None,
+) -> None:
+    """Run every stage that a recipe declares; a stage whose artefact is up to date returns at once.
+
+    Args:
+        name: the recipe; its stages may read other recipes, with the same profile and overrides.
+        announce: called with the stage's title and None before it runs, and with what it made afterwards.
+
+    Raises:
+        UserError: the recipe declares no stages, or a stage is wrong. Every stage's recipe is read before the first runs.
+    """
+    recipe = load_recipe(name, overrides, profile)
+    if not recipe.stages:
+        raise UserError(f"{name} declares no stages; add `stages:` to it, or run a verb such as `agentforge train {name}`")
+    planned = [
+        (stage, recipe if stage.recipe is None else load_recipe(stage.recipe, overrides, profile))
+        for stage in recipe.stages
+    ]
+    for stage, _ in planned:
+        if stage.verb not in STAGES:
+            raise UserError(f"{name}: the stage '{stage.verb}' comes with a later version of agentforge")
+    for number, (stage, stage_recipe) in enumerate(planned, start=1):
+        of = " ".join(word for word in (stage.verb, stage.recipe or name, stage.model) if word)
+        title = f"[{number}/{len(planned)}] {of}"
+        announce(title, None)
+        made = STAGES[stage.verb](stage_recipe, stage, replace)
+        announce(title, made or [])
