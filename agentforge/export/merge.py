@@ -1,0 +1,171 @@
+"""`merge`: adapters into their base, checked against the unmerged model before the result is published."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from agentforge.artifacts import stage_directory
+from agentforge.errors import CheckRefused, UserError
+from agentforge.export.adapters import Adapter, combine
+from agentforge.export.compare import Agreement, Place, agreement, comparison_place, comparison_rows, load_model, logits_of
+from agentforge.export.files import TOKENIZER_FILES, copy_present, require_space
+from agentforge.export.weights import MergedWeights
+from agentforge.models.checkpoint import Checkpoint, checkpoint_directory
+from agentforge.models.fingerprint import BASE_FILE, base_fingerprint
+from agentforge.recipe.schema import Recipe
+
+log = logging.getLogger(__name__)
+
+# Two bfloat16 runs of one 32B model differ by whole tenths in single logits, but hardly in distribution.
+MAX_KL_BFLOAT16 = 0.01
+
+
+def merge_stage(recipe: Recipe, replace: bool = False) -> Path:
+    """Merge the recipe's adapter, and `export.adapters` with their weights, into `model.path`.
+
+    Returns:
+        the ``-merged`` artefact: a plain checkpoint with tokenizer, laid out in shards as the base is.
+
+    Raises:
+        CheckRefused: nothing to merge, an adapter of another base, a damaged shard, too little disk, or a merged model
+            whose logits differ from the unmerged one's by more than `export.max_logit_difference`.
+    """
+    if recipe.train.lora is None:
+        raise CheckRefused("nothing to merge: the recipe trains all weights; gguf reads the -model artefact directly")
+    if recipe.model.path is None:
+        raise UserError("merge needs the base that the adapter was trained on: set model.path")
+    base = checkpoint_directory(recipe.model.path, recipe.model.revision)
+    adapters = [Adapter(recipe.trained), *(Adapter(Path(p), w) for p, w in recipe.export.adapters.items())]
+    fingerprint = base_fingerprint(base)
+    for adapter in adapters:
+        check_base(adapter, recipe.model.path, fingerprint)
+    settings = {
+        "model": recipe.model.model_dump(include={"path", "revision", "trust_remote_code"}),
+        "export": recipe.export.model_dump(include={"dtype", "max_logit_difference", "adapters"}),
+    }
+    inputs: dict[str, Path | str] = {"base": fingerprint}
+    inputs |= {f"adapter {number}": adapter.directory for number, adapter in enumerate(adapters)}
+    with stage_directory(
+        recipe.artifact("merged"), stage="merge", recipe=settings, inputs=inputs, replace=replace
+    ) as work:
+        if not work.done:
+            weights = MergedWeights(Checkpoint(base), combine(adapters), recipe.model.trust_remote_code)
+            dtype: torch.dtype = getattr(torch, recipe.export.dtype)
+            check_size = weights.size(torch.float32) if dtype != torch.float32 else 0
+            require_space(work.path, weights.size(dtype) + check_size, f"merging {recipe.full_name}")
+            weights.write(work.path, dtype)
+            copy_side_files(base, recipe.trained, work.path)
+            work.metrics.update(verify(recipe, weights, adapters, work.path))
+    return work.target
+
+
+def check_base(adapter: Adapter, base: str, fingerprint: str) -> None:
+    """Refuse an adapter that was trained on another base than ``base``.
+
+    The training stage leaves the base's fingerprint beside the adapter; for adapters from elsewhere there is only the
+    name that PEFT wrote down.
+    """
+    if not adapter.directory.is_dir():
+        raise UserError(f"there is no adapter {adapter.directory}; run train first, or mend export.adapters")
+    record = adapter.directory / BASE_FILE
+    if record.is_file():
+        trained_on = json.loads(record.read_text(encoding="utf-8"))
+        if trained_on["fingerprint"] != fingerprint:
+            raise CheckRefused(
+                f"adapter on the wrong base: {adapter.directory} was trained on {trained_on['path']}, "
+                f"whose weights or config are not those of {base} (model.path)"
+            )
+        return
+    named = adapter.config().get("base_model_name_or_path")
+    if named and named != base and Path(named).resolve() != Path(base).resolve():
+        raise CheckRefused(f"adapter on the wrong base: {adapter.directory} names {named}, model.path is {base}")
+    log.warning("%s has no %s: that it belongs to %s is checked by names and shapes only", adapter.directory, BASE_FILE, base)
+
+
+def copy_side_files(base: Path, adapter: Path, target: Path) -> None:
+    """Copy tokenizer and generation settings, those the model was trained with before the base's own."""
+    tokenizer = adapter if (adapter / "tokenizer_config.json").is_file() else base
+    copy_present(tokenizer, target, TOKENIZER_FILES)
+    generation = adapter if (adapter / "generation_config.json").is_file() else base
+    copy_present(generation, target, ["generation_config.json"])
+    copy_present(base, target, [path.name for path in base.glob("*.py")])
+
+
+def verify(recipe: Recipe, weights: MergedWeights, adapters: list[Adapter], merged: Path) -> dict[str, Any]:
+    """Compare the merged model with base plus adapters on held-out tokens.
+
+    The bound holds for the float32 sums, before they are rounded to `export.dtype`; what the rounding costs is reported
+    beside it. Where float32 does not fit the machine, both run in bfloat16 and the bound is on KL.
+
+    Returns:
+        figures for the manifest.
+
+    Raises:
+        CheckRefused: the difference is above the bound.
+    """
+    from transformers import AutoTokenizer
+
+    trust = recipe.model.trust_remote_code
+    rows = comparison_rows(recipe, AutoTokenizer.from_pretrained(merged, trust_remote_code=trust))
+    place = comparison_place(weights.base.parameters)
+    unmerged = logits_of(lambda: unmerged_model(weights, adapters, place, trust), rows)
+    published = agreement(unmerged, logits_of(lambda: load_model(merged, place, trust), rows))
+    exact = published
+    if place.exact and recipe.export.dtype != "float32":
+        unrounded = merged / "float32"
+        weights.write(unrounded, torch.float32)
+        copy_present(merged, unrounded, [path.name for path in merged.glob("*.py")])
+        exact = agreement(unmerged, logits_of(lambda: load_model(unrounded, place, trust), rows))
+        shutil.rmtree(unrounded)
+    _refuse_difference(recipe, exact, place)
+    return {
+        "adapters": {str(adapter.directory): adapter.weight for adapter in adapters},
+        "changed_tensors": len(weights.changes),
+        "untied": weights.untied,
+        "comparison_dtype": str(place.dtype).removeprefix("torch."),
+        "max_logit_difference": exact.max_difference,
+        "before_rounding": exact.as_dict() if place.exact else None,
+        "published": {"dtype": recipe.export.dtype, **published.as_dict()},
+    }
+
+
+def _refuse_difference(recipe: Recipe, exact: Agreement, place: Place) -> None:
+    bound = recipe.export.max_logit_difference
+    if place.exact and exact.max_difference > bound:
+        raise CheckRefused(
+            f"the merged model's logits differ from base + adapter by up to {exact.max_difference:.3g} on {exact.tokens} "
+            f"tokens, export.max_logit_difference is {bound:g}; nothing was published"
+        )
+    if not place.exact and exact.kl > MAX_KL_BFLOAT16:
+        raise CheckRefused(
+            f"the merged model's KL to base + adapter is {exact.kl:.3g} nats a token on {exact.tokens} tokens "
+            f"(both in bfloat16, bound {MAX_KL_BFLOAT16:g}); nothing was published"
+        )
+
+
+def unmerged_model(weights: MergedWeights, adapters: list[Adapter], place: Place, trust_remote_code: bool) -> Any:
+    """Return the base with all adapters active, as PEFT runs it."""
+    from peft import PeftModel
+    from peft.tuners.lora import LoraLayer
+
+    model = load_model(weights.base.directory, place, trust_remote_code)
+    if weights.vocabulary != model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(weights.vocabulary, mean_resizing=False)
+    names = [str(number) for number in range(len(adapters))]
+    model = PeftModel.from_pretrained(model, adapters[0].directory, adapter_name=names[0])
+    for name, adapter in zip(names[1:], adapters[1:], strict=True):
+        model.load_adapter(adapter.directory, adapter_name=name)
+    if len(names) > 1:
+        model.base_model.set_adapter(names)
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            for name, adapter in zip(names, adapters, strict=True):
+                if name in module.scaling:
+                    module.scaling[name] *= adapter.weight
+    return model.to(place.device).eval()

@@ -1,0 +1,199 @@
+"""Safetensors checkpoints, read and written one tensor at a time, so that a 32B model needs no more memory than its
+largest tensor. Format: https://huggingface.co/docs/safetensors (8 bytes of header length, JSON header, tensor data).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from agentforge.errors import CheckRefused, UserError
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where a tensor lies: its file, safetensors dtype name, shape, and byte range in the file."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+def checkpoint_directory(path: str | Path, revision: str | None = None) -> Path:
+    """Return the local directory of a checkpoint given as a directory or a Hub id (downloaded, or from the cache).
+
+    Raises:
+        UserError: it is neither a directory nor a repository that can be reached.
+    """
+    if Path(path).is_dir():
+        return Path(path)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    wanted = ["*.safetensors", "*.json", "*.jinja", "*.txt", "tokenizer.model", "*.py"]
+    try:
+        return Path(snapshot_download(str(path), revision=revision, allow_patterns=wanted))
+    except HFValidationError:
+        raise UserError(f"model '{path}': there is no such directory, and it is no Hub id (ORG/NAME)") from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"model '{path}' is no directory here and cannot be had from the Hub ({reason})") from None
+
+
+def read_header(path: Path) -> dict[str, TensorInfo]:
+    """Return the tensors of one safetensors file.
+
+    Raises:
+        CheckRefused: the file is shorter or longer than its header says, or has no header.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
+        if length + 8 > size:
+            raise CheckRefused(f"{path} is truncated: it has {size} bytes, not even its header; copy or download it again")
+        try:
+            header = json.loads(file.read(length))
+        except ValueError:
+            raise CheckRefused(f"{path} is damaged: its header is not JSON; copy or download it again") from None
+    header.pop("__metadata__", None)
+    data = 8 + length
+    found = {
+        name: TensorInfo(path, e["dtype"], tuple(e["shape"]), data + e["data_offsets"][0], data + e["data_offsets"][1])
+        for name, e in header.items()
+    }
+    expected = max((info.end for info in found.values()), default=data)
+    if size != expected:
+        raise CheckRefused(
+            f"{path} is truncated: it has {size} bytes, its header describes {expected}; copy or download it again"
+        )
+    return found
+
+
+class Checkpoint:
+    """The weights of a model directory; reading one tensor touches only that tensor's bytes.
+
+    Raises:
+        UserError: the directory has no safetensors weights.
+        CheckRefused: a shard is missing, truncated, or holds other tensors than the index says.
+    """
+
+    def __init__(self, directory: Path, single_file: str = SINGLE_FILE) -> None:
+        self.directory = directory
+        index = directory / INDEX_FILE
+        if index.is_file():
+            self.weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        elif (directory / single_file).is_file():
+            self.weight_map = dict.fromkeys(read_header(directory / single_file), single_file)
+        else:
+            raise UserError(f"{directory} has no {single_file}: agentforge reads safetensors only, never pickles")
+        self.tensors = {name: info for file in self.files for name, info in self._shard(file).items()}
+
+    @property
+    def files(self) -> list[str]:
+        """Shard names in order."""
+        return sorted(set(self.weight_map.values()))
+
+    def _shard(self, file: str) -> dict[str, TensorInfo]:
+        if not (path := self.directory / file).is_file():
+            raise CheckRefused(f"{self.directory} lacks the shard {file} that its index names; copy or download it again")
+        header = read_header(path)
+        expected = {name for name, home in self.weight_map.items() if home == file}
+        if lacking := sorted(expected - set(header)):
+            raise CheckRefused(f"{path} lacks {lacking[0]}, which the index says it holds; the shards do not belong together")
+        return {name: header[name] for name in expected}
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The directory's config.json."""
+        path = self.directory / "config.json"
+        if not path.is_file():
+            raise UserError(f"{self.directory} has no config.json: it is not a transformers checkpoint")
+        loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return loaded
+
+    @property
+    def parameters(self) -> int:
+        """Number of stored weights."""
+        return sum(torch.Size(info.shape).numel() for info in self.tensors.values())
+
+    def read(self, name: str) -> torch.Tensor:
+        """Return one tensor in its stored dtype."""
+        info = self.tensors[name]
+        if info.dtype not in DTYPES:
+            raise CheckRefused(f"{info.file}: {name} is stored as {info.dtype}, which is a quantised form; use the original")
+        with info.file.open("rb") as file:
+            file.seek(info.start)
+            data = bytearray(file.read(info.end - info.start))
+        if not data:
+            return torch.empty(info.shape, dtype=DTYPES[info.dtype])
+        return torch.frombuffer(data, dtype=DTYPES[info.dtype]).reshape(info.shape)
+
+    def sample(self, name: str, size: int = 4096) -> bytes:
+        """Return the first bytes of a tensor."""
+        info = self.tensors[name]
+        with info.file.open("rb") as file:
+            file.seek(info.start)
+            return file.read(min(size, info.end - info.start))
+
+
+def write_shard(
+    path: Path, layout: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], tensor: Callable[[str], torch.Tensor]
+) -> int:
+    """Write a safetensors file tensor by tensor.
+
+    Args:
+        path: the file.
+        layout: name to dtype and shape of every tensor in the file.
+        tensor: gives the tensor of a name when its turn comes; it must agree with the layout.
+
+    Returns:
+        bytes of tensor data.
+    """
+    names = sorted(layout, key=lambda name: (-layout[name][0].itemsize, name))  # widest first keeps every tensor aligned
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name in names:
+        dtype, shape = layout[name]
+        size = torch.Size(shape).numel() * dtype.itemsize
+        header[name] = {"dtype": DTYPE_NAMES[dtype], "shape": list(shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(encoded)))
+        file.write(encoded)
+        for name in names:
+            value = tensor(name).contiguous()
+            if (value.dtype, tuple(value.shape)) != layout[name]:
+                raise ValueError(f"{name} is {value.dtype} {tuple(value.shape)}, the layout says {layout[name]}")
+            file.write(value.flatten().view(torch.uint8).numpy().data)
+        file.flush()
+        os.fsync(file.fileno())
+    return offset

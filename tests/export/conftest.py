@@ -1,0 +1,67 @@
+"""A base model small enough to merge, convert and quantise in seconds, and adapters on it."""
+
+from __future__ import annotations
+
+import pydoc
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from export_models import MakeBase
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+QWEN2_REGEX = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A 600-token BPE with Qwen2's pre-tokenizer."""
+    raw = Tokenizer(models.BPE())
+    raw.normalizer = normalizers.NFC()
+    raw.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(QWEN2_REGEX), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    raw.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False)
+    raw.train_from_iterator([pydoc.__doc__ or "", *(str(f.__doc__) for f in vars(str).values())], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+
+
+@pytest.fixture(scope="session")
+def make_base(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> MakeBase:
+    """Return a function that saves a random two-layer Qwen3 with its tokenizer."""
+
+    def make(tied: bool = False, seed: int = 0, max_shard_size: str = "1GB", **changes: Any) -> Path:
+        settings = {
+            "vocab_size": len(tokenizer),
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "max_position_embeddings": 512,
+            "initializer_range": 0.2,  # logits of a few units: a wrong merge shows
+            "tie_word_embeddings": tied,
+            "eos_token_id": tokenizer.eos_token_id,
+        }
+        torch.manual_seed(seed)
+        model = Qwen3ForCausalLM(Qwen3Config(**{**settings, **changes}))
+        directory = tmp_path_factory.mktemp("base")
+        model.save_pretrained(directory, max_shard_size=max_shard_size)
+        tokenizer.save_pretrained(directory)
+        return directory
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def base(make_base: MakeBase) -> Path:
+    """An untied base in several shards."""
+    return make_base(max_shard_size="200KB")
