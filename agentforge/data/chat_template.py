@@ -1,0 +1,329 @@
+"""One chat template for every base model, and the exact tokens and training mask it gives.
+
+The template is written into the tokenizer with the base model's own turn markers in it, so what is trained is what
+transformers, llama.cpp and vLLM render afterwards.
+
+A text is never tokenised over a turn marker or over the border of what is trained. So the prompt's tokens are a prefix
+of the conversation's, a mask has no half tokens, and the text of a message that spells a control token
+(``<|im_end|>`` in a tool's output) stays text: only the template itself can write control tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from agentforge.data.messages import BadRow, Message, escape, normalize
+from agentforge.errors import UserError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerBase
+
+TEMPLATE = Path(__file__).with_name("templates") / "hermes.jinja"
+GENERATION_TAG = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
+GUARDS = "\ufdd0\ufdd1\ufdd2\ufdd3"
+"""Unicode noncharacters: texts do not hold them, and if one does another is taken."""
+
+
+@dataclass(frozen=True)
+class Markers:
+    """What a base model was trained to see around turns.
+
+    Attributes:
+        tokens: those that must each be a single token.
+        stop: the token that ends an assistant turn.
+        texts: the names of hermes.jinja and what stands for them.
+    """
+
+    tokens: tuple[str, ...]
+    stop: str
+    texts: Mapping[str, str]
+
+
+MARKERS = {
+    "chatml": Markers(
+        tokens=("<|im_start|>", "<|im_end|>"),
+        stop="<|im_end|>",
+        texts={
+            "CONVERSATION_BEGIN": "",
+            "SYSTEM_BEGIN": "<|im_start|>system\n",
+            "SYSTEM_END": "<|im_end|>\n",
+            "USER_BEGIN": "<|im_start|>user\n",
+            "USER_END": "<|im_end|>\n",
+            "ASSISTANT_BEGIN": "<|im_start|>assistant\n",
+            "ASSISTANT_END": "\n",
+        },
+    ),
+    "deepseek_r1": Markers(
+        tokens=("<｜begin▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>", "<｜end▁of▁sentence｜>"),
+        stop="<｜end▁of▁sentence｜>",
+        texts={
+            "CONVERSATION_BEGIN": "<｜begin▁of▁sentence｜>",
+            "SYSTEM_BEGIN": "",
+            "SYSTEM_END": "",
+            "USER_BEGIN": "<｜User｜>",
+            "USER_END": "",
+            "ASSISTANT_BEGIN": "<｜Assistant｜>",
+            "ASSISTANT_END": "",
+        },
+    ),
+}
+DOCUMENT_END = "<|endoftext|>"
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """A row as the model sees it: token ids, and 1 for each token that is trained."""
+
+    input_ids: list[int]
+    assistant_masks: list[int]
+
+
+def template_source(kind: str) -> str:
+    """Return the template with the markers of ``kind`` in it."""
+    source = TEMPLATE.read_text(encoding="utf-8").rstrip("\n")
+    for name, text in {**MARKERS[kind].texts, "STOP": MARKERS[kind].stop}.items():
+        source = re.sub(rf"\b{name}\b", lambda _, text=text: json.dumps(text, ensure_ascii=False), source)
+    return source
+
+
+def install_template(tokenizer: PreTrainedTokenizerBase, kind: str = "auto") -> None:
+    """Store the template in a tokenizer and make the end of a turn its end-of-sequence token.
+
+    Args:
+        tokenizer: the base model's.
+        kind: ``chatml``, ``deepseek_r1``, or ``auto`` for the first whose markers the tokenizer has.
+
+    Raises:
+        UserError: a marker is not one token of this tokenizer.
+    """
+    if kind == "auto":
+        kind = next((kind for kind in MARKERS if _split_marker(tokenizer, kind) is None), "")
+        if not kind:
+            known = " or ".join(f"{name} ({', '.join(markers.tokens)})" for name, markers in MARKERS.items())
+            raise UserError(
+                f"the tokenizer {tokenizer.name_or_path} has the turn markers neither of {known} as single tokens; take another base model"
+            )
+    elif (marker := _split_marker(tokenizer, kind)) is not None:
+        pieces = tokenizer.tokenize(marker)
+        raise UserError(
+            f"data.template={kind} needs '{marker}' as one token, but the tokenizer {tokenizer.name_or_path} splits it into "
+            f"{len(pieces)} pieces; set data.template to auto"
+        )
+    tokenizer.chat_template = template_source(kind)
+    tokenizer.eos_token = MARKERS[kind].stop
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = DOCUMENT_END if _is_one_token(tokenizer, DOCUMENT_END) else MARKERS[kind].stop
+
+
+def serving_template(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the tokenizer's template without the generation tags, which not every Jinja engine knows."""
+    return GENERATION_TAG.sub("", _template(tokenizer))
+
+
+def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the hex SHA-256 of the template as stored."""
+    return hashlib.sha256(_template(tokenizer).encode()).hexdigest()
+
+
+def stop_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the tokens at which generation ends: the turn's end, and the document's if it is another."""
+    stops = [int(tokenizer.eos_token_id)]
+    if _is_one_token(tokenizer, DOCUMENT_END):
+        stops.append(int(tokenizer.convert_tokens_to_ids(DOCUMENT_END)))
+    return list(dict.fromkeys(stops))
+
+
+def render(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    add_generation_prompt: bool = False,
+) -> str:
+    """Return the conversation as text.
+
+    Raises:
+        BadRow: the messages are no conversation.
+    """
+    return _render(tokenizer, escape(normalize(messages)), tools, add_generation_prompt)[0]
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]] | None = None,
+) -> Encoding:
+    """Return a conversation's tokens and training mask.
+
+    Raises:
+        BadRow: the messages are no conversation, or nothing in them is trained.
+        UserError: the tokenizer's template has no generation marks.
+    """
+    return encode_batch(tokenizer, [(messages, tools)])[0]
+
+
+def encode_batch(
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Iterable[tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]] | None]],
+) -> list[Encoding]:
+    """Encode many (messages, tools) in one call of the tokenizer; see `encode`."""
+    if not GENERATION_TAG.search(_template(tokenizer)):
+        raise UserError(
+            f"the chat template of {tokenizer.name_or_path} has no {{% generation %}} marks, so what the assistant must learn is "
+            "not known; call install_template, or set data.template"
+        )
+    pieces = [list(_pieces(tokenizer, messages, tools)) for messages, tools in rows]
+    return _encode_pieces(tokenizer, pieces)
+
+
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]] | None = None,
+) -> list[int]:
+    """Return the tokens after which the assistant's next turn is generated: a prefix of what `encode` gives for it."""
+    pieces = list(_pieces(tokenizer, messages, tools, add_generation_prompt=True))
+    return _encode_pieces(tokenizer, [pieces])[0].input_ids
+
+
+def encode_documents(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Encoding]:
+    """Return plain texts as tokens, each closed with the document's end (or the turn's, if there is none), all trained."""
+    end = DOCUMENT_END if _is_one_token(tokenizer, DOCUMENT_END) else str(tokenizer.eos_token)
+    return _encode_pieces(tokenizer, [[(text, True, False), (end, True, True)] for text in texts])
+
+
+Piece = tuple[str, bool, bool]
+"""A stretch of text, whether it is trained, and whether it is a control token."""
+
+
+def _pieces(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]] | None,
+    add_generation_prompt: bool = False,
+) -> Iterator[Piece]:
+    codec = _codec(tokenizer)
+    turns = escape(normalize(messages))
+    if not add_generation_prompt and not any(turn["role"] == "assistant" for turn in turns):
+        raise BadRow("no assistant turn", "the conversation has no assistant turn, so nothing in it would be trained")
+    spoken = json.dumps([turns, tools], ensure_ascii=False)
+    guard = ""
+    if codec.control.search(spoken):
+        guard = next(character for character in GUARDS if character not in spoken)
+        turns, tools = _guarded([turns, tools], codec.control, guard)
+    text, trained = _render(tokenizer, turns, tools, add_generation_prompt)
+    borders = [0, *(border for span in trained for border in span), len(text)]
+    for index, (start, end) in enumerate(pairwise(borders)):
+        for part in codec.control.split(text[start:end]):
+            if part:
+                yield (part.replace(guard, "") if guard else part), index % 2 == 1, part in codec.ids
+
+
+def _guarded(value: Any, control: re.Pattern[str], guard: str) -> Any:
+    """Return the value with a guard character inside every control token that its strings spell."""
+    if isinstance(value, str):
+        return control.sub(lambda found: found.group()[0] + guard + found.group()[1:], value)
+    if isinstance(value, Mapping):
+        return {_guarded(key, control, guard): _guarded(item, control, guard) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_guarded(item, control, guard) for item in value]
+    return value
+
+
+def _encode_pieces(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[Piece]]) -> list[Encoding]:
+    codec = _codec(tokenizer)
+    # Role names and the tools block stand in every row: each text is tokenised once a batch.
+    texts = list(dict.fromkeys(text for pieces in rows for text, _, is_control in pieces if not is_control))
+    encoded = codec.plain.encode_batch_fast(texts, add_special_tokens=False)
+    known = dict(zip(texts, (encoding.ids for encoding in encoded), strict=True))
+    encodings = []
+    for pieces in rows:
+        row = Encoding([], [])
+        for text, trained, is_control in pieces:
+            ids = [codec.ids[text]] if is_control else known[text]
+            row.input_ids.extend(ids)
+            row.assistant_masks.extend([int(trained)] * len(ids))
+        encodings.append(row)
+    return encodings
+
+
+def _render(
+    tokenizer: PreTrainedTokenizerBase,
+    turns: Sequence[Message],
+    tools: Sequence[Mapping[str, Any]] | None,
+    add_generation_prompt: bool,
+) -> tuple[str, list[tuple[int, int]]]:
+    """Return the text and the (start, end) of what is trained in it, in characters."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    rendered, spans = render_jinja_template(
+        [list(turns)],
+        tools=list(tools) if tools else None,
+        chat_template=_template(tokenizer),
+        return_assistant_tokens_mask=True,
+        add_generation_prompt=add_generation_prompt,
+    )
+    return rendered[0], spans[0]
+
+
+@dataclass(frozen=True)
+class Codec:
+    """A tokenizer's added tokens, and the tokenizer as it reads when it does not know them."""
+
+    control: re.Pattern[str]
+    ids: dict[str, int]
+    plain: Tokenizer
+
+
+_codecs: WeakKeyDictionary[PreTrainedTokenizerBase, Codec] = WeakKeyDictionary()
+
+
+def _codec(tokenizer: PreTrainedTokenizerBase) -> Codec:
+    codec = _codecs.get(tokenizer)
+    added = {token.content: index for index, token in tokenizer.added_tokens_decoder.items()}
+    if codec is None or codec.ids != added:
+        codec = _codecs[tokenizer] = Codec(_any_of(added), added, _plain_copy(tokenizer))
+    return codec
+
+
+def _any_of(words: Iterable[str]) -> re.Pattern[str]:
+    return re.compile("(" + "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True)) + ")")
+
+
+def _plain_copy(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """Return a copy that reads every added token as ordinary text."""
+    from tokenizers import Tokenizer
+
+    description = json.loads(tokenizer.backend_tokenizer.to_str())  # type: ignore[attr-defined]
+    for token in description["added_tokens"]:
+        token["special"] = True
+    description["truncation"] = description["padding"] = None
+    plain = Tokenizer.from_str(json.dumps(description))
+    plain.encode_special_tokens = True
+    return plain
+
+
+def _template(tokenizer: PreTrainedTokenizerBase) -> str:
+    template = tokenizer.chat_template
+    if not isinstance(template, str):
+        raise UserError(
+            f"the tokenizer {tokenizer.name_or_path} has no chat template; call install_template, or set data.template"
+        )
+    return template
+
+
+def _is_one_token(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
+    return len(tokenizer.encode(text, add_special_tokens=False)) == 1
+
+
+def _split_marker(tokenizer: PreTrainedTokenizerBase, kind: str) -> str | None:
+    """Return the first marker of ``kind`` that the tokenizer splits, None if it has them all."""
+    return next((marker for marker in MARKERS[kind].tokens if not _is_one_token(tokenizer, marker)), None)

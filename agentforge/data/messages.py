@@ -1,0 +1,105 @@
+"""Conversations in one form: what clients and data sets write differently is made the same before it is rendered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agentforge.data.tool_calls import escape_tags, nested_call, split_reasoning
+from agentforge.errors import UserError
+
+Message = dict[str, Any]
+ROLES = ("system", "user", "assistant", "tool")
+
+
+class BadRow(UserError):
+    """A conversation that cannot be trained on or answered; `reason` is its short name in counts."""
+
+    def __init__(self, reason: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.reason = reason
+
+
+def normalize(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
+    """Return messages as docs/architecture.md fixes them: string contents, reasoning apart, nested calls with dict arguments.
+
+    Args:
+        messages: contents may be absent, None, a string or a list of text parts; reasoning may stand in the content.
+
+    Raises:
+        BadRow: a role is unknown or out of place, a call is no JSON, or a tool result answers no call.
+    """
+    normal: list[Message] = []
+    for position, message in enumerate(messages):
+        role = message.get("role")
+        if role not in ROLES:
+            raise BadRow("unknown role", f"message {position}: the role {role!r} is none of {', '.join(ROLES)}")
+        if role == "system" and position:
+            raise BadRow("late system turn", f"message {position}: a system turn must be the first")
+        content = _text(message.get("content"), position)
+        if role == "assistant":
+            normal.append(_assistant(message, content, position))
+            continue
+        if role == "tool" and not _follows_call(normal):
+            raise BadRow("tool result without call", f"message {position}: a tool result without a call before it")
+        named = {"name": message["name"]} if role == "tool" and message.get("name") else {}
+        normal.append({"role": role, **named, "content": content})
+    return normal
+
+
+def escape(messages: Sequence[Message]) -> list[Message]:
+    """Return normal messages with the tags that assistants quote escaped, ready for the template."""
+    return [_escape_turn(message) if message["role"] == "assistant" else message for message in messages]
+
+
+def _escape_turn(message: Message) -> Message:
+    keys = ("content", "reasoning_content")
+    return message | {key: escape_tags(message[key]) for key in keys if message.get(key)}
+
+
+def _assistant(message: Mapping[str, Any], content: str, position: int) -> Message:
+    if message.get("reasoning_content") is not None:
+        reasoning = _text(message["reasoning_content"], position)
+    else:
+        reasoning, content = split_reasoning(content)
+    turn: Message = {"role": "assistant", "content": content}
+    if reasoning:
+        turn["reasoning_content"] = reasoning
+    try:
+        calls = [nested_call(call) for call in message.get("tool_calls") or []]
+    except (ValueError, AttributeError, TypeError) as error:
+        raise BadRow("tool call is no JSON", f"message {position}: {error}") from None
+    if calls:
+        turn["tool_calls"] = calls
+    return turn
+
+
+def _follows_call(messages: Sequence[Message]) -> bool:
+    """Tell whether a tool result may come next: each answers one call of the assistant turn before it."""
+    results = 0
+    for message in reversed(messages):
+        if message["role"] != "tool":
+            return results < len(message.get("tool_calls", ()))
+        results += 1
+    return False
+
+
+def _text(content: Any, position: int) -> str:
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        text = content
+    elif isinstance(content, list) and all(
+        isinstance(part, Mapping) and isinstance(part.get("text"), str) for part in content
+    ):
+        text = "".join(part["text"] for part in content)
+    elif isinstance(content, Mapping):
+        text = json.dumps(content, ensure_ascii=False)
+    else:
+        raise BadRow("content is no text", f"message {position}: the content is neither text nor a list of text parts")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadRow("broken unicode", f"message {position}: the text holds half a surrogate pair") from None
+    return text
