@@ -1,0 +1,242 @@
+"""Make the model that a recipe names: from a config, from a directory or from the Hub, with or without LoRA."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel, set_seed
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from agentforge.artifacts import fingerprint_input
+from agentforge.errors import CheckRefused, UserError, did_you_mean
+from agentforge.recipe.schema import Model
+
+log = logging.getLogger(__name__)
+
+# What a layer that carries a state along the sequence is called in `layer_types` and in names of models.
+STATEFUL_LAYERS = ("mamba", "ssm", "linear_attention", "recurrent", "rwkv", "conv", "delta", "xlstm", "jamba", "zamba")
+STATEFUL_MODELS = (*STATEFUL_LAYERS, "bamba", "falcon_h1", "nemotron_h", "granitemoehybrid", "lfm2", "qwen3_next", "plamo2")
+
+
+def build_model(model: Model, vocab_size: int, *, seed: int, train_all: bool, device: torch.device | None = None) -> PreTrainedModel:
+    """Return the base model, ready for training.
+
+    Args:
+        model: the recipe's section.
+        vocab_size: number of tokens of the tokenizer that the data were made with.
+        seed: of the weights of a model from scratch.
+        train_all: all weights are trained, none is frozen; they are then held in fp32 whatever `model.dtype` is,
+            because an AdamW update is smaller than half a unit in the last place of a bf16 weight and would be lost.
+        device: where a quantised model is put; ordinary ones are moved by the Trainer.
+
+    Raises:
+        UserError: the config, the path or the revision is wrong.
+        CheckRefused: the tokenizer has more tokens than the model has embeddings, or a shard is damaged.
+    """
+    dtype = torch.float32 if train_all else getattr(torch, model.dtype)
+    if model.path is None:
+        return from_scratch(model, vocab_size, seed=seed, dtype=dtype)
+    built = load_model(model, dtype=dtype, device=device)
+    rows = built.get_input_embeddings().weight.shape[0]
+    if rows < vocab_size:
+        raise CheckRefused(
+            f"the data were tokenised with {vocab_size} tokens, the model {model.path} has embeddings for {rows}; "
+            "run `agentforge prepare` with this model's own tokenizer"
+        )
+    return built
+
+
+def from_scratch(model: Model, vocab_size: int, *, seed: int, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """Return a freshly initialised model of `model.config`; its vocabulary is the tokenizer's.
+
+    Raises:
+        UserError: no or an unknown `model_type`, a field that the config class does not have, or values that do not fit.
+    """
+    fields = dict(model.config)
+    config_class = _config_class(fields.pop("model_type", None))
+    known = [field.name for field in dataclasses.fields(config_class)]
+    for name in fields:
+        if name not in known:
+            raise UserError(f"model.config: a {config_class.model_type} has no field '{name}'{did_you_mean(name, known)}")
+    fields.setdefault("vocab_size", vocab_size)
+    if fields["vocab_size"] < vocab_size:
+        raise UserError(f"model.config.vocab_size is {fields['vocab_size']}, the tokenizer has {vocab_size} tokens; leave it out")
+    set_seed(seed)
+    try:
+        config = AutoConfig.for_model(config_class.model_type, **fields)
+        return AutoModelForCausalLM.from_config(config, dtype=dtype, **_attention(model))
+    except (ValueError, TypeError, ZeroDivisionError, RuntimeError) as error:
+        raise UserError(f"model.config does not make a {config_class.model_type}: {_first_line(error)}") from error
+
+
+def _config_class(model_type: str | None) -> type[PretrainedConfig]:
+    if model_type is None:
+        raise UserError("the recipe names no base: give model.path, or model.config with a model_type to start from scratch")
+    if model_type not in CONFIG_MAPPING:
+        raise UserError(
+            f"model.config.model_type '{model_type}' is unknown to transformers{did_you_mean(model_type, list(CONFIG_MAPPING))}"
+        )
+    config_class: type[PretrainedConfig] = CONFIG_MAPPING[model_type]
+    return config_class
+
+
+def load_model(model: Model, *, dtype: torch.dtype, device: torch.device | None = None) -> PreTrainedModel:
+    """Return the model at `model.path`, a directory or a Hub id. Only safetensors are read: a pickle runs code.
+
+    Raises:
+        UserError: nothing is there, or the Hub does not answer.
+        CheckRefused: a shard is damaged or missing.
+    """
+    assert model.path is not None
+    _check_path(model.path)
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            model.path,
+            revision=model.revision or "main",
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=model.trust_remote_code,
+            **_attention(model),
+            **_quantization(model, device),
+        )
+    except SafetensorError as error:
+        raise CheckRefused(
+            f"a weight file of {model.path} is damaged ({_first_line(error)}); delete it and download or make it again"
+        ) from error
+    except OSError as error:
+        raise _unreadable(model.path, error) from error
+    except ImportError as error:
+        raise UserError(f"{model.path} cannot be loaded here: {_first_line(error)}") from error
+
+
+def _check_path(path: str) -> None:
+    directory = Path(path)
+    if directory.is_dir():
+        if not (directory / "config.json").is_file():
+            raise UserError(f"model.path {path} is a directory without config.json: it is no model")
+        _check_shards(directory)
+    elif directory.is_absolute() or path.startswith(".") or path.count("/") != 1:
+        raise UserError(f"model.path {path} does not exist; make it with the recipe whose training stage writes it")
+
+
+def _check_shards(directory: Path) -> None:
+    # transformers reads shard by shard and fails deep inside the first bad one, half a 65 GB model later
+    from safetensors import safe_open
+
+    for shard in sorted(directory.glob("*.safetensors")):
+        try:
+            with safe_open(shard, "pt"):
+                pass
+        except SafetensorError as error:
+            raise CheckRefused(f"{shard} is damaged or cut short ({_first_line(error)}); fetch or make it again") from error
+
+
+def _unreadable(path: str, error: OSError) -> UserError:
+    if Path(path).is_dir():
+        return CheckRefused(f"{path} cannot be read as a model: {_first_line(error)}")
+    return UserError(
+        f"model.path {path} is no directory here, and the Hub did not give it ({_first_line(error)}); make the directory with "
+        "the recipe that trains it, or run `agentforge download` where the Hub is reachable"
+    )
+
+
+def _attention(model: Model) -> dict[str, Any]:
+    return {"attn_implementation": model.attn_implementation} if model.attn_implementation else {}
+
+
+def _quantization(model: Model, device: torch.device | None) -> dict[str, Any]:
+    if model.quantize is None:
+        return {}
+    if not torch.cuda.is_available():
+        raise UserError("model.quantize: nf4 needs a CUDA GPU and bitsandbytes; leave it out here, or pick a GPU profile")
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, model.dtype),
+    )
+    return {"quantization_config": config, "device_map": {"": device or torch.device("cuda", torch.cuda.current_device())}}
+
+
+def add_lora(model: PreTrainedModel, options: dict[str, Any], *, seed: int) -> PeftModel:
+    """Return ``model`` with its weights frozen and LoRA matrices beside the named ones (Hu et al., arXiv 2106.09685).
+
+    Args:
+        model: the base.
+        options: fields of `peft.LoraConfig`.
+        seed: of the A matrices; B starts at zero, so that the first step starts from the base.
+
+    Raises:
+        UserError: a name in `target_modules` matches nothing; the names that exist are given.
+    """
+    targets = options.get("target_modules")
+    if not isinstance(targets, str) and (unknown := sorted(set(targets or []) - _last_names(model))):
+        raise UserError(
+            f"train.lora.target_modules: this {model.config.model_type} has no {', '.join(unknown)}; "
+            f"it has {', '.join(linear_names(model))}"
+        )
+    set_seed(seed)
+    if getattr(model, "is_quantized", False):
+        from peft import prepare_model_for_kbit_training
+
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    try:
+        return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **options))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"train.lora: {_first_line(error)} (linear modules here: {', '.join(linear_names(model))})") from error
+
+
+def linear_names(model: torch.nn.Module) -> list[str]:
+    """Return the distinct last names of all linear modules: what `target_modules` may hold."""
+    return sorted({name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)})
+
+
+def _last_names(model: torch.nn.Module) -> set[str]:
+    # peft matches an entry that is a module's name or the end of it after a dot
+    parts = [name.split(".") for name, _ in model.named_modules() if name]
+    return {".".join(part[start:]) for part in parts for start in range(len(part))}
+
+
+def packing_refusal(config: PretrainedConfig) -> str | None:
+    """Return why sequences must not be packed for this model, or None if they may.
+
+    Attention keeps packed documents apart by a block-diagonal mask. A state-space or linear-attention layer carries its
+    state from one document into the next: Mamba-2 in transformers ignores the borders without a word (logits differ by
+    2.5), Bamba leaks where its CUDA kernel is missing.
+    """
+    layers = [str(kind) for kind in getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None) or []]
+    stateful = sorted({kind for kind in layers if any(name in kind for name in STATEFUL_LAYERS)})
+    if not stateful and any(name in config.model_type for name in STATEFUL_MODELS):
+        stateful = [config.model_type]
+    if not stateful:
+        return None
+    return f"its {', '.join(stateful)} layers carry a state across the borders of packed documents"
+
+
+def fingerprint_base(model: Model) -> str:
+    """Return what identifies the base: the hash of a directory's files, the commit of a Hub id, or the config's hash."""
+    from agentforge.artifacts import hash_json
+
+    if model.path is None:
+        return hash_json(model.config)
+    if Path(model.path).is_dir():
+        return fingerprint_input(Path(model.path))
+    return f"{model.path}@{_commit(model)}"
+
+
+def _commit(model: Model) -> str:
+    from transformers.utils.hub import cached_file, extract_commit_hash
+
+    file = cached_file(model.path, "config.json", revision=model.revision or "main", local_files_only=True)
+    return extract_commit_hash(file, None) or model.revision or "main"
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,1 @@
+"""The training stage: one function, `train.train`, over thin subclasses of the Trainers of transformers and TRL."""

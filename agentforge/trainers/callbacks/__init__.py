@@ -1,0 +1,1 @@
+"""What watches a training run: metrics, progress, signals and the budget."""

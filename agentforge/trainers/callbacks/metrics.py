@@ -1,0 +1,66 @@
+"""`metrics.jsonl`: one line for each logged step and each evaluation, always, whatever `report_to` is."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+FILE = "metrics.jsonl"
+# Of the parent's final summary; the manifest has the true figures, over all restarts.
+SUMMARY = "train_runtime"
+
+
+class MetricsCallback(TrainerCallback):
+    """Appends to ``metrics.jsonl``; after a resumption the lines beyond the checkpoint are dropped first."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / FILE
+        self._tokens = 0
+        self._since = time.monotonic()
+        self._started = time.monotonic()
+        self._first_step = 0
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Cut off what a killed run logged after its last checkpoint: those steps are made again."""
+        self._since = self._started = time.monotonic()
+        self._first_step = state.global_step
+        lines = read_metrics(self.path)
+        self._tokens = max((line.get("tokens", 0) for line in lines if line["step"] <= state.global_step), default=0)
+        if state.is_world_process_zero:
+            kept = [json.dumps(line) + "\n" for line in lines if line["step"] <= state.global_step]
+            self.path.write_text("".join(kept), encoding="utf-8")
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        """Add speed and remaining time to the line, for every reporter behind this one, and write it."""
+        if logs is None or SUMMARY in logs:
+            return
+        now = time.monotonic()
+        if "tokens" in logs:
+            logs["tokens_per_second"] = round((logs["tokens"] - self._tokens) / max(now - self._since, 1e-9), 1)
+            done = state.global_step - self._first_step
+            logs["remaining_seconds"] = round((state.max_steps - state.global_step) * (now - self._started) / max(done, 1), 1)
+            self._tokens, self._since = logs["tokens"], now
+        if state.is_world_process_zero:
+            line = {"step": state.global_step, **{key: value for key, value in logs.items() if _plain(value)}}
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a `metrics.jsonl`; a last line that was cut by a kill is left out."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("}\n")]
+
+
+def _plain(value: Any) -> bool:
+    # JSON has no NaN
+    return not isinstance(value, float) or math.isfinite(value)

@@ -1,0 +1,59 @@
+"""One process or many: who writes, what the others are told, and whether the launcher did what it was asked."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import torch
+from accelerate.utils import DistributedType
+from transformers import TrainingArguments
+
+from agentforge.errors import CheckRefused
+from agentforge.recipe.schema import Recipe
+
+log = logging.getLogger(__name__)
+
+
+def main_rank() -> bool:
+    """Tell whether this process is the one that writes (torchrun's and accelerate's ``RANK`` 0)."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def share(value: Any) -> Any:
+    """Return what the main process passed, on every process."""
+    if not torch.distributed.is_initialized():
+        return value
+    box = [value]
+    torch.distributed.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def check_launch(recipe: Recipe, args: TrainingArguments) -> None:
+    """Refuse a run whose processes are not those that the recipe or the launcher speaks of.
+
+    Two launch modes lie: ``accelerate launch --cpu --num_processes 2`` starts one process, and FSDP 2 without a GPU is
+    plain DDP.
+
+    Raises:
+        CheckRefused: with the command that does it right.
+    """
+    asked = int(os.environ.get("WORLD_SIZE", "1"))
+    if args.world_size != asked:
+        raise CheckRefused(f"the launcher asked for {asked} processes, {args.world_size} take part; use torchrun")
+    count, _, kind = recipe.hardware.partition("x")
+    gpus = int(count) if count.isdigit() and kind else None
+    if args.n_gpu > 1 or (gpus and torch.cuda.is_available() and gpus != args.world_size):
+        raise CheckRefused(
+            f"hardware is {recipe.hardware}, {args.world_size} process(es) see {args.n_gpu} GPU(s) each; start one process a GPU: "
+            f"accelerate launch --num_processes {gpus or args.n_gpu} -m agentforge train ..., or choose another profile"
+        )
+    wanted = {"ACCELERATE_USE_FSDP": DistributedType.FSDP, "ACCELERATE_USE_DEEPSPEED": DistributedType.DEEPSPEED}
+    for variable, kind_wanted in wanted.items():
+        if os.environ.get(variable, "false").lower() == "true" and args.distributed_state.distributed_type != kind_wanted:
+            raise CheckRefused(
+                f"the launcher asked for {kind_wanted.value}, the run would be {args.distributed_state.distributed_type.value}: "
+                "it needs CUDA GPUs; launch without it"
+            )
+    log.info("%s, %d process(es), %s", args.distributed_state.distributed_type.value, args.world_size, args.device)

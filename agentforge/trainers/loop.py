@@ -1,0 +1,154 @@
+"""What both Trainers get: a NaN guard, exact counts of tokens, sealed checkpoints. Nothing of the loop is rewritten."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Trainer
+from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from agentforge.artifacts import write_json
+from agentforge.errors import CheckRefused
+from agentforge.trainers.checkpoints import seal
+from agentforge.trainers.examples import IGNORED
+
+log = logging.getLogger(__name__)
+
+TALLY = "tally.json"
+
+
+@dataclass
+class Tally:
+    """What a run has done so far, over all its processes and restarts; saved with each checkpoint.
+
+    Attributes:
+        tokens: seen by the model, without padding.
+        trained_tokens: that a loss was computed for.
+        seconds: of training, evaluation and saving.
+        skipped_steps: batches whose loss or gradient was not finite.
+        skipped_in_a_row: the latest of them.
+        loss_sum, loss_steps: since the last logged line.
+        loss: of the last logged line.
+    """
+
+    tokens: int = 0
+    trained_tokens: int = 0
+    seconds: float = 0.0
+    skipped_steps: int = 0
+    skipped_in_a_row: int = 0
+    loss_sum: float = 0.0
+    loss_steps: int = 0
+    loss: float | None = None
+
+    @classmethod
+    def load(cls, checkpoint: Path) -> Tally:
+        """Return the tally saved with a checkpoint."""
+        return cls(**json.loads((checkpoint / TALLY).read_text()))
+
+
+class GuardedTrainer(Trainer):
+    """A Trainer that skips non-finite batches, counts tokens and seals its checkpoints."""
+
+    def __init__(self, *args: Any, tally: Tally, max_nonfinite_steps: int, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.tally = tally
+        self.max_nonfinite_steps = max_nonfinite_steps
+        self._clock = time.monotonic()
+        self._step_loss = torch.zeros((), device=self.args.device)
+        self._step_tokens = torch.zeros(2, dtype=torch.long, device=self.args.device)
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """Count the micro-batch; a non-finite loss is kept from the parent's running sum, which it would spoil for good."""
+        real = inputs["attention_mask"].sum() if "attention_mask" in inputs else self._unpadded(inputs)
+        trained = (inputs["labels"][:, 1:] != IGNORED).sum()
+        self._step_tokens += torch.stack([torch.as_tensor(real), trained]).to(self._step_tokens)
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._step_loss = self._step_loss + loss
+        return torch.nan_to_num(loss, nan=0.0, posinf=0.0, neginf=0.0)
+
+    def _unpadded(self, inputs: dict[str, Any]) -> torch.Tensor:
+        # packed rows are padded at their end only, with positions that stay at 0; documents have two tokens or more
+        positions = inputs["position_ids"]
+        padding = (positions[:, 1:] == 0) & (positions[:, :-1] == 0)
+        return positions.numel() - padding.sum()
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """Before the optimiser's step: drop the gradients of a step that is not finite on any process.
+
+        The parent calls this once a step, when all micro-batches are accumulated and the norm is reduced over processes.
+        """
+        norm = super()._get_grad_norm(model, grad_norm)
+        # fp16's loss scaler expects gradients that overflow, and skips such steps itself
+        scaled = self.accelerator.scaler is not None
+        finite = torch.isfinite(self._step_loss) & (scaled or math.isfinite(norm))
+        totals = torch.cat([(~finite).view(1), self._step_tokens, self._step_loss.view(1)]).double()
+        if self.args.world_size > 1:
+            torch.distributed.all_reduce(totals)
+        bad, tokens, trained, loss = totals.tolist()
+        self.tally.tokens += int(tokens)
+        self.tally.trained_tokens += int(trained)
+        self._step_loss = torch.zeros_like(self._step_loss)
+        self._step_tokens.zero_()
+        if bad:
+            self._skip(model, scaled)
+        else:
+            self.tally.skipped_in_a_row = 0
+            self.tally.loss_sum += loss / self.args.world_size
+            self.tally.loss_steps += 1
+        return norm
+
+    def _skip(self, model: Any, scaled: bool) -> None:
+        step = self.state.global_step + 1
+        self.tally.skipped_steps += 1
+        self.tally.skipped_in_a_row += 1
+        log.warning("step %d: the loss or its gradient is not finite; the batch is skipped", step)
+        if self.is_deepspeed_enabled:  # its engine has made the step inside backward()
+            raise CheckRefused(f"step {step}: the loss is not finite, and DeepSpeed cannot skip a batch; {self._advice()}")
+        if not scaled:
+            model.zero_grad(set_to_none=True)  # without gradients the optimiser changes neither weights nor moments
+        if self.tally.skipped_in_a_row >= self.max_nonfinite_steps:
+            raise CheckRefused(f"the loss was not finite in {self.tally.skipped_in_a_row} steps in a row, up to step {step}; {self._advice()}")
+
+    def _advice(self) -> str:
+        return "lower train.args.learning_rate or set train.args.max_grad_norm; the last checkpoint is from before"
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Put the loss of the steps that counted in place of the parent's, and what the run has done beside it."""
+        if "loss" in logs:
+            tally = self.tally
+            del logs["loss"]
+            if tally.loss_steps:
+                tally.loss = logs["loss"] = tally.loss_sum / tally.loss_steps
+            if not math.isfinite(logs.get("grad_norm", 0.0)):
+                del logs["grad_norm"]
+            tally.loss_sum, tally.loss_steps = 0.0, 0
+            logs |= {"tokens": tally.tokens, "trained_tokens": tally.trained_tokens, "skipped_steps": tally.skipped_steps}
+        logs["seconds"] = round(self.seconds(), 3)
+        super().log(logs, start_time)
+
+    def seconds(self) -> float:
+        """Seconds of this run, restarts included."""
+        return self.tally.seconds + time.monotonic() - self._clock
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Save without `training_args.bin`: it is a pickle, and holds every token of the environment in clear."""
+        super()._save(output_dir, state_dict)
+        (Path(output_dir or str(self.args.output_dir)) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Save, then seal: only a checkpoint with its marker is ever resumed from."""
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            checkpoint = Path(str(self.args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            write_json(checkpoint / TALLY, asdict(self.tally) | {"seconds": self.seconds()})
+            seal(checkpoint, world_size=self.args.world_size)
+        self.accelerator.wait_for_everyone()

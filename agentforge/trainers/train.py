@@ -1,0 +1,230 @@
+"""The training stage: prepared rows and a base in, an adapter (``-lora``) or a whole model (``-model``) out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import PrinterCallback, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from trl import SFTConfig
+
+from agentforge.artifacts import Workspace, stage_directory, write_json
+from agentforge.data.prepare import load_prepared
+from agentforge.data.tokenizer import load_tokenizer
+from agentforge.errors import CheckRefused, Stopped, UserError
+from agentforge.models.build import add_lora, build_model, fingerprint_base
+from agentforge.recipe.schema import Recipe
+from agentforge.trainers.arguments import Arguments, build_arguments
+from agentforge.trainers.callbacks.limits import LimitsCallback
+from agentforge.trainers.callbacks.metrics import FILE as METRICS
+from agentforge.trainers.callbacks.metrics import MetricsCallback
+from agentforge.trainers.callbacks.progress import ProgressCallback
+from agentforge.trainers.checkpoints import newest_complete
+from agentforge.trainers.examples import choose_packing, make_collator, training_rows
+from agentforge.trainers.launch import check_launch, main_rank, share
+from agentforge.trainers.loop import GuardedTrainer, Tally
+from agentforge.trainers.pretrain import PretrainTrainer
+from agentforge.trainers.sft import SupervisedTrainer
+
+log = logging.getLogger(__name__)
+
+METHODS: dict[str, tuple[type[GuardedTrainer], type[TrainingArguments]]] = {
+    "pretrain": (PretrainTrainer, TrainingArguments),
+    "sft": (SupervisedTrainer, SFTConfig),
+}
+# Written last, with everything that the manifest needs: training is over, what remains is to tidy up.
+FINISHED = "training.json"
+BASE = "base.json"
+CACHE = "rows"
+
+
+def train(recipe: Recipe, replace: bool = False) -> Path:
+    """Run the recipe's training stage; run again after a kill or a signal, it goes on from the newest checkpoint.
+
+    Args:
+        recipe: `train.method` is ``pretrain`` or ``sft``.
+        replace: make the artefact again if it is there from another recipe.
+
+    Returns:
+        the directory: ``-lora`` or ``-model``.
+
+    Raises:
+        UserError: the recipe or an input is wrong.
+        CheckRefused: a checkpoint lacks a file, the loss stays non-finite, or the budget is used up.
+        Stopped: a signal ended the run after a checkpoint.
+    """
+    if recipe.train.method not in METHODS:
+        raise UserError(f"train.method {recipe.train.method} comes with a later issue; now there are {' and '.join(METHODS)}")
+    if recipe.model.quantize and recipe.train.lora is None:
+        raise UserError("model.quantize: 4-bit weights cannot be trained themselves; give train.lora")
+    data = load_prepared(recipe.artifact("data"))
+    config_class = METHODS[recipe.train.method][1]
+    arguments = build_arguments(recipe, config_class, recipe.trained, evaluates=len(data["eval"]) > 0)
+    check_launch(recipe, arguments.parent)
+    with _shared_directory(recipe, replace) as work:
+        if not work.done:
+            arguments.parent.output_dir = str(work.path)
+            if not (work.path / FINISHED).is_file():
+                _train_in(work.path, recipe, arguments, data)
+            if main_rank():
+                work.metrics = _tidy(work.path)
+    return recipe.trained
+
+
+@contextmanager
+def _shared_directory(recipe: Recipe, replace: bool) -> Iterator[Workspace]:
+    """Open the stage's directory on the first process only; the others get its path and write nothing of their own."""
+    if not main_rank():
+        path, done = share(None)
+        yield Workspace(Path(path), recipe.trained, done=done)
+        return
+    inputs = {"data": recipe.artifact("data"), "base": fingerprint_base(recipe.model)}
+    relevant = recipe.model_dump(include={"seed", "model", "train"}) | {"max_length": recipe.data.max_length}
+    with stage_directory(
+        recipe.trained, stage="train", recipe=relevant, inputs=inputs, resumable=True, replace=replace
+    ) as work:
+        share((str(work.path), work.done))
+        yield work
+
+
+def _train_in(directory: Path, recipe: Recipe, arguments: Arguments, data: dict[str, Dataset]) -> None:
+    args = arguments.parent
+    checkpoint = _agreed_checkpoint(directory, args)
+    tally = Tally.load(checkpoint) if checkpoint else Tally()
+    limits = LimitsCallback(recipe.budget, _price(recipe), tally.seconds)
+    trainer = _make_trainer(directory, recipe, arguments, data, tally, limits)
+    progress = ProgressCallback()
+    trainer.add_callback(progress)
+    if checkpoint:
+        log.info("going on from %s", checkpoint.name)
+    try:
+        with limits.listening():
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        progress.close()
+    _raise_if_ended(limits, trainer)
+    metrics = _final_metrics(trainer, limits)
+    _save_final(trainer, recipe, directory)
+    if main_rank():
+        write_json(directory / FINISHED, {"metrics": metrics, "arguments": _shown(args)})
+    trainer.accelerator.wait_for_everyone()
+
+
+def _agreed_checkpoint(directory: Path, args: TrainingArguments) -> Path | None:
+    # verifying hashes gigabytes and renames: one process does it
+    if not main_rank():
+        found = share(None)
+        return Path(found) if found else None
+    checkpoint = newest_complete(directory, world_size=args.world_size)
+    share(str(checkpoint) if checkpoint else None)
+    return checkpoint
+
+
+def _price(recipe: Recipe) -> float:
+    from agentforge.planning.hardware import load_hardware
+
+    return float(load_hardware(recipe.hardware).dollars_per_hour)
+
+
+def _make_trainer(
+    directory: Path, recipe: Recipe, arguments: Arguments, data: dict[str, Dataset], tally: Tally, limits: LimitsCallback
+) -> GuardedTrainer:
+    args = arguments.parent
+    tokenizer = load_tokenizer(recipe.artifact("data") / "tokenizer")
+    model = build_model(recipe.model, len(tokenizer), seed=recipe.seed, train_all=recipe.train.lora is None, device=args.device)
+    packing = choose_packing(model, arguments.packing)
+    if recipe.train.lora is not None:
+        model = add_lora(model, recipe.train.lora, seed=recipe.seed)
+    with args.main_process_first(desc="packing"):
+        rows = {
+            split: training_rows(
+                dataset,
+                max_length=arguments.max_length,
+                packing=packing,
+                masked=arguments.assistant_only_loss,
+                cache=directory / CACHE / split,
+            )
+            for split, dataset in data.items()
+            if len(dataset)
+        }
+    if "train" not in rows:
+        raise UserError(f"{recipe.artifact('data')} has no training rows; look at the counts in its manifest")
+    if isinstance(args, SFTConfig):
+        # the rows are ready: TRL would map over them once more
+        args.dataset_kwargs = {"skip_prepare_dataset": True}
+    trainer = METHODS[recipe.train.method][0](
+        model=model,
+        args=args,
+        train_dataset=rows["train"],
+        eval_dataset=rows.get("eval"),
+        processing_class=tokenizer,
+        data_collator=make_collator(model, tokenizer.pad_token_id, packing),
+        callbacks=[limits, MetricsCallback(directory)],
+        tally=tally,
+        max_nonfinite_steps=recipe.train.max_nonfinite_steps,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _raise_if_ended(limits: LimitsCallback, trainer: GuardedTrainer) -> None:
+    where = f"after step {trainer.state.global_step} of {trainer.state.max_steps}, and a checkpoint is saved"
+    if limits.exceeded:
+        raise CheckRefused(f"{limits.exceeded}: stopped {where}; raise the budget and run the same command to go on")
+    if limits.stopped:
+        raise Stopped(f"stopped by a signal {where}; run the same command again to go on")
+
+
+def _final_metrics(trainer: GuardedTrainer, limits: LimitsCallback) -> dict[str, Any]:
+    tally = trainer.tally
+    evaluated = trainer.evaluate() if trainer.eval_dataset is not None else {}
+    seconds = trainer.seconds()
+    parameters = [(p.numel(), p.requires_grad) for p in trainer.accelerator.unwrap_model(trainer.model).parameters()]
+    return {
+        "loss": tally.loss,
+        "eval_loss": evaluated.get("eval_loss"),
+        "steps": trainer.state.global_step,
+        "skipped_steps": tally.skipped_steps,
+        "tokens": tally.tokens,
+        "trained_tokens": tally.trained_tokens,
+        "seconds": round(seconds, 1),
+        "tokens_per_second": round(tally.tokens / seconds, 1),
+        "dollars": round(limits.dollars(), 2),
+        "parameters": sum(count for count, _ in parameters),
+        "trainable_parameters": sum(count for count, trainable in parameters if trainable),
+        "processes": trainer.args.world_size,
+    }
+
+
+def _save_final(trainer: GuardedTrainer, recipe: Recipe, directory: Path) -> None:
+    if recipe.train.lora is None and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        trainer.model.to(getattr(torch, recipe.model.dtype))  # the fp32 masters are in the checkpoints only
+    trainer.save_model(str(directory))
+    if recipe.train.lora is not None and main_rank():
+        base = {"path": recipe.model.path, "revision": recipe.model.revision, "fingerprint": fingerprint_base(recipe.model)}
+        write_json(directory / BASE, base)
+
+
+def _tidy(directory: Path) -> dict[str, Any]:
+    """Delete what only a running training needs, and return the metrics for the manifest."""
+    for leftover in [*directory.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), directory / CACHE]:
+        shutil.rmtree(leftover, ignore_errors=True)
+    (directory / "README.md").unlink(missing_ok=True)  # TRL's and PEFT's; `push` writes the model card
+    (directory / METRICS).touch()
+    metrics: dict[str, Any] = json.loads((directory / FINISHED).read_text(encoding="utf-8"))["metrics"]
+    return metrics
+
+
+def _shown(args: TrainingArguments) -> dict[str, Any]:
+    # the directory and the machine are not what the result depends on
+    hidden = {"output_dir", "logging_dir", "run_name"}
+    return {key: value for key, value in args.to_dict().items() if key not in hidden and not key.endswith("token")}
