@@ -1,0 +1,107 @@
+"""Policies of llama.cpp: a GGUF file, its own tokenizer and its own chat template."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from agentforge.errors import UserError
+from agentforge.models.locate import ModelLocation
+from agentforge.rollouts.policies import Completion, Message, OnToken, Policy, Sampling, ToolSchema
+
+DEFAULT_CONTEXT = 8192
+"""Tokens. llama.cpp allocates the whole cache at once: a 32B model's own 131072 would take 32 GiB."""
+
+
+class GGUFPolicy(Policy):
+    """A model in llama.cpp. What was read before is kept: a prompt that begins alike is read from where it differs.
+
+    Args:
+        llama: an open `llama_cpp.Llama`.
+        template: the chat template out of the file.
+        label: see `ModelLocation`.
+    """
+
+    def __init__(self, llama: Any, template: str, label: str) -> None:
+        import llama_cpp
+        from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+
+        self.llama = llama
+        self.label = label
+        self.context_length = min(int(llama.n_ctx()), int(llama_cpp.llama_model_n_ctx_train(llama.model)))
+        self._library = llama_cpp
+        self._vocabulary = llama_cpp.llama_model_get_vocab(llama.model)
+        self._pieces: dict[int, bytes] = {}
+        eos, bos = (self._piece(token).decode("utf-8") for token in (llama.token_eos(), llama.token_bos()))
+        # It renders in jinja2's immutable sandbox: a template is code from whoever made the file.
+        self._format = Jinja2ChatFormatter(template, eos_token=eos, bos_token=bos)
+
+    @classmethod
+    def open(cls, location: ModelLocation, context_length: int | None = None) -> GGUFPolicy:
+        """Open a GGUF file.
+
+        Raises:
+            UserError: llama-cpp-python is not installed, the file is no model, or it has no chat template.
+        """
+        try:
+            import llama_cpp
+        except ImportError:
+            raise UserError("a GGUF needs llama-cpp-python, which is not installed; run `make gguf-setup`") from None
+        length = context_length or DEFAULT_CONTEXT
+        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        try:
+            llama = llama_cpp.Llama(
+                location.path, n_ctx=length, n_threads=threads, n_threads_batch=threads, n_gpu_layers=-1, verbose=False
+            )
+        except (ValueError, AssertionError) as error:
+            raise UserError(
+                f"{location.path} cannot be loaded by llama.cpp {llama_cpp.__version__}: {error}"
+            ) from error
+        template = llama_cpp.llama_model_chat_template(llama.model, None)
+        if template is None:
+            raise UserError(f"{location.path} has no chat template; make it with `agentforge gguf`, which stores one")
+        return cls(llama, template.decode("utf-8"), location.label)
+
+    def encode(self, messages: Sequence[Message], tools: Sequence[ToolSchema] = ()) -> list[int]:
+        prompt = self._format(messages=list(messages), tools=list(tools) or None).prompt
+        return list(self.llama.tokenize(prompt.encode("utf-8"), add_bos=False, special=True))
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return b"".join(self._piece(token) for token in token_ids).decode("utf-8", errors="replace")
+
+    def complete(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, on_token: OnToken | None = None
+    ) -> list[Completion]:
+        return [self._one(row, prompt, sampling, on_token) for row, prompt in enumerate(prompts)]
+
+    def _one(self, row: int, prompt: Sequence[int], sampling: Sampling, on_token: OnToken | None) -> Completion:
+        room = self.room([prompt], sampling)
+        self.llama.set_seed(sampling.seed)
+        tokens = self.llama.generate(
+            list(prompt), temp=sampling.temperature, top_p=sampling.top_p, top_k=0, min_p=0.0, repeat_penalty=1.0
+        )
+        written: list[int] = []
+        for token in tokens:
+            written.append(int(token))
+            if self._library.llama_vocab_is_eog(self._vocabulary, token):
+                return Completion(written, stopped=True)
+            if (on_token is not None and on_token(row, int(token))) or len(written) == room:
+                break
+        return Completion(written, stopped=False)
+
+    def _piece(self, token: int) -> bytes:
+        """Return a token's bytes. `Llama.detokenize` is not used: it loses tokens of more than 32 bytes."""
+        if token < 0:
+            return b""
+        if token not in self._pieces:
+            size = 64
+            buffer = (ctypes.c_char * size)()
+            length = self._library.llama_token_to_piece(self._vocabulary, token, buffer, size, 0, True)
+            if length < 0:
+                size = -length
+                buffer = (ctypes.c_char * size)()
+                length = self._library.llama_token_to_piece(self._vocabulary, token, buffer, size, 0, True)
+            self._pieces[token] = bytes(buffer[:length])
+        return self._pieces[token]

@@ -1,0 +1,194 @@
+"""Policies of transformers: a checkpoint, or a base with a PEFT adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+
+from agentforge.data import chat_template
+from agentforge.data.tokenizer import load_tokenizer
+from agentforge.errors import UserError
+from agentforge.models.locate import ModelLocation
+from agentforge.rollouts.policies import Completion, Message, OnToken, Policy, Sampling, ToolSchema
+
+
+class TransformersPolicy(Policy):
+    """A causal language model and its tokenizer, whose chat template writes the prompt.
+
+    Args:
+        model: in evaluation mode, on its device.
+        tokenizer: with a chat template.
+        label: see `ModelLocation`.
+        context_length: tokens; None: what the model was made for.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        label: str,
+        context_length: int | None = None,
+    ) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.label = label
+        self.context_length = context_length or getattr(model.config, "max_position_embeddings", None) or 1 << 30
+        self.stop_ids = chat_template.stop_token_ids(tokenizer)
+        # A checkpoint's own generation defaults (repetition penalty, top-k ...) would change what is measured.
+        model.generation_config = GenerationConfig(eos_token_id=self.stop_ids, pad_token_id=self._pad_id())
+
+    @classmethod
+    def open(cls, location: ModelLocation, context_length: int | None = None) -> TransformersPolicy:
+        """Load the weights of ``location`` in their own dtype, on the GPUs if there are any.
+
+        Raises:
+            UserError: the checkpoint cannot be read, or the adapter does not fit its base.
+        """
+        model = load_weights(location)
+        revision = location.revision if location.kind == "hf" else None
+        tokenizer = load_tokenizer(location.path, revision)
+        if location.template is not None:
+            chat_template.install_template(tokenizer, location.template)
+        return cls(model, tokenizer, location.label, context_length)
+
+    def encode(self, messages: Sequence[Message], tools: Sequence[ToolSchema] = ()) -> list[int]:
+        return chat_template.encode_prompt(self.tokenizer, messages, tools or None)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return str(
+            self.tokenizer.decode(list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        )
+
+    def complete(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, on_token: OnToken | None = None
+    ) -> list[Completion]:
+        if not prompts:
+            return []
+        room = self.room(prompts, sampling)
+        completions: dict[int, Completion] = {}
+        for rows in self._batches(prompts):
+            completions.update(self._run(rows, [prompts[row] for row in rows], room, sampling, on_token))
+        return [completions[row] for row in range(len(prompts))]
+
+    def _batches(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Return the rows that are run together: all of them.
+
+        A state-space model has no attention mask to hide padding from its state: there only equal lengths go together.
+        """
+        rows = range(len(prompts))
+        if not getattr(self.model, "_is_stateful", False):
+            return [list(rows)]
+        lengths = sorted({len(prompt) for prompt in prompts})
+        return [[row for row in rows if len(prompts[row]) == length] for length in lengths]
+
+    def _run(
+        self, rows: list[int], prompts: list[Sequence[int]], room: int, sampling: Sampling, on_token: OnToken | None
+    ) -> dict[int, Completion]:
+        width = max(len(prompt) for prompt in prompts)
+        pad = self._pad_id()
+        input_ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=self.model.device)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.model.device)
+        criteria = StoppingCriteriaList()
+        watch = Watch(rows, frozenset(self.stop_ids), on_token) if on_token is not None else None
+        if watch is not None:
+            criteria.append(watch)
+        devices = [self.model.device] if self.model.device.type == "cuda" else []
+        with torch.inference_mode(), torch.random.fork_rng(devices):
+            torch.manual_seed(sampling.seed)
+            output = self.model.generate(
+                input_ids=input_ids,
+                attention_mask=mask,
+                generation_config=self._decoding(sampling, room),
+                stopping_criteria=criteria,
+            )
+        written = output[:, width:].tolist()
+        return {
+            row: self._cut(ids, watch.ended.get(row) if watch else None) for row, ids in zip(rows, written, strict=True)
+        }
+
+    def _cut(self, ids: list[int], ended: int | None) -> Completion:
+        """Drop what follows a row's end: the batch runs on until its last row has ended."""
+        for position, token in enumerate(ids[:ended]):
+            if token in self.stop_ids:
+                return Completion(ids[: position + 1], stopped=True)
+        return Completion(ids[:ended], stopped=False)
+
+    def _decoding(self, sampling: Sampling, room: int) -> GenerationConfig:
+        drawn: dict[str, Any] = {"do_sample": False}
+        if sampling.temperature > 0:
+            drawn = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+        pad = self._pad_id()
+        return GenerationConfig(max_new_tokens=room, eos_token_id=self.stop_ids, pad_token_id=pad, **drawn)
+
+    def _pad_id(self) -> int:
+        pad = self.tokenizer.pad_token_id
+        return int(self.stop_ids[0] if pad is None else pad)
+
+
+class Watch(StoppingCriteria):
+    """Hands every new token to ``on_token`` and ends the rows for which it says so.
+
+    Attributes:
+        ended: row to the number of tokens it had written when it was ended.
+    """
+
+    def __init__(self, rows: list[int], stop_ids: frozenset[int], on_token: OnToken) -> None:
+        self.rows = rows
+        self.stop_ids = stop_ids
+        self.on_token = on_token
+        self.ended: dict[int, int] = {}
+        self._steps = 0
+        self._done = [False] * len(rows)
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        self._steps += 1
+        for index, (row, token) in enumerate(zip(self.rows, input_ids[:, -1].tolist(), strict=True)):
+            if self._done[index]:
+                continue
+            if token in self.stop_ids:
+                self._done[index] = True
+            elif self.on_token(row, token):
+                self._done[index] = True
+                self.ended[row] = self._steps
+        return torch.tensor(self._done, device=input_ids.device)
+
+
+def load_weights(location: ModelLocation) -> PreTrainedModel:
+    """Load a checkpoint, or a base with its adapter on it."""
+    path = location.base if location.kind == "adapter" else location.path
+    placement = {"device_map": "auto"} if torch.cuda.is_available() else {}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path,
+            revision=location.revision,
+            dtype="auto",
+            use_safetensors=True,
+            trust_remote_code=location.trust_remote_code,
+            **placement,
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"the model {path} cannot be loaded: {first_line(error)}") from error
+    if location.kind == "hf":
+        return model
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(model, location.path)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"the adapter {location.path} does not fit the base {path}: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    """Return an error's first line: libraries write paragraphs."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
