@@ -39,19 +39,16 @@ class Markers:
 
     Attributes:
         tokens: those that must each be a single token.
-        stop: the token that ends an assistant turn.
-        texts: the names of hermes.jinja and what stands for them.
+        texts: the names of hermes.jinja and what stands for them; ASSISTANT_STOP ends an assistant's turn.
     """
 
     tokens: tuple[str, ...]
-    stop: str
     texts: Mapping[str, str]
 
 
 MARKERS = {
     "chatml": Markers(
         tokens=("<|im_start|>", "<|im_end|>"),
-        stop="<|im_end|>",
         texts={
             "CONVERSATION_BEGIN": "",
             "SYSTEM_BEGIN": "<|im_start|>system\n",
@@ -59,12 +56,12 @@ MARKERS = {
             "USER_BEGIN": "<|im_start|>user\n",
             "USER_END": "<|im_end|>\n",
             "ASSISTANT_BEGIN": "<|im_start|>assistant\n",
+            "ASSISTANT_STOP": "<|im_end|>",
             "ASSISTANT_END": "\n",
         },
     ),
     "deepseek_r1": Markers(
         tokens=("<｜begin▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>", "<｜end▁of▁sentence｜>"),
-        stop="<｜end▁of▁sentence｜>",
         texts={
             "CONVERSATION_BEGIN": "<｜begin▁of▁sentence｜>",
             "SYSTEM_BEGIN": "",
@@ -72,6 +69,7 @@ MARKERS = {
             "USER_BEGIN": "<｜User｜>",
             "USER_END": "",
             "ASSISTANT_BEGIN": "<｜Assistant｜>",
+            "ASSISTANT_STOP": "<｜end▁of▁sentence｜>",
             "ASSISTANT_END": "",
         },
     ),
@@ -90,9 +88,8 @@ class Encoding:
 def template_source(kind: str) -> str:
     """Return the template with the markers of ``kind`` in it."""
     source = TEMPLATE.read_text(encoding="utf-8").rstrip("\n")
-    for name, text in {**MARKERS[kind].texts, "STOP": MARKERS[kind].stop}.items():
-        source = re.sub(rf"\b{name}\b", lambda _, text=text: json.dumps(text, ensure_ascii=False), source)
-    return source
+    literals = {name: json.dumps(text, ensure_ascii=False) for name, text in MARKERS[kind].texts.items()}
+    return re.sub("|".join(literals), lambda found: literals[found.group()], source)
 
 
 def install_template(tokenizer: PreTrainedTokenizerBase, kind: str = "auto") -> None:
@@ -105,23 +102,21 @@ def install_template(tokenizer: PreTrainedTokenizerBase, kind: str = "auto") -> 
     Raises:
         UserError: a marker is not one token of this tokenizer.
     """
+    name = tokenizer.name_or_path or "in use"
     if kind == "auto":
         kind = next((kind for kind in MARKERS if _split_marker(tokenizer, kind) is None), "")
-        if not kind:
-            known = " or ".join(f"{name} ({', '.join(markers.tokens)})" for name, markers in MARKERS.items())
-            raise UserError(
-                f"the tokenizer {tokenizer.name_or_path} has the turn markers neither of {known} as single tokens; take another base model"
-            )
-    elif (marker := _split_marker(tokenizer, kind)) is not None:
-        pieces = tokenizer.tokenize(marker)
+    if not kind:
+        known = " or ".join(f"{', '.join(markers.tokens)} ({kind})" for kind, markers in MARKERS.items())
+        raise UserError(f"the tokenizer {name} has as single tokens neither {known}; take another base model")
+    if (marker := _split_marker(tokenizer, kind)) is not None:
         raise UserError(
-            f"data.template={kind} needs '{marker}' as one token, but the tokenizer {tokenizer.name_or_path} splits it into "
-            f"{len(pieces)} pieces; set data.template to auto"
+            f"data.template={kind} needs '{marker}' as one token, but the tokenizer {name} splits it into "
+            f"{len(tokenizer.tokenize(marker))} pieces; set data.template to auto"
         )
     tokenizer.chat_template = template_source(kind)
-    tokenizer.eos_token = MARKERS[kind].stop
+    tokenizer.eos_token = stop = MARKERS[kind].texts["ASSISTANT_STOP"]
     if tokenizer.pad_token is None:
-        tokenizer.pad_token = DOCUMENT_END if _is_one_token(tokenizer, DOCUMENT_END) else MARKERS[kind].stop
+        tokenizer.pad_token = DOCUMENT_END if _is_one_token(tokenizer, DOCUMENT_END) else stop
 
 
 def serving_template(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -138,7 +133,7 @@ def stop_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the tokens at which generation ends: the turn's end, and the document's if it is another."""
     stops = [int(tokenizer.eos_token_id)]
     if _is_one_token(tokenizer, DOCUMENT_END):
-        stops.append(int(tokenizer.convert_tokens_to_ids(DOCUMENT_END)))
+        stops.append(tokenizer.encode(DOCUMENT_END, add_special_tokens=False)[0])
     return list(dict.fromkeys(stops))
 
 
@@ -177,8 +172,8 @@ def encode_batch(
     """Encode many (messages, tools) in one call of the tokenizer; see `encode`."""
     if not GENERATION_TAG.search(_template(tokenizer)):
         raise UserError(
-            f"the chat template of {tokenizer.name_or_path} has no {{% generation %}} marks, so what the assistant must learn is "
-            "not known; call install_template, or set data.template"
+            f"the chat template of {tokenizer.name_or_path} has no {{% generation %}} marks, so what the assistant "
+            "must learn is not known; set data.template to auto"
         )
     pieces = [list(_pieces(tokenizer, messages, tools)) for messages, tools in rows]
     return _encode_pieces(tokenizer, pieces)
@@ -195,7 +190,7 @@ def encode_prompt(
 
 
 def encode_documents(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Encoding]:
-    """Return plain texts as tokens, each closed with the document's end (or the turn's, if there is none), all trained."""
+    """Return plain texts as tokens, all trained, each closed with the document's end (the turn's, if there is none)."""
     end = DOCUMENT_END if _is_one_token(tokenizer, DOCUMENT_END) else str(tokenizer.eos_token)
     return _encode_pieces(tokenizer, [[(text, True, False), (end, True, True)] for text in texts])
 
@@ -264,7 +259,8 @@ def _render(
     """Return the text and the (start, end) of what is trained in it, in characters."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    rendered, spans = render_jinja_template(
+    render_all: Any = render_jinja_template  # its annotation says str and omits the spans
+    rendered, spans = render_all(
         [list(turns)],
         tools=list(tools) if tools else None,
         chat_template=_template(tokenizer),
@@ -302,7 +298,7 @@ def _plain_copy(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     """Return a copy that reads every added token as ordinary text."""
     from tokenizers import Tokenizer
 
-    description = json.loads(tokenizer.backend_tokenizer.to_str())  # type: ignore[attr-defined]
+    description = json.loads(tokenizer.backend_tokenizer.to_str())
     for token in description["added_tokens"]:
         token["special"] = True
     description["truncation"] = description["padding"] = None
@@ -314,9 +310,7 @@ def _plain_copy(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
 def _template(tokenizer: PreTrainedTokenizerBase) -> str:
     template = tokenizer.chat_template
     if not isinstance(template, str):
-        raise UserError(
-            f"the tokenizer {tokenizer.name_or_path} has no chat template; call install_template, or set data.template"
-        )
+        raise UserError(f"the tokenizer {tokenizer.name_or_path} has no chat template; set data.template to auto")
     return template
 
 

@@ -22,7 +22,7 @@ class BadRow(UserError):
 
 
 def normalize(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
-    """Return messages as docs/architecture.md fixes them: string contents, reasoning apart, nested calls with dict arguments.
+    """Return messages as docs/architecture.md fixes them: contents are strings, calls nested, their arguments dicts.
 
     Args:
         messages: contents may be absent, None, a string or a list of text parts; reasoning may stand in the content.
@@ -59,10 +59,8 @@ def _escape_turn(message: Message) -> Message:
 
 
 def _assistant(message: Mapping[str, Any], content: str, position: int) -> Message:
-    if message.get("reasoning_content") is not None:
-        reasoning = _text(message["reasoning_content"], position)
-    else:
-        reasoning, content = split_reasoning(content)
+    given = message.get("reasoning_content")
+    reasoning, content = split_reasoning(content) if given is None else (_text(given, position), content)
     turn: Message = {"role": "assistant", "content": content}
     if reasoning:
         turn["reasoning_content"] = reasoning
@@ -77,11 +75,9 @@ def _assistant(message: Mapping[str, Any], content: str, position: int) -> Messa
 
 def _follows_call(messages: Sequence[Message]) -> bool:
     """Tell whether a tool result may come next: each answers one call of the assistant turn before it."""
-    results = 0
-    for message in reversed(messages):
+    for results, message in enumerate(reversed(messages)):
         if message["role"] != "tool":
             return results < len(message.get("tool_calls", ()))
-        results += 1
     return False
 
 

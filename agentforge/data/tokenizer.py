@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from agentforge.errors import CheckRefused, UserError
 
@@ -94,7 +94,7 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedT
     from transformers.utils import cached_file
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
+        tokenizer = cast("PreTrainedTokenizerFast", AutoTokenizer.from_pretrained(path, revision=revision))
         file = cached_file(path, "tokenizer.json", revision=revision)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -102,9 +102,10 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedT
     original = Tokenizer.from_file(str(file))
     if (text := _first_difference(tokenizer, original)) is not None:
         raise CheckRefused(
-            f"transformers reads the tokenizer of {path} otherwise than its tokenizer.json (at {text!r}); use another version of transformers"
+            f"transformers reads the tokenizer of {path} otherwise than its tokenizer.json does (at {text!r}); "
+            "use another version of transformers"
         )
-    return tokenizer  # type: ignore[no-any-return]
+    return tokenizer
 
 
 def _first_difference(tokenizer: PreTrainedTokenizerFast, original: Tokenizer) -> str | None:

@@ -11,9 +11,10 @@ An assistant turn is written as::
     {"name": "bash", "arguments": {"command": "ls"}}
     </tool_call>
 
-Content and reasoning may quote these very tags. A quoted tag gets a backslash when it is written (``<tool_call>`` becomes
-``<\\tool_call>``, ``<\\tool_call>`` becomes ``<\\\\tool_call>``) and loses it when it is read, so that every text survives the
-round trip and no quotation is ever taken for a call. Inside a call's JSON nothing is escaped: the JSON decoder knows where it ends.
+Content and reasoning may quote these very tags. A quoted tag gets a backslash when it is written (``<tool_call>``
+becomes ``<\\tool_call>``, ``<\\tool_call>`` becomes ``<\\\\tool_call>``) and loses it when it is read, so that every
+text survives the round trip and no quotation is taken for a call. Inside a call's JSON nothing is escaped: the decoder
+knows where it ends.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def parse_assistant(text: str) -> ParsedTurn:
         turn.malformed.append("the reasoning is never closed with </think>")
         turn.reasoning_content = unescape_tags(_trim_newline(text.lstrip().removeprefix(THINK))) or None
         return turn
-    parts = []
+    parts: list[str] = []
     while (start := text.find(CALL)) >= 0:
         parts.append(text[:start].removesuffix("\n") if not parts else text[:start].strip())
         call, problem, end = _read_call(text, start + len(CALL))
@@ -122,7 +123,8 @@ def nested_call(call: dict[str, Any]) -> dict[str, Any]:
     """Return a call in the one form used inside: nested, dict arguments, nothing else.
 
     Args:
-        call: flat ``{"name", "arguments"}`` or nested ``{"function": {...}}``; arguments a dict, a JSON string of one, or absent.
+        call: flat ``{"name", "arguments"}`` or nested ``{"function": {...}}``; the arguments are a dict, a JSON string
+            of one, or absent.
 
     Raises:
         ValueError: it has no name, or its arguments are no JSON object.

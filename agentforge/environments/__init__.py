@@ -1,0 +1,1 @@
+"""Environments and the sandbox that tools run in."""
