@@ -1,1 +1,227 @@
-def check_arguments(recipe, where): ...
+"""Check `train.args` and `train.lora` against the fields of the parent's config class, without importing the library."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from agentforge.errors import UserError, did_you_mean
+from agentforge.recipe.schema import Recipe
+from agentforge.recipe.tables import fields_of
+
+CONFIG_OF_METHOD = {
+    "pretrain": "TrainingArguments",
+    "sft": "SFTConfig",
+    "dpo": "DPOConfig",
+    "grpo": "GRPOConfig",
+    "ppo": "GRPOConfig",
+    "reward": "RewardConfig",
+}
+
+# Fields that another key of the recipe decides: setting both would leave it open which one holds.
+OWNED: dict[str, str] = {
+    "output_dir": "the directory follows from `output_dir`, `name` and `version` at the top of the recipe",
+    "seed": "set `seed` at the top of the recipe",
+    "max_length": "set `data.max_length`",
+    "truncation_mode": "set `data.overflow`",
+    "dataset_num_proc": "set `data.workers`",
+    "dataset_text_field": "the rows are tokenised by `agentforge prepare`; name columns in `data.mix`",
+    "dataset_kwargs": "the rows are tokenised by `agentforge prepare`",
+    "chat_template_path": "set `data.template`",
+    "eos_token": "the chat template decides; set `data.template`",
+    "pad_token": "the chat template decides; set `data.template`",
+    "model_init_kwargs": "set `model.dtype`, `model.attn_implementation`, `model.quantize` ...",
+    "trust_remote_code": "set `model.trust_remote_code`",
+    "logging_nan_inf_filter": "it is always off, so that a NaN is never logged as zero; see `train.max_nonfinite_steps`",
+    "resume_from_checkpoint": "run the same command again: it goes on from the newest complete checkpoint",
+    "push_to_hub": "set `export.hub_repo` and use `agentforge push`",
+    "hub_model_id": "set `export.hub_repo` and use `agentforge push`",
+    "hub_token": "a token does not belong in a recipe; set HF_TOKEN in the environment",
+    "deepspeed": "start with `accelerate launch --config_file configs/accelerate/...`",
+    "fsdp": "start with `accelerate launch --config_file configs/accelerate/...`",
+    "fsdp_config": "start with `accelerate launch --config_file configs/accelerate/...`",
+    "do_train": "the verb decides: `agentforge train`",
+    "do_eval": "set `eval_strategy`",
+    "do_predict": "the verb decides: `agentforge evaluate`",
+    "local_rank": "the launcher decides: `accelerate launch -m agentforge train RECIPE`",
+}
+LORA_OWNED: dict[str, str] = {
+    "base_model_name_or_path": "set `model.path`",
+    "revision": "set `model.revision`",
+    "task_type": "it is always CAUSAL_LM",
+    "peft_type": "it is always LORA",
+    "peft_version": "it is the installed version",
+    "inference_mode": "the verb decides",
+}
+
+# What other tools, or earlier versions, call a thing that difflib would not find.
+ALIASES: dict[str, str] = {
+    "batch_size": "per_device_train_batch_size",
+    "train_batch_size": "per_device_train_batch_size",
+    "micro_batch_size": "per_device_train_batch_size",
+    "eval_batch_size": "per_device_eval_batch_size",
+    "grad_accum": "gradient_accumulation_steps",
+    "lr": "learning_rate",
+    "lr_scheduler": "lr_scheduler_type",
+    "scheduler": "lr_scheduler_type",
+    "warmup": "warmup_steps",
+    "warmup_ratio": "warmup_steps",
+    "epochs": "num_train_epochs",
+    "num_epochs": "num_train_epochs",
+    "steps": "max_steps",
+    "optimizer": "optim",
+    "clip_grad": "max_grad_norm",
+    "evaluation_strategy": "eval_strategy",
+    "group_by_length": "train_sampling_strategy",
+    "no_cuda": "use_cpu",
+    "num_workers": "dataloader_num_workers",
+}
+# ... and where it lies if it is no field of the config class.
+ELSEWHERE: dict[str, str] = {
+    "max_seq_length": "data.max_length",
+    "max_seq_len": "data.max_length",
+    "sequence_length": "data.max_length",
+    "sequence_len": "data.max_length",
+    "lora_r": "train.lora.r",
+    "lora_alpha": "train.lora.lora_alpha",
+    "lora_dropout": "train.lora.lora_dropout",
+    "lora_target_modules": "train.lora.target_modules",
+    "target_modules": "train.lora.target_modules",
+    "use_peft": "train.lora",
+    "load_in_4bit": "model.quantize",
+    "model_name_or_path": "model.path",
+    "dtype": "model.dtype",
+    "torch_dtype": "model.dtype",
+    "attn_implementation": "model.attn_implementation",
+    "dataset_name": "data.mix",
+}
+LORA_ALIASES = {
+    "lora_r": "r",
+    "rank": "r",
+    "lora_rank": "r",
+    "alpha": "lora_alpha",
+    "dropout": "lora_dropout",
+    "modules": "target_modules",
+    "lora_target_modules": "target_modules",
+    "target_module": "target_modules",
+}
+
+WORDS = {
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "string": "text",
+    "object": "a mapping",
+    "array": "a list",
+    "null": "null",
+}
+
+
+def check_arguments(recipe: Recipe, where: str) -> None:
+    """Check the names, types and values of `train.args` and `train.lora`.
+
+    Args:
+        recipe: the typed recipe.
+        where: the recipe's name or file, for the message.
+
+    Raises:
+        UserError: one line for each thing that is wrong, with the nearest right name.
+    """
+    config = CONFIG_OF_METHOD[recipe.train.method]
+    problems = [f"{where}: {problem}" for problem in problems_in(recipe.train.args, config, "train.args")]
+    if recipe.train.lora is not None:
+        problems += [f"{where}: {problem}" for problem in problems_in(recipe.train.lora, "LoraConfig", "train.lora")]
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def problems_in(values: dict[str, Any], config: str, section: str) -> list[str]:
+    """Return what is wrong with the fields given for a config class, a sentence each."""
+    fields = fields_of(config)
+    owned = LORA_OWNED if config == "LoraConfig" else OWNED
+    found = []
+    for name, value in values.items():
+        if name in owned and name in fields:
+            found.append(f"{section}.{name} is not set here: {owned[name]}")
+        elif name not in fields:
+            found.append(f"there is no key '{section}.{name}': {config} has no such field{_suggest(name, config, section)}")
+        elif problem := problem_with(value, fields[name]):
+            found.append(f"{section}.{name} is {_show(value)}, {problem}")
+    return found
+
+
+def _suggest(name: str, config: str, section: str) -> str:
+    fields = fields_of(config)
+    plain = name.lower().replace("-", "_")
+    aliases = LORA_ALIASES if config == "LoraConfig" else ALIASES
+    if (alias := aliases.get(plain)) in fields:
+        extra = " (below 1 it is a share of all steps)" if plain == "warmup_ratio" else ""
+        return f"; did you mean '{section}.{alias}'{extra}?"
+    if plain in ELSEWHERE:
+        return f"; did you mean '{ELSEWHERE[plain]}'?"
+    if hint := did_you_mean(name, [*fields, *aliases]):
+        near = hint.split("'")[1]
+        return f"; did you mean '{section}.{aliases.get(near, near)}'?"
+    other = next((c for c in dict.fromkeys(CONFIG_OF_METHOD.values()) if name in fields_of(c)), None)
+    return f" (it is one of {other}; see train.method)" if other and config != "LoraConfig" else ""
+
+
+def problem_with(value: Any, fragment: dict[str, Any]) -> str | None:
+    """Return why ``value`` does not fit a JSON-schema fragment of the tables, as the end of a sentence, or None."""
+    if "anyOf" in fragment:
+        found = [problem_with(value, alternative) for alternative in fragment["anyOf"]]
+        # Of several refusals, the one that is about the value rather than its kind says more
+        return None if None in found else max((text for text in found if text), key=lambda text: "one of" in text)
+    if "enum" in fragment:
+        if any(value == choice and type(value) is type(choice) for choice in fragment["enum"]):
+            return None
+        choices = [str(choice) for choice in fragment["enum"] if choice is not None]
+        begun = next((f"; did you mean '{choice}'?" for choice in choices if choice.startswith(f"{value}_")), None)
+        return f"it must be one of {', '.join(choices)}{begun or did_you_mean(str(value), choices)}"
+    kinds = fragment["type"] if isinstance(fragment["type"], list) else [fragment["type"]]
+    if not any(_is_kind(value, kind) for kind in kinds):
+        return _wrong_kind(value, kinds)
+    if isinstance(value, list) and "items" in fragment:
+        return next((f"where {problem}" for item in value if (problem := problem_with(item, fragment["items"]))), None)
+    return _out_of_bounds(value, fragment)
+
+
+def _is_kind(value: Any, kind: str) -> bool:
+    if kind == "number":
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if kind == "integer":
+        return isinstance(value, int) and not isinstance(value, bool)
+    classes = {"boolean": bool, "string": str, "object": dict, "array": list, "null": type(None)}
+    return isinstance(value, classes[kind])
+
+
+def _wrong_kind(value: Any, kinds: list[str]) -> str:
+    wanted = " or ".join(WORDS[kind] for kind in kinds if kind != "null")
+    if isinstance(value, str) and {"number", "integer"} & set(kinds) and _is_number(value):
+        return f"which is text; it must be {wanted}: write it without quotes"
+    return f"it must be {wanted or 'null'}"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _out_of_bounds(value: Any, fragment: dict[str, Any]) -> str | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if value < fragment.get("minimum", -math.inf):
+        return f"it must be at least {fragment['minimum']}"
+    if value <= fragment.get("exclusiveMinimum", -math.inf):
+        return f"it must be above {fragment['exclusiveMinimum']}"
+    if value > fragment.get("maximum", math.inf):
+        return f"it must be at most {fragment['maximum']}"
+    return None
+
+
+def _show(value: Any) -> str:
+    text = f"'{value}'" if isinstance(value, str) else "null" if value is None else str(value)
+    text = text.lower() if isinstance(value, bool) else text
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import shutil
 import subprocess
@@ -9,7 +10,63 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
 from agentforge.errors import UserError
+from agentforge.recipe.yaml_files import find_config, read_yaml
+
+
+class Band(BaseModel):
+    """An estimate with its honest width."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    low: float = Field(gt=0)
+    mid: float = Field(gt=0)
+    high: float = Field(gt=0)
+
+
+class Hardware(BaseModel):
+    """One file of configs/hardware: what a run may use and what it costs. GiB are 2^30 bytes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    gpus: int = Field(ge=0)
+    gpu: str | None = Field(description="what nvidia-smi's name of the GPU contains")
+    memory_gib: float = Field(gt=0, description="one GPU's as torch can allocate it; without GPU, the host's")
+    peak_flops: float = Field(gt=0, description="dense FLOP/s of one GPU in bf16; without GPU, the host's in fp32")
+    mfu: Band = Field(description="share of the peak that training reaches")
+    dollars_per_gpu_hour: float = Field(ge=0)
+    price_date: datetime.date
+    price_source: str
+    cores: int = Field(ge=1)
+    host_memory_gib: float = Field(gt=0)
+    disk_gib: float = Field(gt=0)
+
+    @property
+    def devices(self) -> int:
+        """Processes that train: one a GPU, or one on the CPU."""
+        return max(self.gpus, 1)
+
+    def __str__(self) -> str:
+        what = f"{self.gpus}x {self.gpu}, {self.memory_gib:g} GiB each" if self.gpus else f"{self.cores} CPU cores"
+        return f"{self.name} ({what})"
+
+
+@cache
+def load_hardware(name: str) -> Hardware:
+    """Return configs/hardware/NAME.yaml.
+
+    Raises:
+        UserError: there is none of that name (the nearest is given), or it is wrong.
+    """
+    path = find_config("hardware", name)
+    try:
+        return Hardware.model_validate({"name": name, **read_yaml(path)})
+    except ValidationError as error:
+        detail = error.errors()[0]
+        raise UserError(f"{path}: {'.'.join(map(str, detail['loc']))}: {detail['msg']}") from None
 
 
 @dataclass(frozen=True)
@@ -32,15 +89,21 @@ class Machine:
         gpus = f"{len(self.gpus)}x {self.gpus[0].name} ({self.gpus[0].memory_gib:.0f} GiB)" if self.gpus else "no GPU"
         return f"{gpus}, {self.cores} cores, {self.memory_gib:.0f} GiB memory"
 
+    def matching(self, hardware: Hardware) -> int:
+        """Return how many of the GPUs here are of the kind that ``hardware`` names."""
+        kind = _plain(hardware.gpu or "")
+        return sum(kind in _plain(gpu.name) for gpu in self.gpus) if kind else 0
+
 
 @cache
 def this_machine() -> Machine:
-    """Return the GPUs (from nvidia-smi), cores that this process may use, and memory."""
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Return the GPUs (from nvidia-smi), the cores that this process may use, and the memory of its cgroup."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limit = Path("/sys/fs/cgroup/memory.max")
     if limit.is_file() and (text := limit.read_text().strip()).isdigit():
-        pages = min(pages, int(text))
-    return Machine(_gpus(), len(os.sched_getaffinity(0)), pages / 2**30)
+        memory = min(memory, int(text))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Machine(_gpus(), cores, memory / 2**30)
 
 
 def _gpus() -> tuple[Gpu, ...]:
@@ -51,29 +114,38 @@ def _gpus() -> tuple[Gpu, ...]:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
     except (subprocess.SubprocessError, OSError):
         return ()
+    return parse_gpus(answer)
+
+
+def parse_gpus(answer: str) -> tuple[Gpu, ...]:
+    """Return the GPUs of nvidia-smi's answer, lines of ``NVIDIA H200, 143771`` (MiB)."""
     rows = [line.rsplit(",", 1) for line in answer.strip().splitlines() if "," in line]
     return tuple(Gpu(name.strip(), float(memory) / 1024) for name, memory in rows if memory.strip().isdigit())
 
 
-def choose_profile(hardware_of: dict[str, str | None]) -> str:
-    """Return the profile whose hardware fits this machine best.
+def _plain(name: str) -> str:
+    return "".join(name.lower().split())
+
+
+def choose_profile(hardware_of: dict[str, str | None], machine: Machine | None = None) -> str:
+    """Return the profile whose hardware fits this machine best: the most GPUs of the right kind that are here.
 
     Args:
         hardware_of: profile name to the name of its hardware (``8xh200``), or None if the profile names none.
+        machine: found by `this_machine` if not given.
 
     Raises:
         UserError: none of the profiles fits.
     """
-    machine = this_machine()
+    machine = machine or this_machine()
     fitting: list[tuple[int, str]] = []
-    for profile, hardware in hardware_of.items():
-        if hardware is None:
+    for profile, name in hardware_of.items():
+        if name is None:
             continue
-        count, _, kind = hardware.partition("x") if hardware[:1].isdigit() else ("0", "", hardware)
-        same = [gpu for gpu in machine.gpus if kind.lower() in gpu.name.lower().replace(" ", "")]
-        if (kind == "cpu" and not machine.gpus) or (same and len(same) >= int(count)):
-            fitting.append((int(count), profile))
+        hardware = load_hardware(name)
+        if (hardware.gpus == 0 and not machine.gpus) or 0 < hardware.gpus <= machine.matching(hardware):
+            fitting.append((hardware.gpus, profile))
     if not fitting:
-        offered = ", ".join(f"{profile} ({hardware})" for profile, hardware in hardware_of.items() if hardware)
+        offered = ", ".join(f"{profile} ({name})" for profile, name in hardware_of.items() if name)
         raise UserError(f"no profile fits this machine ({machine}); name one with --profile: {offered or 'there is none'}")
     return max(fitting)[1]

@@ -1,0 +1,186 @@
+"""Memory of one training process, from shapes alone: so that a run that cannot fit is refused before it costs anything.
+
+All figures are bytes per device. Formulas count what autograd keeps for the backward pass of a decoder layer as
+transformers 5 writes it (RMSNorm in fp32, SDPA or flash attention, SwiGLU), after the manner of Korthikanti et al.
+(arXiv 2205.05198); tests compare them with the tensors that a real model saves.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from agentforge.errors import UserError
+from agentforge.planning.parameters import adapted_modules, count_lora, count_parameters
+from agentforge.planning.shapes import Shape, shape_of
+from agentforge.recipe.hardware import load_hardware
+from agentforge.recipe.schema import Recipe
+from agentforge.recipe.tables import fields_of
+
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+NF4_BYTES = 0.5 + 0.127 / 8  # 4 bits a weight and its doubly quantised scale (Dettmers et al., arXiv 2305.14314)
+# Bytes of optimiser state for each trained parameter; the trained parameters are fp32.
+OPTIMIZER_BYTES = {"8bit": 2, "4bit": 1, "adafactor": 0.1, "lion": 4, "sgd": 0, "adagrad": 4, "rmsprop": 4}
+ADAM_BYTES = 8
+# CUDA context, cuBLAS workspaces and NCCL's buffers
+CUDA_OVERHEAD = 1.5 * 2**30
+# The rest is for the allocator's fragmentation and for what the formulas do not know.
+USABLE = 0.92
+# Where TRL's head works in tiles instead of holding the logits (trainers.sft.MAX_LOGITS_BYTES)
+MAX_LOGITS_BYTES = 2**30
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What one device holds at the peak of a step, in bytes.
+
+    Attributes:
+        weights: frozen or trained, as they are held for the forward pass.
+        adapters: LoRA weights, fp32.
+        gradients: of the trained parameters, with DDP's buckets.
+        optimizer: its states.
+        activations: kept for the backward pass if nothing is recomputed.
+        checkpoints: kept if every layer is recomputed: the layers' inputs and one layer's activations.
+        logits: of one micro-batch and their gradient.
+        overhead: of the runtime.
+        capacity: what the device has.
+        gradient_checkpointing: the recipe's choice; None if it leaves it to the plan.
+    """
+
+    weights: float
+    adapters: float
+    gradients: float
+    optimizer: float
+    activations: float
+    checkpoints: float
+    logits: float
+    overhead: float
+    capacity: float
+    gradient_checkpointing: bool | None
+
+    def total(self, gradient_checkpointing: bool | None = None) -> float:
+        """Return the sum, with or without recomputation; None: as the recipe says, or as the plan would choose."""
+        if gradient_checkpointing is None:
+            gradient_checkpointing = self.recomputes
+        states = self.weights + self.adapters + self.gradients + self.optimizer + self.logits + self.overhead
+        return states + (self.checkpoints if gradient_checkpointing else self.activations)
+
+    def fits(self, gradient_checkpointing: bool | None = None) -> bool:
+        """Tell whether the sum is within 92 % of the device."""
+        return self.total(gradient_checkpointing) <= USABLE * self.capacity
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether activations are recomputed: the recipe's word, else only if the run does not fit without."""
+        if self.gradient_checkpointing is not None:
+            return self.gradient_checkpointing
+        return not self.fits(gradient_checkpointing=False)
+
+
+def estimate_memory(recipe: Recipe, *, sharded: bool | None = None) -> Memory:
+    """Return the memory of one training process of a recipe.
+
+    Args:
+        recipe: what is trained, on `recipe.hardware`.
+        sharded: weights, gradients and states are divided among the devices (FSDP, ZeRO-3) instead of repeated on each
+            (DDP). None: as the launcher of this process says.
+
+    Raises:
+        UserError: the base's shape or the hardware is not known.
+    """
+    hardware, shape, args = load_hardware(recipe.hardware), shape_of(recipe), recipe.train.args
+    if sharded is None:
+        sharded = launched_sharded()
+    shards = hardware.devices if sharded else 1
+    trained = trained_parameters(recipe, shape)
+    gradients = 4 * trained
+    if hardware.devices > 1 and not sharded:
+        gradients *= 2  # DDP reduces in buckets that are as large as the gradients
+    tokens = args.get("per_device_train_batch_size", 8) * recipe.data.max_length
+    layer = layer_activations(shape, recipe) * tokens
+    width = activation_bytes(recipe)
+    return Memory(
+        weights=weight_bytes(recipe, shape) / shards,
+        adapters=4 * trained / shards if recipe.train.lora is not None else 0,
+        gradients=gradients / shards,
+        optimizer=trained * optimizer_bytes(recipe) / shards,
+        activations=layer * shape.num_hidden_layers,
+        checkpoints=width * shape.hidden_size * tokens * shape.num_hidden_layers + layer,
+        logits=logits_bytes(recipe, shape, tokens),
+        overhead=CUDA_OVERHEAD if hardware.gpus else 0.5 * 2**30,
+        capacity=hardware.memory_gib * 2**30,
+        gradient_checkpointing=args.get("gradient_checkpointing"),
+    )
+
+
+def needs_gradient_checkpointing(recipe: Recipe) -> bool:
+    """Tell whether activations must be recomputed; True also where the shape of the base is not known."""
+    try:
+        return not estimate_memory(recipe).fits(gradient_checkpointing=False)
+    except UserError:
+        return True
+
+
+def launched_sharded() -> bool:
+    """Tell whether `accelerate launch` has asked this process for FSDP or DeepSpeed."""
+    return any(os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true" for name in ("FSDP", "DEEPSPEED"))
+
+
+def trained_parameters(recipe: Recipe, shape: Shape) -> int:
+    """Return how many parameters the optimiser moves."""
+    return count_parameters(shape).total if recipe.train.lora is None else count_lora(shape, recipe.train.lora)
+
+
+def weight_bytes(recipe: Recipe, shape: Shape) -> float:
+    """Return the bytes of the base's weights: fp32 if they are trained (trainers hold them so), else as `model` says.
+
+    nf4 holds the decoder's matrices in 4 bits; embeddings, head and norms stay in `model.dtype`.
+    """
+    counts = count_parameters(shape)
+    if recipe.train.lora is None:
+        return 4.0 * counts.total
+    width = DTYPE_BYTES[recipe.model.dtype]
+    if recipe.model.quantize is None:
+        return float(width * counts.total)
+    return NF4_BYTES * counts.layers + width * (counts.total - counts.layers)
+
+
+def optimizer_bytes(recipe: Recipe) -> float:
+    """Return the bytes of optimiser state for each trained parameter."""
+    name = str(recipe.train.args.get("optim", fields_of("TrainingArguments")["optim"]["default"]))
+    return next((size for part, size in OPTIMIZER_BYTES.items() if part in name), ADAM_BYTES)
+
+
+def activation_bytes(recipe: Recipe) -> int:
+    """Return the bytes of an activation: 2 under bf16 or fp16, or if the weights themselves are 16 bits wide."""
+    mixed = recipe.train.args.get("bf16", load_hardware(recipe.hardware).gpus > 0) or recipe.train.args.get("fp16", False)
+    return 2 if mixed else 4 if recipe.train.lora is None else DTYPE_BYTES[recipe.model.dtype]
+
+
+def layer_activations(shape: Shape, recipe: Recipe) -> float:
+    """Return the bytes that one decoder layer keeps for a token.
+
+    Norms keep their fp32 input and their output; attention q, k, v and its result; SwiGLU gate, its SiLU, up and their
+    product. Each LoRA module keeps its input (with dropout a copy and a mask of one byte) and its r-wide middle.
+    """
+    width = activation_bytes(recipe)
+    h, f, q, kv = shape.hidden_size, shape.intermediate_size, shape.query_size, shape.key_value_size
+    kept = 2 * (4 + width) * h + width * (2 * q + 2 * kv) + 4 * width * f
+    if shape.query_key_norm:
+        kept += (4 + width) * (q + kv)
+    if recipe.train.lora is not None:
+        dropout = bool(recipe.train.lora.get("lora_dropout"))
+        adapted = adapted_modules(shape, recipe.train.lora)
+        inside = [size for name, size in adapted.items() if ".layers." in name]
+        extra = sum((width + 1) * rows * dropout + width * rank for rows, _, rank in inside)
+        kept += extra / shape.num_hidden_layers
+    return kept
+
+
+def logits_bytes(recipe: Recipe, shape: Shape, tokens: int) -> float:
+    """Return the bytes of a micro-batch's logits: 16 bits or fp32, their fp32 copy, log-softmax and gradient.
+
+    SFT holds at most a tile of them (`MAX_LOGITS_BYTES`, and as much again for the gradient).
+    """
+    all_logits = (activation_bytes(recipe) + 3 * 4.0) * tokens * shape.vocab_size
+    return min(all_logits, 2.0 * MAX_LOGITS_BYTES) if recipe.train.method == "sft" else all_logits

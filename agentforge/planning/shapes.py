@@ -1,0 +1,177 @@
+"""The shape of a recipe's base model, from its config.json, the Hub's cache, configs/models or the recipe itself."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agentforge.errors import UserError, did_you_mean
+from agentforge.recipe.schema import Model, Recipe, TokenizerTraining
+from agentforge.recipe.yaml_files import config_roots, read_yaml
+
+# Defaults of the config classes in transformers, for the fields that decide a size (tested against the classes).
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "llama": {"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32},
+    "mistral": {
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_key_value_heads": 8,
+    },
+    "qwen2": {
+        "vocab_size": 151936,
+        "hidden_size": 4096,
+        "intermediate_size": 22016,
+        "num_hidden_layers": 32,
+        "num_key_value_heads": 32,
+    },
+    "qwen3": {
+        "vocab_size": 151936,
+        "hidden_size": 4096,
+        "intermediate_size": 22016,
+        "num_hidden_layers": 32,
+        "num_key_value_heads": 32,
+        "head_dim": 128,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The numbers that decide how large a decoder of the Llama family is.
+
+    Attributes:
+        attention_bias: q, k and v projections have a bias.
+        output_bias: and so has o (Llama's ``attention_bias``; Qwen2 has none there).
+        mlp_bias: the three projections of the MLP have a bias.
+        query_key_norm: an RMSNorm of ``head_dim`` on queries and on keys (Qwen3).
+    """
+
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    tie_word_embeddings: bool
+    attention_bias: bool
+    output_bias: bool
+    mlp_bias: bool
+    query_key_norm: bool
+
+    @property
+    def query_size(self) -> int:
+        return self.num_attention_heads * self.head_dim
+
+    @property
+    def key_value_size(self) -> int:
+        return self.num_key_value_heads * self.head_dim
+
+
+def shape_from_config(config: dict[str, Any]) -> Shape:
+    """Return the shape that a config.json describes.
+
+    Raises:
+        UserError: the architecture is not of the Llama family.
+    """
+    model_type = config.get("model_type")
+    if model_type not in DEFAULTS:
+        raise UserError(
+            f"the plan does not know the shape of model_type '{model_type}'{did_you_mean(str(model_type), list(DEFAULTS))}; "
+            f"it knows {', '.join(DEFAULTS)}"
+        )
+    known = {"num_attention_heads": 32, "tie_word_embeddings": False, "attention_bias": False, "mlp_bias": False}
+    values = known | DEFAULTS[model_type] | {key: value for key, value in config.items() if value is not None}
+    heads = values["num_attention_heads"]
+    bias = model_type == "qwen2" or bool(values["attention_bias"])
+    return Shape(
+        model_type=model_type,
+        vocab_size=values["vocab_size"],
+        hidden_size=values["hidden_size"],
+        intermediate_size=values["intermediate_size"],
+        num_hidden_layers=values["num_hidden_layers"],
+        num_attention_heads=heads,
+        num_key_value_heads=values.get("num_key_value_heads", heads),
+        head_dim=values.get("head_dim", values["hidden_size"] // heads),
+        tie_word_embeddings=values["tie_word_embeddings"],
+        attention_bias=bias,
+        output_bias=bias and model_type in ("llama", "qwen3"),
+        mlp_bias=model_type == "llama" and bool(values["mlp_bias"]),
+        query_key_norm=model_type == "qwen3",
+    )
+
+
+def shape_of(recipe: Recipe) -> Shape:
+    """Return the shape of a recipe's base.
+
+    Raises:
+        UserError: nothing here says what it is.
+    """
+    return shape_from_config(config_of(recipe))
+
+
+def config_of(recipe: Recipe) -> dict[str, Any]:
+    """Return the base's config: of the directory, the Hub's cache, configs/models, or the recipe that makes the base."""
+    model = recipe.model
+    if model.path is None:
+        return _from_scratch(recipe)
+    for place in (Path(model.path) / "config.json", cached_config(model)):
+        if place is not None and place.is_file():
+            loaded: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
+            return loaded
+    if (maker := maker_of(model.path, recipe)) is not None:
+        return _from_scratch(maker[1])
+    known = known_models()
+    if model.path not in known:
+        raise UserError(
+            f"model.path {model.path} is not here and its shape is not known{did_you_mean(model.path, list(known))}; "
+            "download or make it, or add its config to a file in configs/models"
+        )
+    return known[model.path]
+
+
+def _from_scratch(recipe: Recipe) -> dict[str, Any]:
+    config = dict(recipe.model.config)
+    if not config:
+        raise UserError("the recipe names no base: give model.path, or model.config with a model_type to start from scratch")
+    if "vocab_size" not in config and isinstance(recipe.model.tokenizer, TokenizerTraining):
+        config["vocab_size"] = recipe.model.tokenizer.vocab_size
+    return config
+
+
+def cached_config(model: Model) -> Path | None:
+    """Return the config.json of a Hub id in the Hub's cache, or None."""
+    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
+    repo = cache / f"models--{(model.path or '').replace('/', '--')}"
+    revision = model.revision or "main"
+    reference = repo / "refs" / revision
+    commit = reference.read_text().strip() if reference.is_file() else revision
+    found = repo / "snapshots" / commit / "config.json"
+    return found if found.is_file() else None
+
+
+def known_models() -> dict[str, dict[str, Any]]:
+    """Return the configs of configs/models by Hub id."""
+    files = [path for root in reversed(config_roots()) for path in sorted((root / "models").glob("*.yaml"))]
+    return {name: config for path in files for name, config in read_yaml(path).items()}
+
+
+def maker_of(path: str, recipe: Recipe) -> tuple[str, Recipe] | None:
+    """Return name and recipe of what makes the model at ``path``, or None: a shipped recipe with the same `output_dir`."""
+    from agentforge.recipe.loading import find_recipe, load_recipe, read_extended, recipe_names
+
+    if Path(path).parent != Path(recipe.output_dir):
+        return None
+    for name in recipe_names():
+        if read_extended(find_recipe(name)).get("output_dir") == recipe.output_dir:
+            candidate = load_recipe(name)
+            if candidate.trained == Path(path):
+                return name, candidate
+    return None

@@ -1,0 +1,144 @@
+"""Read YAML strictly, and find the shipped files: no repeated keys, no surprises of YAML 1.1, errors with file and line."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from agentforge.errors import UserError, did_you_mean
+
+PACKAGE_CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+REPOSITORY_CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+class Loader(yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoader):  # type: ignore[misc]
+    """A safe loader for YAML 1.2's scalars.
+
+    In YAML 1.1, which PyYAML implements, ``eval_strategy: no`` is False, ``2e-5`` is a string, ``12:30`` is 750 and
+    ``2026-05-01`` is a date object.
+    """
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own attribute
+    source = "YAML"
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            where = f"{self.source}, line {key_node.start_mark.line + 1}"
+            if key_node.tag != "tag:yaml.org,2002:str":
+                what = f"'{key_node.value}'" if isinstance(key_node, yaml.ScalarNode) else "a list or mapping"
+                raise UserError(f"{where}: the key {what} must be text; put it in quotes")
+            if key_node.value in seen:
+                raise UserError(f"{where}: the key '{key_node.value}' stands twice; keep one of them")
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+for _tag, _pattern, _first in (
+    ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
+    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", list("tTfF")),
+    ("int", r"^(?:[-+]?[0-9][0-9_]*|0o[0-7]+|0x[0-9a-fA-F]+)$", list("-+0123456789")),
+    (
+        "float",
+        r"^[-+]?(?:(?:[0-9][0-9_]*)?\.[0-9_]+(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*\.?(?:[eE][-+]?[0-9]+)|[0-9][0-9_]*\.|"
+        r"\.inf|\.Inf|\.INF)$|^(?:\.nan|\.NaN|\.NAN)$",
+        list("-+0123456789."),
+    ),
+    ("merge", r"^<<$", ["<"]),
+):
+    Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
+
+
+def _construct_int(loader: Any, node: yaml.ScalarNode) -> int:
+    text = str(node.value).replace("_", "")
+    return int(text, 0) if text[:2] in ("0o", "0x") else int(text)  # PyYAML reads 010 as octal
+
+
+Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        UserError: with file and line: broken YAML, a repeated key, a key that is no text, no mapping at all.
+    """
+    try:
+        loaded = parse_yaml(path.read_text(encoding="utf-8-sig"), str(path))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: this is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    if not isinstance(loaded, dict):
+        what = "nothing" if loaded is None else f"a {type(loaded).__name__}"
+        raise UserError(f"{path}: the file must hold 'key: value' pairs, it holds {what}")
+    return loaded
+
+
+def parse_yaml(text: str, name: str) -> Any:
+    """Parse one YAML document; ``name`` is what errors call it."""
+    loader = _named(text, name)
+    try:
+        return loader.get_single_data()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        at = f", line {mark.line + 1}" if mark else ""
+        line = text.splitlines()[mark.line] if mark and mark.line < len(text.splitlines()) else ""
+        tab = "; a tab stands there: indent with spaces" if "\t" in line else ""
+        raise UserError(f"{name}{at}: this is not YAML: {error.problem or error.context}{tab}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"{name}: this is not YAML: {str(error).splitlines()[0]}") from None
+    finally:
+        loader.dispose()
+
+
+def line_of(path: Path, keys: tuple[str, ...]) -> int | None:
+    """Return the line (from 1) on which the nested key stands in the file, or None. List items are named by index."""
+    loader = _named(path.read_text(encoding="utf-8-sig"), str(path))
+    try:
+        node, line = loader.get_single_node(), None
+        for key in keys:
+            if isinstance(node, yaml.SequenceNode) and key.isdigit() and int(key) < len(node.value):
+                node = node.value[int(key)]
+                line = node.start_mark.line + 1
+                continue
+            pairs = node.value if isinstance(node, yaml.MappingNode) else []
+            found = next(((k, v) for k, v in pairs if k.value == key), None)
+            if found is None:
+                return None
+            line, node = found[0].start_mark.line + 1, found[1]
+        return line
+    finally:
+        loader.dispose()
+
+
+def _named(text: str, name: str) -> Any:
+    loader = Loader(text)
+    loader.source = name
+    return loader
+
+
+def config_roots() -> list[Path]:
+    """Directories that hold shipped configuration, nearest first: ./configs, then the package's."""
+    candidates = [Path("configs"), PACKAGE_CONFIGS, REPOSITORY_CONFIGS]
+    roots: list[Path] = []
+    for root in candidates:
+        if root.is_dir() and root.resolve() not in [seen.resolve() for seen in roots]:
+            roots.append(root)
+    return roots
+
+
+def find_config(kind: str, name: str) -> Path:
+    """Return the file of ``configs/<kind>/<name>.yaml``.
+
+    Raises:
+        UserError: there is none; the nearest name is given.
+    """
+    for root in config_roots():
+        if (path := root / kind / f"{name}.yaml").is_file():
+            return path
+    known = sorted({p.stem for root in config_roots() for p in (root / kind).glob("*.yaml")})
+    raise UserError(f"there is no {kind} '{name}'{did_you_mean(name, known)}; known: {', '.join(known) or 'none'}")
