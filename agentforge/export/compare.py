@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,29 +14,29 @@ from typing import Any
 import numpy as np
 import torch
 
+from agentforge.data.tokenizer import BATTERY as TOKENIZER_BATTERY
 from agentforge.errors import CheckRefused
 from agentforge.recipe.schema import Recipe
 
 log = logging.getLogger(__name__)
 
-# Every text here has broken some converter's tokenizer: merges across spaces and digits, CRLF, NFC, astral planes.
+# Texts that have broken some converter's tokenizer, beside those that the tokenizer's own check uses.
 BATTERY = (
-    "The quick brown fox jumps over the lazy dog, and it's they'll we've I'D.",
-    "def main(argv: list[str]) -> int:\n    return {'a': 1}.get(argv[0], 0x1F)  # comment\n\n\n",
+    *TOKENIZER_BATTERY,
+    "it's they'll we've I'D x'S 'tis O'Neill don't've",
     '{"name": "bash", "arguments": {"command": "ls -la | grep \\"x y\\" > /dev/null"}}',
     "Line one\r\nline two\r\n\r\n\tindented\t\ttwice   \n   trailing spaces   ",
     "3 33 333 3333 33333 3.14159 1,000,000 2026-11-20T20:17:02Z +49 (0)30 1234",
-    "Ünïcödé naïve café cafe\u0301 ﬁ Ⅷ ½ ＡＢＣ straße İstanbul ǆ",
+    "Ünïcödé straße İstanbul ǆ Ⅷ ＡＢＣ",
     "我想在北京吃烤鸭。今日は良い天気ですね。한국어 텍스트입니다.",
-    "Привет, мир! Καλημέρα κόσμε. שלום עולם مرحبا بالعالم สวัสดีชาวโลก नमस्ते दुनिया",
-    "🚀 😶\u200d🌫️ 👩\u200d👩\u200d👧\u200d👦 🇩🇪 ✅ 🦙🦙 \u200b zero\u200bwidth \ufeff bom",
+    "🚀 😶\u200d🌫️ 🇩🇪 ✅ 🦙🦙 \u200b zero\u200bwidth \ufeff bom",
     "$ docker ps -a --format '{{.Names}}' && echo \"done\" || exit 1; # ~/.bashrc %PATH% C:\\Users\\x",
     "''''''```````\"\"\"\"......!!!!!!?????? ------======= ~~ <<>> <tag attr='v'/> </s> <s> [INST]",
-    "\u0000\u0001\u007f \u00a0nbsp\u2028sep\u3000wide \U0001d54f\U0001f9ff\U000e0041",
+    "\u0001\u007f \u00a0nbsp\u2028sep\u3000wide \U0001d54f\U0001f9ff\U000e0041",
     "a",
     " ",
     "\n",
-    " leading space, then words words words and a very long tailllllllllllllllllllllllllllllllllllllllllll",
+    " leading space and a very long tail" + "l" * 60,
 )
 ROW_LENGTH = 256
 
@@ -183,6 +184,11 @@ def logits_of(load: Callable[[], Any], rows: Sequence[Sequence[int]]) -> list[np
 
 
 def tokenizer_texts(tokenizer: Any) -> list[str]:
-    """The battery, and the tokenizer's own special tokens alone and between words."""
-    special = sorted(str(token) for token in tokenizer.added_tokens_decoder.values())
-    return [*BATTERY, *special, *(f"before{token}after {token}\n{token}" for token in special), "".join(special)]
+    """The battery, and the tokenizer's own added tokens alone and between words.
+
+    In NFC, because llama.cpp does not normalise: text with decomposed accents is read differently from what tokenizers
+    with an NFC step (Qwen's) make of it, in every GGUF of such a model. docs/export.md says so.
+    """
+    added = sorted(str(token) for token in tokenizer.added_tokens_decoder.values())
+    texts = [*BATTERY, *added, *(f"before{token}after {token}\n{token}" for token in added), "".join(added)]
+    return [unicodedata.normalize("NFC", text) for text in texts]

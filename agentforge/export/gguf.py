@@ -1,0 +1,265 @@
+"""`gguf`: one file per quantisation, each loaded and compared with the checkpoint before it is published."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from agentforge.artifacts import is_current, read_manifest, stage_directory, write_json
+from agentforge.errors import CheckRefused, UserError
+from agentforge.export.compare import (
+    Agreement,
+    agreement,
+    comparison_place,
+    comparison_rows,
+    load_model,
+    logits_of,
+    tokenizer_texts,
+)
+from agentforge.export.convert import (
+    BYTES_PER_WEIGHT,
+    conversion_view,
+    convert,
+    plan_conversion,
+    quantize,
+    tensor_types,
+)
+from agentforge.export.deployment import write_deployment
+from agentforge.export.files import require_space
+from agentforge.export.llama_cpp import converter_source, library
+from agentforge.models.checkpoint import DTYPES, Checkpoint
+from agentforge.recipe.schema import Quantization, Recipe
+
+log = logging.getLogger(__name__)
+
+
+def gguf(recipe: Recipe, replace: bool = False) -> list[Path]:
+    """Convert the merged (or wholly trained) model and make every quantisation of `export.gguf`.
+
+    Returns:
+        the artefacts ``-f16``, ``-q8``, ...; each holds the file, its Modelfile and the commands that serve it.
+
+    Raises:
+        UserError: there is no model yet, or llama.cpp is not set up.
+        CheckRefused: llama.cpp does not know the architecture or the tokenizer, the disk is too small, or a quantised
+            file disagrees with the checkpoint by more than `export.max_kl` and `export.min_top1` allow.
+    """
+    wanted = list(dict.fromkeys(recipe.export.gguf))
+    checkpoint = recipe.artifact("merged") if recipe.train.lora is not None else recipe.trained
+    read_manifest(checkpoint)
+    if all(is_current(recipe.artifact(q), **_identity(recipe, q, checkpoint)) for q in wanted):
+        return [recipe.artifact(q) for q in wanted]
+    library()
+    plan = plan_conversion(Checkpoint(checkpoint).config, converter_source())
+    log.debug("conversion: %s", plan)
+    original = Unquantized(recipe, checkpoint)
+    try:
+        return [_make(recipe, quantization, original, replace) for quantization in wanted]
+    finally:
+        original.remove()
+
+
+def _identity(recipe: Recipe, quantization: Quantization, checkpoint: Path) -> dict[str, Any]:
+    """What a quantisation is made from; the same for the up-to-date check and the making."""
+    settings = {
+        "quantization": quantization,
+        "max_kl": recipe.export.max_kl.get(quantization),
+        "min_top1": recipe.export.min_top1.get(quantization),
+        "data": recipe.data.model_dump(include={"system", "tools", "max_length"}),
+        "license": recipe.export.license,
+    }
+    return {"stage": "gguf", "recipe": settings, "inputs": {"model": checkpoint}}
+
+
+def _make(recipe: Recipe, quantization: Quantization, original: Unquantized, replace: bool) -> Path:
+    with stage_directory(
+        recipe.artifact(quantization), **_identity(recipe, quantization, original.checkpoint), replace=replace
+    ) as work:
+        if not work.done:
+            size = int(original.weights.parameters * BYTES_PER_WEIGHT[quantization])
+            original.make()
+            require_space(work.path, size, f"{recipe.full_name}-{quantization}")
+            file = work.path / f"{recipe.full_name}-{quantization}.gguf"
+            log.info("quantising to %s", quantization)
+            quantize(original.file, file, quantization)
+            found = check_file(file, original)
+            refuse_disagreement(recipe, quantization, found)
+            write_deployment(recipe, quantization, work.path, original.tokenizer)
+            work.metrics.update(found.as_dict(), tensor_types=tensor_types(file), bytes=file.stat().st_size)
+    return work.target
+
+
+@dataclass
+class Unquantized:
+    """The checkpoint as a GGUF of its own precision, with the logits it is measured by.
+
+    A hidden artefact of its own, so that a killed run does not convert 32B parameters twice; removed at the end.
+    """
+
+    recipe: Recipe
+    checkpoint: Path
+
+    @property
+    def directory(self) -> Path:
+        """The hidden artefact."""
+        return self.recipe.artifact("x").with_name(f".{self.recipe.full_name}-unquantized")
+
+    @property
+    def file(self) -> Path:
+        """The GGUF."""
+        return self.directory / "model.gguf"
+
+    @cached_property
+    def weights(self) -> Checkpoint:
+        """The checkpoint's tensors."""
+        return Checkpoint(self.checkpoint)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The checkpoint's tokenizer."""
+        from transformers import AutoTokenizer
+
+        if not (self.checkpoint / "tokenizer.json").is_file():
+            raise CheckRefused(f"{self.checkpoint} has no tokenizer.json: a GGUF cannot be made or checked without it")
+        return AutoTokenizer.from_pretrained(self.checkpoint, trust_remote_code=self.recipe.model.trust_remote_code)
+
+    @cached_property
+    def template(self) -> str | None:
+        """The chat template for serving, None for a model without one."""
+        from agentforge.data.chat_template import serving_template
+
+        return serving_template(self.tokenizer) if self.tokenizer.chat_template else None
+
+    def make(self) -> None:
+        """Convert, and keep the checkpoint's logits, unless an earlier run has done both."""
+        settings = {"trust_remote_code": self.recipe.model.trust_remote_code}
+        inputs: dict[str, Path | str] = {"model": self.checkpoint}
+        if (data := self.recipe.artifact("data")).is_dir():
+            inputs["data"] = data
+        with stage_directory(self.directory, stage="convert", recipe=settings, inputs=inputs, replace=True) as work:
+            if work.done:
+                return
+            plan = plan_conversion(self.weights.config, converter_source())
+            size = sum(info.end - info.start for info in self.weights.tensors.values())
+            require_space(work.path, size, f"converting {self.recipe.full_name}")
+            view = work.path / "view"
+            conversion_view(self.checkpoint, view, plan, self.template)
+            log.info("converting %s to GGUF", self.checkpoint)
+            convert(view, work.path / self.file.name, self._dtype(), plan)
+            shutil.rmtree(view)
+            self._keep_logits(work.path)
+
+    def _dtype(self) -> str:
+        """The dtype in which no weight is lost: the widest that the checkpoint has."""
+        found = {DTYPES[info.dtype] for info in self.weights.tensors.values() if info.dtype in DTYPES}
+        main = {torch.float32, torch.bfloat16, torch.float16} & found
+        by_config = getattr(torch, str(self.weights.config.get("dtype")), None)
+        return str(by_config if by_config in main else max(main, key=lambda kind: kind.itemsize)).removeprefix("torch.")
+
+    def _keep_logits(self, directory: Path) -> None:
+        rows = comparison_rows(self.recipe, self.tokenizer)
+        place = comparison_place(self.weights.parameters)
+        trust = self.recipe.model.trust_remote_code
+        log.info("logits of %s on %d tokens (%s)", self.checkpoint, sum(map(len, rows)), place.device)
+        for number, logits in enumerate(logits_of(lambda: load_model(self.checkpoint, place, trust), rows)):
+            np.save(directory / f"logits-{number:03}.npy", logits)
+        write_json(directory / "rows.json", rows)
+
+    @cached_property
+    def rows(self) -> list[list[int]]:
+        """The token ids that are compared."""
+        import json
+
+        loaded: list[list[int]] = json.loads((self.directory / "rows.json").read_text(encoding="utf-8"))
+        return loaded
+
+    def logits(self) -> Iterator[np.ndarray]:
+        """The checkpoint's logits, row by row."""
+        for number in range(len(self.rows)):
+            yield np.load(self.directory / f"logits-{number:03}.npy")
+
+    def remove(self) -> None:
+        """Free its disk."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+@contextmanager
+def opened(file: Path, context: int) -> Iterator[Any]:
+    """Open a GGUF that gives the logits of every position.
+
+    Raises:
+        CheckRefused: llama.cpp cannot load it.
+    """
+    llama_cpp = library()
+    try:
+        model = llama_cpp.Llama(str(file), n_ctx=context, n_batch=context, n_ubatch=context, logits_all=True, verbose=False)
+    except (ValueError, AssertionError) as error:
+        raise CheckRefused(f"llama.cpp cannot load {file.name}, which it has just made ({error}); nothing was published") from None
+    try:
+        yield model
+    finally:
+        model.close()
+        gc.collect()
+
+
+def gguf_logits(model: Any, rows: Sequence[Sequence[int]]) -> Iterator[np.ndarray]:
+    """Yield float32 logits (T, V) of each row."""
+    for row in rows:
+        model.reset()
+        model.eval(row)
+        yield model.scores[: len(row)].copy()
+
+
+def check_file(file: Path, original: Unquantized) -> Agreement:
+    """Load a GGUF and compare tokenizer, template, stop token and logits with the checkpoint's.
+
+    Raises:
+        CheckRefused: it does not load, or reads texts, ends turns or renders conversations differently.
+    """
+    with opened(file, max(map(len, original.rows))) as model:
+        check_tokenizer(model, original.tokenizer, original.template)
+        return agreement(original.logits(), gguf_logits(model, original.rows))
+
+
+def check_tokenizer(model: Any, tokenizer: Any, template: str | None) -> None:
+    """Refuse a GGUF whose tokenizer, stop token or chat template is not the checkpoint's."""
+    for text in tokenizer_texts(tokenizer):
+        expected = tokenizer.encode(text, add_special_tokens=False)
+        found = model.tokenize(text.encode("utf-8"), add_bos=False, special=True)
+        if found != expected:
+            at = next((i for i, pair in enumerate(zip(found, expected, strict=False)) if pair[0] != pair[1]), len(expected))
+            raise CheckRefused(
+                f"the GGUF reads {text!r} as other tokens than the checkpoint: from the {at}th on "
+                f"{found[at : at + 8]} instead of {expected[at : at + 8]}; it was not published"
+            )
+    if tokenizer.eos_token_id is not None and model.token_eos() != tokenizer.eos_token_id:
+        raise CheckRefused(f"the GGUF stops at token {model.token_eos()}, the checkpoint at {tokenizer.eos_token_id}; it was not published")
+    if template is not None and model.metadata.get("tokenizer.chat_template") != template:
+        raise CheckRefused("the GGUF has another chat template than the checkpoint; it was not published")
+
+
+def refuse_disagreement(recipe: Recipe, quantization: Quantization, found: Agreement) -> None:
+    """Refuse a file whose next-token distributions are too far from the checkpoint's.
+
+    Perplexity is not looked at: it hardly moves, or improves, where KL and top-1 show the damage.
+    """
+    limits = recipe.export
+    if quantization not in limits.max_kl or quantization not in limits.min_top1:
+        raise UserError(f"export.max_kl and export.min_top1 must each have a bound for {quantization}")
+    max_kl, min_top1 = limits.max_kl[quantization], limits.min_top1[quantization]
+    if found.kl > max_kl or found.top1 < min_top1:
+        raise CheckRefused(
+            f"{recipe.full_name}-{quantization} disagrees with its checkpoint on {found.tokens} tokens: KL {found.kl:.3g} nats "
+            f"a token (export.max_kl {max_kl:g}), same top token {found.top1:.1%} (export.min_top1 {min_top1:.1%}), "
+            f"max logit difference {found.max_difference:.3g}; it was not published"
+        )

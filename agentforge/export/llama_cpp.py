@@ -1,0 +1,164 @@
+"""llama.cpp, out of the pinned llama-cpp-python source distribution: its converter, and its library built portably.
+
+The installed package has the library but not the converter; PyPI's sdist has both, so one pinned download gives both
+from the same revision. Everything lies under ``~/.cache/agentforge`` (or $XDG_CACHE_HOME) and is made once.
+``python -m agentforge.export.llama_cpp`` (``make gguf-setup``) does it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import importlib.util
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from agentforge.errors import UserError
+
+log = logging.getLogger(__name__)
+
+VERSION = "0.3.36"
+CONVERTER_NEEDS = ("gguf==0.19.0", "sentencepiece>=0.2.0,<0.3")  # it imports sentencepiece even for BPE models
+SOURCE = f"llama_cpp_python-{VERSION}"
+# Not tuned to this machine's CPU, so that the cached wheel also runs on another one; none of the example programs.
+CMAKE_ARGS = "-DGGML_NATIVE=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAVA_BUILD=OFF"
+
+
+def cache_directory() -> Path:
+    """Return where source and wheel are kept."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "agentforge" / f"llama-cpp-python-{VERSION}"
+
+
+def converter_source() -> Path:
+    """Return llama.cpp's source tree, which holds ``convert_hf_to_gguf.py``.
+
+    Raises:
+        UserError: it has not been fetched.
+    """
+    tree = cache_directory() / SOURCE / "vendor" / "llama.cpp"
+    if not (tree / "convert_hf_to_gguf.py").is_file():
+        raise UserError(f"llama.cpp's converter is not there ({tree}); run `make gguf-setup` once")
+    return tree
+
+
+def library() -> Any:
+    """Import llama_cpp with its messages sent to `logging`.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    if importlib.util.find_spec("llama_cpp") is None:
+        raise UserError("llama-cpp-python is not installed; run `make gguf-setup` once")
+    import llama_cpp
+
+    llama_cpp.llama_log_set(_log_callback(), ctypes.c_void_p(0))
+    return llama_cpp
+
+
+@cache  # the C library keeps the pointer: the callback must live as long as the process
+def _log_callback() -> Any:
+    import llama_cpp
+
+    @llama_cpp.llama_log_callback
+    def forward(level: int, text: bytes, _: Any) -> None:
+        log.debug("llama.cpp: %s", text.decode("utf-8", "replace").rstrip())
+
+    return forward
+
+
+def setup_llama_cpp() -> Path:
+    """Fetch and unpack the source, build the wheel, install it; what is there already is used.
+
+    Returns:
+        llama.cpp's source tree.
+
+    Raises:
+        UserError: the package index cannot be reached, or a compiler is missing.
+    """
+    directory = cache_directory()
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # a second setup waits for the first, then finds everything done
+        _fetch_source(directory)
+        wheel = _build_wheel(directory)
+        _install(wheel)
+    return converter_source()
+
+
+def _fetch_source(directory: Path) -> None:
+    if (directory / SOURCE).is_dir():
+        return
+    log.info("downloading the source of llama-cpp-python %s (77 MB)", VERSION)
+    with tempfile.TemporaryDirectory(dir=directory, prefix=".fetch-") as scratch:
+        download = ["download", "--no-deps", "--no-binary", "llama-cpp-python", "--dest", scratch]
+        _pip([*download, f"llama-cpp-python=={VERSION}"], "the source of llama-cpp-python cannot be downloaded")
+        archive = next(Path(scratch).glob("*.tar.gz"))
+        with tarfile.open(archive) as tar:
+            tar.extractall(scratch, filter="data")
+        os.replace(Path(scratch) / SOURCE, directory / SOURCE)
+
+
+def _build_wheel(directory: Path) -> Path:
+    if found := sorted(directory.glob(f"{SOURCE}-*.whl")):
+        return found[0]
+    if not (shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")):
+        raise UserError("building llama.cpp needs a C++ compiler; install one (Debian, Ubuntu: apt install g++)")
+    log.info("building llama-cpp-python: about ten minutes of CPU time, once")
+    cores = str(len(os.sched_getaffinity(0)))
+    environment = {"CMAKE_ARGS": CMAKE_ARGS, "CMAKE_BUILD_PARALLEL_LEVEL": cores}
+    with tempfile.TemporaryDirectory(dir=directory, prefix=".build-") as scratch:
+        build = ["wheel", "--no-deps", "--wheel-dir", scratch, str(directory / SOURCE)]
+        _pip(build, "llama-cpp-python cannot be built", environment)
+        wheel = next(Path(scratch).glob("*.whl"))
+        return Path(shutil.move(wheel, directory / wheel.name))
+
+
+def _install(wheel: Path) -> None:
+    needs = [re.split("[=<>]", need)[0] for need in CONVERTER_NEEDS]
+    if _installed("llama_cpp_python") == VERSION and all(map(_installed, needs)):
+        return
+    log.info("installing %s", wheel.name)
+    _pip(["install", str(wheel), *CONVERTER_NEEDS], "llama-cpp-python cannot be installed")
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _pip(arguments: list[str], failure: str, environment: dict[str, str] | None = None) -> None:
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
+    done = subprocess.run(command, env={**os.environ, **(environment or {})}, capture_output=True, text=True)
+    if done.returncode:
+        log.debug("%s\n%s", done.stdout, done.stderr)
+        lines = (done.stderr or done.stdout).strip().splitlines() or ["pip said nothing"]
+        raise UserError(f"{failure}: {lines[-1].removeprefix('ERROR: ')}; the command was: {' '.join(command)}")
+
+
+def main() -> int:
+    """`make gguf-setup`."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        tree = setup_llama_cpp()
+    except UserError as error:
+        log.error("%s", error)
+        return error.exit_code
+    log.info("llama.cpp is ready: %s", tree)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,10 @@
+#!/bin/sh
+# Written by `python -m agentforge.export.deployment aj deploy`; change the recipe, not this file.
+exec llama-server \
+  --model runs/aj/AJ-DeepSeekR1Qwen32B-v2.0.0-q4km/AJ-DeepSeekR1Qwen32B-v2.0.0-q4km.gguf \
+  --alias AJ-DeepSeekR1Qwen32B-v2.0.0 \
+  --jinja \
+  --ctx-size 8192 \
+  --n-gpu-layers 99 \
+  --host 127.0.0.1 \
+  --port 8081

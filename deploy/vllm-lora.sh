@@ -1,0 +1,13 @@
+#!/bin/sh
+# Written by `python -m agentforge.export.deployment aj deploy`; change the recipe, not this file.
+exec vllm serve \
+  deepseek-ai/DeepSeek-R1-Distill-Qwen-32B \
+  --enable-lora \
+  --max-lora-rank 64 \
+  --lora-modules AJ-DeepSeekR1Qwen32B-v2.0.0=runs/aj/AJ-DeepSeekR1Qwen32B-v2.0.0-lora \
+  --tokenizer runs/aj/AJ-DeepSeekR1Qwen32B-v2.0.0-lora \
+  --chat-template runs/aj/AJ-DeepSeekR1Qwen32B-v2.0.0-lora/chat_template.jinja \
+  --max-model-len 8192 \
+  --port 8000 \
+  --enable-auto-tool-choice \
+  --tool-call-parser hermes
