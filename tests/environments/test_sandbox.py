@@ -1,0 +1,168 @@
+"""The sandbox holds: every limit is run into and every way out is tried."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agentforge.environments import sandbox as module
+from agentforge.environments.sandbox import Limits, Sandbox, isolation, isolation_problem, run_command
+from agentforge.errors import CheckRefused
+
+isolated_only = pytest.mark.skipif(isolation_problem() is not None, reason=f"no isolation here: {isolation_problem()}")
+
+
+@pytest.fixture
+def box() -> Iterator[Sandbox]:
+    with Sandbox({"notes/a.txt": "grüße\n"}, allow_unisolated=True) as made:
+        yield made
+
+
+def running(word: str) -> list[str]:
+    """Command lines of this machine's processes that hold a word."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            lines.append(path.read_bytes().decode(errors="replace"))
+        except OSError:
+            continue
+    return [line for line in lines if word in line and "pytest" not in line]
+
+
+def test_output_exit_code_and_files(box: Sandbox) -> None:
+    result = box.run("cat notes/a.txt; echo bad >&2; exit 7")
+    assert (result.exit_code, result.stdout, result.stderr) == (7, "grüße\n", "bad\n")
+    assert not result.timed_out
+    assert not result.truncated
+
+
+def test_the_directory_lasts_and_is_removed() -> None:
+    with Sandbox(allow_unisolated=True) as box:
+        box.run("echo kept > f")
+        assert box.run("cat f; [ $PWD = $HOME ] && echo home").stdout == "kept\nhome\n"
+        directory = box.directory
+        assert directory.is_dir()
+    assert not directory.exists()
+
+
+def test_files_stay_inside() -> None:
+    with pytest.raises(ValueError, match="outside of the sandbox"):
+        run_command("true", files={"../x": "y"}, allow_unisolated=True)
+
+
+def test_a_link_does_not_lead_a_later_write_out(box: Sandbox, tmp_path: Path) -> None:
+    box.run(f"ln -s {tmp_path} way")
+    with pytest.raises(ValueError, match="outside of the sandbox"):
+        box.write("way/x", "y")
+
+
+def test_secrets_of_the_environment_are_not_passed_on(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    assert "hf_secret" not in box.run("env; cat /proc/*/environ 2>/dev/null | tr '\\0' '\\n'; set").stdout
+
+
+def test_time_is_up_for_every_process(box: Sandbox) -> None:
+    started = time.monotonic()
+    result = box.run("sleep 4321 & sleep 4321 & echo begun; wait", timeout=0.5)
+    assert result.timed_out
+    assert result.stdout == "begun\n"
+    assert time.monotonic() - started < 5
+    assert running("4321") == []
+
+
+@isolated_only
+@pytest.mark.parametrize(
+    "command", ["setsid sleep 5432 & exit 3", "(setsid nohup sleep 5432 >/dev/null 2>&1 &) ; exit 3"]
+)
+def test_nothing_survives_the_command(box: Sandbox, command: str) -> None:
+    result = box.run(command)
+    assert result.exit_code == 3
+    assert result.seconds < 5
+    assert running("5432") == []
+
+
+def test_output_is_capped() -> None:
+    result = run_command("yes | head -c 5000000; echo end", limits=Limits(output=1000), allow_unisolated=True)
+    assert result.truncated
+    assert result.exit_code == 0, "the rest is read and dropped, the command does not block"
+    assert len(result.stdout) == 1000
+
+
+def test_binary_output_is_text(box: Sandbox) -> None:
+    assert box.run("printf 'a\\xff\\xfeb'").stdout == "a\ufffd\ufffdb"
+
+
+def test_a_signal_is_an_exit_code(box: Sandbox) -> None:
+    assert box.run("kill -9 $$").exit_code == 137
+
+
+@pytest.mark.parametrize(
+    ("limits", "command", "shown"),
+    [
+        (Limits(memory=64 << 20), "head -c 500M /dev/zero | tail", "memory"),
+        (Limits(file_size=1 << 20), "head -c 5000000 /dev/zero > f", ""),
+        (Limits(open_files=16), 'for i in $(seq 20 40); do eval "exec $i>f" || exit 1; done', "descriptor"),
+        (Limits(cpu_seconds=1), "while :; do :; done", ""),
+        (Limits(processes=20), "exec sh -c 'for i in $(seq 60); do sleep 3 & done'", "fork"),
+    ],
+)
+def test_limits_bind(limits: Limits, command: str, shown: str) -> None:
+    result = run_command(command, limits=limits, timeout=10, allow_unisolated=True)
+    assert result.exit_code != 0 or shown in result.stderr
+    assert shown in result.stderr
+    assert not result.timed_out
+
+
+@isolated_only
+def test_there_is_no_network(box: Sandbox) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        result = box.run(f"exec 3<>/dev/tcp/127.0.0.1/{port}")
+    assert result.exit_code != 0
+    assert box.run("cat /proc/net/dev | grep -v lo: | wc -l").stdout == "2\n", "two lines of headings, no device"
+
+
+@isolated_only
+def test_the_host_is_hidden(box: Sandbox, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("s3cret")
+    assert "s3cret" not in box.run(f"cat {tmp_path}/secret; grep -r s3cret /tmp").stdout
+    assert box.run("ls /root /home /mnt /var 2>/dev/null").stdout == ""
+    assert str(os.getpid()) not in box.run("ls /proc").stdout.split()
+    assert box.run("touch /usr/bin/mine /etc/passwd").exit_code != 0
+
+
+@isolated_only
+@pytest.mark.parametrize("command", ["unshare -Ur true", "mount -t tmpfs x /tmp", "chroot .. true", "mknod d b 8 0"])
+def test_no_privilege_is_left(box: Sandbox, command: str) -> None:
+    assert box.run(command).exit_code != 0
+    assert "CapEff:\t0000000000000000" in box.run("cat /proc/self/status").stdout
+
+
+def test_commands_run_side_by_side() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(4) as pool:
+        results = pool.map(lambda i: run_command(f"sleep 0.1; echo {i}", allow_unisolated=True).stdout, range(8))
+    assert list(results) == [f"{i}\n" for i in range(8)]
+
+
+def test_without_isolation_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "isolation_problem", lambda: "unshare: Operation not permitted")
+    with pytest.raises(CheckRefused, match=r"cannot be isolated on this machine \(unshare"):
+        run_command("true")
+    assert isolation().startswith("NOT isolated")
+    result = run_command("echo run", allow_unisolated=True)
+    assert (result.stdout, result.isolated) == ("run\n", False)
+
+
+def test_a_failed_set_up_is_no_result(tmp_path: Path) -> None:
+    """The command must not run half isolated."""
+    result, problem = module._execute("echo run", tmp_path / "missing", Limits(), 10.0, isolated=True)
+    assert problem
+    assert result.stdout == ""
