@@ -46,7 +46,7 @@ def load(context: typer.Context, name: str, profile: str | None) -> Any:
 
 def overrides(context: typer.Context) -> list[str]:
     """Return what is left of the command line as ``key=value`` strings."""
-    from agentforge.recipe.loading import parse_overrides
+    from agentforge.recipe.overrides import parse_overrides
 
     options = [option for parameter in context.command.params for option in parameter.opts if option.startswith("--")]
     return parse_overrides(context.args, options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from agentforge.errors import UserError, did_you_mean
+from agentforge.errors import did_you_mean
 from agentforge.recipe.schema import Recipe
 from agentforge.recipe.tables import fields_of
 
@@ -117,36 +117,28 @@ WORDS = {
 }
 
 
-def check_arguments(recipe: Recipe, where: str) -> None:
-    """Check the names, types and values of `train.args` and `train.lora`.
-
-    Args:
-        recipe: the typed recipe.
-        where: the recipe's name or file, for the message.
-
-    Raises:
-        UserError: one line for each thing that is wrong, with the nearest right name.
-    """
-    config = CONFIG_OF_METHOD[recipe.train.method]
-    problems = [f"{where}: {problem}" for problem in problems_in(recipe.train.args, config, "train.args")]
+def argument_problems(recipe: Recipe) -> list[tuple[tuple[str, ...], str]]:
+    """Return what is wrong with the names, types and values of `train.args` and `train.lora`: the key and a sentence."""
+    found = problems_in(recipe.train.args, CONFIG_OF_METHOD[recipe.train.method], "train.args")
     if recipe.train.lora is not None:
-        problems += [f"{where}: {problem}" for problem in problems_in(recipe.train.lora, "LoraConfig", "train.lora")]
-    if problems:
-        raise UserError("\n".join(problems))
+        found += problems_in(recipe.train.lora, "LoraConfig", "train.lora")
+    return found
 
 
-def problems_in(values: dict[str, Any], config: str, section: str) -> list[str]:
-    """Return what is wrong with the fields given for a config class, a sentence each."""
+def problems_in(values: dict[str, Any], config: str, section: str) -> list[tuple[tuple[str, ...], str]]:
+    """Return what is wrong with the fields given for a config class: the key and a sentence."""
     fields = fields_of(config)
     owned = LORA_OWNED if config == "LoraConfig" else OWNED
     found = []
     for name, value in values.items():
+        path = (*section.split("."), name)
         if name in owned and name in fields:
-            found.append(f"{section}.{name} is not set here: {owned[name]}")
+            found.append((path, f"{section}.{name} is not set here: {owned[name]}"))
         elif name not in fields:
-            found.append(f"there is no key '{section}.{name}': {config} has no such field{_suggest(name, config, section)}")
+            hint = _suggest(name, config, section)
+            found.append((path, f"there is no key '{section}.{name}': {config} has no such field{hint}"))
         elif problem := problem_with(value, fields[name]):
-            found.append(f"{section}.{name} is {_show(value)}, {problem}")
+            found.append((path, f"{section}.{name} is {show_value(value)}, {problem}"))
     return found
 
 
@@ -197,12 +189,13 @@ def _is_kind(value: Any, kind: str) -> bool:
 
 def _wrong_kind(value: Any, kinds: list[str]) -> str:
     wanted = " or ".join(WORDS[kind] for kind in kinds if kind != "null")
-    if isinstance(value, str) and {"number", "integer"} & set(kinds) and _is_number(value):
+    if isinstance(value, str) and {"number", "integer"} & set(kinds) and is_number(value):
         return f"which is text; it must be {wanted}: write it without quotes"
     return f"it must be {wanted or 'null'}"
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Tell whether a text reads as a finite number."""
     try:
         return math.isfinite(float(text))
     except ValueError:
@@ -221,7 +214,8 @@ def _out_of_bounds(value: Any, fragment: dict[str, Any]) -> str | None:
     return None
 
 
-def _show(value: Any) -> str:
+def show_value(value: Any) -> str:
+    """Return a value as a message shows it: as YAML would have it, and short."""
     text = f"'{value}'" if isinstance(value, str) else "null" if value is None else str(value)
     text = text.lower() if isinstance(value, bool) else text
     return text if len(text) <= 60 else text[:57] + "..."

@@ -141,4 +141,5 @@ def find_config(kind: str, name: str) -> Path:
         if (path := root / kind / f"{name}.yaml").is_file():
             return path
     known = sorted({p.stem for root in config_roots() for p in (root / kind).glob("*.yaml")})
-    raise UserError(f"there is no {kind} '{name}'{did_you_mean(name, known)}; known: {', '.join(known) or 'none'}")
+    hint = did_you_mean(name, known) or f"; known: {', '.join(known) or 'none'}"
+    raise UserError(f"there is no {kind} '{name}'{hint}")
