@@ -6,9 +6,9 @@ from __future__ import annotations
 def beta_jeffreys(successes: int, n: int, confidence: float) -> tuple[float, float]:
     """Return the equal-tailed Beta-Jeffreys interval of a proportion.
 
-    The posterior under Jeffreys' prior is Beta(successes + 1/2, n - successes + 1/2). With no success the lower limit is
-    0 and with n successes the upper one is 1, as in Brown, Cai and DasGupta, Interval Estimation for a Binomial
-    Proportion, Statistical Science 16(2), 2001, section 4.1.2: else the interval could not cover 0 and 1 at all.
+    The posterior under Jeffreys' prior is Beta(successes + 1/2, n - successes + 1/2). With no success the lower limit
+    is 0 and with n successes the upper one is 1 (Brown, Cai and DasGupta, Interval Estimation for a Binomial
+    Proportion, Statistical Science 16(2), 2001): else the interval could not cover 0 and 1 at all.
 
     Args:
         successes: of ``n`` independent trials.

@@ -87,7 +87,8 @@ def _check_comparable(paths: Sequence[Path], reports: Sequence[dict[str, Any]]) 
             mine, theirs = report[key], first[key]
             if (mine["hash"] != theirs["hash"]) if key == "questions" else (mine != theirs):
                 raise UserError(
-                    f"{path.name} and {paths[0].name} were made with different {what}; evaluate both again with --replace"
+                    f"{path.name} and {paths[0].name} were made with different {what}; evaluate both again, "
+                    "with --replace"
                 )
 
 

@@ -113,7 +113,7 @@ def _read_file(file: Path, tools: ToolSet | None, system: str | None) -> Iterato
             messages = normalize(row["messages"])
         except (ValueError, KeyError, TypeError, UserError) as error:
             raise UserError(f"{file}, line {number}: no conversation ({type(error).__name__}: {error})") from None
-        offered = ToolSet(row["tools"]) if row.get("tools") else tools
+        offered = ToolSet(f"{file}:{number}", row["tools"]) if row.get("tools") else tools
         if offered is None:
             raise UserError(f"{file}, line {number}: the row has no tools and the recipe no data.tools")
         if system is not None and messages[0]["role"] != "system":

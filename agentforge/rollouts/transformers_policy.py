@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -166,7 +166,7 @@ class Watch(StoppingCriteria):
 
 def load_weights(location: ModelLocation) -> PreTrainedModel:
     """Load a checkpoint, or a base with its adapter on it."""
-    path = location.base if location.kind == "adapter" else location.path
+    path = location.base or location.path
     placement = {"device_map": "auto"} if torch.cuda.is_available() else {}
     try:
         model = AutoModelForCausalLM.from_pretrained(
@@ -184,9 +184,10 @@ def load_weights(location: ModelLocation) -> PreTrainedModel:
     from peft import PeftModel
 
     try:
-        return PeftModel.from_pretrained(model, location.path)
+        adapted = PeftModel.from_pretrained(model, location.path)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"the adapter {location.path} does not fit the base {path}: {first_line(error)}") from error
+    return cast(PreTrainedModel, adapted)  # it is not one, but has its config, device and generate
 
 
 def first_line(error: Exception) -> str:

@@ -77,5 +77,5 @@ def test_published_limits() -> None:
 
 @pytest.mark.parametrize(("successes", "n", "confidence"), [(3, 2, 0.8), (-1, 2, 0.8), (1, 2, 0), (1, 2, 1)])
 def test_impossible_counts_are_refused(successes: int, n: int, confidence: float) -> None:
-    with pytest.raises(ValueError, match="impossible|between 0 and 1"):
+    with pytest.raises(ValueError, match=r"impossible|between 0 and 1"):
         beta_jeffreys(successes, n, confidence)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from agentforge.data import chat_template
-from agentforge.data.tool_calls import parse_assistant
 from agentforge.data.tokenizer import load_tokenizer
+from agentforge.data.tool_calls import parse_assistant
 from agentforge.errors import UserError
 from agentforge.models.locate import locate_path
 from agentforge.rollouts.policies import Conversation, Policy, Sampling, TextStream, open_policy
