@@ -56,4 +56,4 @@ def check_launch(recipe: Recipe, args: TrainingArguments) -> None:
                 f"the launcher asked for {kind_wanted.value}, the run would be {args.distributed_state.distributed_type.value}: "
                 "it needs CUDA GPUs; launch without it"
             )
-    log.info("%s, %d process(es), %s", args.distributed_state.distributed_type.value, args.world_size, args.device)
+    log.info("%d process(es) on %s", args.world_size, args.device)

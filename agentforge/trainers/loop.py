@@ -75,10 +75,10 @@ class GuardedTrainer(Trainer):
         return torch.nan_to_num(loss, nan=0.0, posinf=0.0, neginf=0.0)
 
     def _unpadded(self, inputs: dict[str, Any]) -> torch.Tensor:
-        # packed rows are padded at their end only, with positions that stay at 0; documents have two tokens or more
-        positions = inputs["position_ids"]
-        padding = (positions[:, 1:] == 0) & (positions[:, :-1] == 0)
-        return positions.numel() - padding.sum()
+        # packed rows `(B, T)` are padded at their end, with positions that stay at 0
+        inside = inputs["position_ids"] > 0
+        columns = torch.arange(1, inside.shape[1] + 1, device=inside.device)
+        return (columns * inside).amax(dim=1).sum()
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """Before the optimiser's step: drop the gradients of a step that is not finite on any process.

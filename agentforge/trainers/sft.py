@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional
 from trl import SFTTrainer
 
@@ -26,23 +29,35 @@ class SupervisedTrainer(GuardedTrainer, SFTTrainer):
         In a conversation most tokens are not trained, and the head is the widest matrix of a small model; TRL runs it
         over all positions (without Triton), twice, and adds entropy and accuracy to each step.
         """
-        targets = inputs["labels"][:, 1:]  # (B, T-1): the token that follows
-        kept = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)  # (K,): columns where any row is trained
-        if return_outputs or not self._logits_fit(targets.shape[0] * kept.numel()):
+        trained = inputs["labels"][:, 1:] != IGNORED  # (B, T-1)
+        head = self.accelerator.unwrap_model(self.model).get_output_embeddings()
+        if return_outputs or not self._is_plain(head):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        inputs = {name: value for name, value in inputs.items() if name != "labels"}
-        logits = model(**inputs, use_cache=False, logits_to_keep=kept).logits  # (B, K, V)
-        summed = functional.cross_entropy(
-            logits.flatten(0, 1).float(), targets[:, kept].flatten(), ignore_index=IGNORED, reduction="sum"
-        )
-        count = (targets != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
+        targets = inputs["labels"][:, 1:][trained]  # (K,)
+        with _only_at(head, trained):
+            logits = model(**{k: v for k, v in inputs.items() if k != "labels"}, use_cache=False).logits  # (K, V)
+        summed = functional.cross_entropy(logits.float(), targets, reduction="sum")
+        count = targets.numel() if num_items_in_batch is None else num_items_in_batch
         loss: torch.Tensor = summed / torch.as_tensor(count, device=summed.device).clamp(min=1)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # DDP takes the mean of the gradients
         return loss
 
-    def _logits_fit(self, positions: int) -> bool:
+    def _is_plain(self, head: nn.Module) -> bool:
+        # decided by the arguments and not by the batch: TRL's way gathers over the processes, so all must take the same
         plain = self.args.loss_type == "nll" and self.label_smoother is None and not self.aux_loss_enabled
-        base = self.accelerator.unwrap_model(self.model)
-        size = 4 * positions * base.config.get_text_config().vocab_size
-        return plain and size <= MAX_LOGITS_BYTES and base._supports_logits_to_keep()
+        rows = max(self.args.per_device_train_batch_size, self.args.per_device_eval_batch_size)
+        return plain and isinstance(head, nn.Linear) and 4 * rows * self.args.max_length * head.out_features <= MAX_LOGITS_BYTES
+
+
+@contextmanager
+def _only_at(head: nn.Module, trained: torch.Tensor) -> Iterator[None]:
+    """Give the head only the hidden states before trained tokens: `(B, T, H)` becomes `(K, H)`.
+
+    A hook and not a forward of our own: it holds under DDP, FSDP and PEFT, and for every architecture.
+    """
+    handle = head.register_forward_pre_hook(lambda module, args: (args[0][:, :-1][trained],))
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -186,7 +186,8 @@ def _raise_if_ended(limits: LimitsCallback, trainer: GuardedTrainer) -> None:
 
 def _final_metrics(trainer: GuardedTrainer, limits: LimitsCallback) -> dict[str, Any]:
     tally = trainer.tally
-    evaluated = trainer.evaluate() if trainer.eval_dataset is not None else {}
+    last = [line for line in trainer.state.log_history if line["step"] == trainer.state.global_step and "eval_loss" in line]
+    evaluated = last[-1] if last else trainer.evaluate() if trainer.eval_dataset is not None else {}
     seconds = trainer.seconds()
     parameters = [(p.numel(), p.requires_grad) for p in trainer.accelerator.unwrap_model(trainer.model).parameters()]
     return {

@@ -1,0 +1,40 @@
+"""Recipes with prepared data beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import disable_progress_bars
+
+from agentforge.recipe.schema import Recipe
+
+from .tiny import TINY, make_rows, write_prepared
+
+disable_progress_bars()
+
+MakeRecipe = Callable[..., Recipe]
+
+
+@pytest.fixture
+def make_recipe(tmp_path: Path) -> MakeRecipe:
+    """Return a function that makes a recipe with prepared data; keywords go into `train.args`."""
+
+    def make(name: str = "tiny", method: str = "sft", train: dict[str, Any] | None = None, **args: Any) -> Recipe:
+        defaults = {"max_steps": 8, "per_device_train_batch_size": 2, "learning_rate": 3e-3, "logging_steps": 2, "save_steps": 4}
+        recipe = Recipe.model_validate(
+            {
+                "name": name,
+                "output_dir": str(tmp_path),
+                "model": {"config": TINY, "dtype": "float32"},
+                "data": {"max_length": 32},
+                "train": {"method": method, "args": defaults | args, **(train or {})},
+            }
+        )
+        if not recipe.artifact("data").is_dir():
+            write_prepared(recipe.artifact("data"), make_rows(200, 0), make_rows(8, 1))
+        return recipe
+
+    return make
