@@ -6,10 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from agentforge.errors import UserError
+from agentforge.export.llama_cpp import converter_source, library
 from agentforge.models.fingerprint import write_base
 from agentforge.recipe.schema import Recipe
 
@@ -45,3 +48,16 @@ def make_recipe(output: Path, base: Path, **export: Any) -> Recipe:
             "export": {"dtype": "float32", **export},
         }
     )
+
+
+def _llama_cpp_lacks() -> str | None:
+    try:
+        library()
+        converter_source()
+    except UserError as error:
+        return str(error)
+    return None
+
+
+LACKS = _llama_cpp_lacks()
+needs_llama_cpp = pytest.mark.skipif(LACKS is not None, reason=str(LACKS))

@@ -1,0 +1,176 @@
+"""A GGUF is published only if it loads, reads text as the checkpoint does, and gives the same distributions."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from export_models import MakeBase, make_adapter, make_recipe, needs_llama_cpp
+from tokenizers import Tokenizer, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from agentforge.artifacts import read_manifest
+from agentforge.data.chat_template import GENERATION_TAG, serving_template
+from agentforge.errors import CheckRefused, UserError
+from agentforge.export.convert import is_qwen2_pre_tokenizer, plan_conversion, tensor_types
+from agentforge.export.gguf import Unquantized, check_file, check_tokenizer, gguf, opened
+from agentforge.export.llama_cpp import converter_source
+from agentforge.export.merge import merge_stage
+from agentforge.recipe.schema import Recipe
+
+pytestmark = [pytest.mark.gguf, needs_llama_cpp]
+
+# Random weights are harder to quantise than trained ones; these tests are about the machinery.
+LOOSE = {
+    "max_kl": {"f16": 1e-3, "q8": 5e-3, "q5km": 0.2, "q4km": 0.2},
+    "min_top1": {"f16": 0.98, "q8": 0.9, "q5km": 0.5, "q4km": 0.5},
+}
+
+
+@pytest.fixture(scope="module")
+def wide_base(make_base: MakeBase) -> Path:
+    """256 wide: rows that K-quants fit into. Tied, as small models are."""
+    return make_base(tied=True, hidden_size=256, intermediate_size=256, initializer_range=0.06)
+
+
+@pytest.fixture(scope="module")
+def merged(tmp_path_factory: pytest.TempPathFactory, wide_base: Path) -> Recipe:
+    """A recipe whose adapter is merged, in bfloat16, the dtype of real models."""
+    recipe = make_recipe(tmp_path_factory.mktemp("runs"), wide_base, dtype="bfloat16", gguf=["q8", "q4km"], **LOOSE)
+    make_adapter(wide_base, recipe.trained)
+    Unquantized(recipe, merge_stage(recipe)).make()
+    return recipe
+
+
+def with_export(recipe: Recipe, **export: Any) -> Recipe:
+    return recipe.model_copy(update={"export": recipe.export.model_copy(update=export)})
+
+
+def copy_of(recipe: Recipe, directory: Path) -> Recipe:
+    """The same recipe in another output directory, with its merged model and, as after a kill, the conversion of it."""
+    copied = recipe.model_copy(update={"output_dir": str(directory)})
+    shutil.copytree(recipe.artifact("merged"), copied.artifact("merged"))
+    shutil.copytree(unquantized(recipe).directory, unquantized(copied).directory)
+    return copied
+
+
+def unquantized(recipe: Recipe) -> Unquantized:
+    return Unquantized(recipe, recipe.artifact("merged"))
+
+
+def test_every_quantization(tmp_path: Path, merged: Recipe) -> None:
+    recipe = with_export(copy_of(merged, tmp_path), gguf=["f16", "q8", "q5km", "q4km"])
+    made = gguf(recipe)
+    assert [path.name for path in made] == [f"Tiny-v1.0.0-{q}" for q in ("f16", "q8", "q5km", "q4km")]
+    figures = {path.name.rsplit("-", 1)[1]: read_manifest(path)["metrics"] for path in made}
+    assert figures["f16"]["kl"] < figures["q8"]["kl"] < figures["q5km"]["kl"] < figures["q4km"]["kl"]
+    assert figures["f16"]["bytes"] > figures["q8"]["bytes"] > figures["q5km"]["bytes"] > figures["q4km"]["bytes"]
+    assert all(figure["tokens"] >= 256 for figure in figures.values())
+    assert "Q4_K" in figures["q4km"]["tensor_types"]
+    assert {file.name for file in made[1].iterdir()} == {
+        "Tiny-v1.0.0-q8.gguf",
+        "Modelfile",
+        "llama-server.sh",
+        "manifest.json",
+    }
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["Tiny-v1.0.0-merged", *(p.name for p in made)])
+
+    before = [(path / "manifest.json").stat().st_mtime_ns for path in made]
+    assert gguf(recipe) == made
+    assert [(path / "manifest.json").stat().st_mtime_ns for path in made] == before
+
+
+def test_template_for_serving_is_inside(tmp_path: Path, merged: Recipe) -> None:
+    """llama.cpp's Jinja does not know {% generation %}; the template in the file has none, and is ours otherwise."""
+    (made,) = gguf(with_export(copy_of(merged, tmp_path), gguf=["q8"]))
+    tokenizer = AutoTokenizer.from_pretrained(merged.artifact("merged"))
+    with opened(made / "Tiny-v1.0.0-q8.gguf", 64) as model:
+        assert model.metadata["tokenizer.chat_template"] == serving_template(tokenizer)
+        assert not GENERATION_TAG.search(model.metadata["tokenizer.chat_template"])
+        assert GENERATION_TAG.search(tokenizer.chat_template)
+        assert model.token_eos() == tokenizer.convert_tokens_to_ids("<|im_end|>")
+        assert model.metadata["tokenizer.ggml.pre"] == "qwen2"
+
+
+def test_a_bad_file_is_not_published(tmp_path: Path, merged: Recipe) -> None:
+    recipe = with_export(copy_of(merged, tmp_path), max_kl={"q8": 0.01, "q4km": 1e-7}, min_top1={"q8": 0.5, "q4km": 0.5})
+    with pytest.raises(CheckRefused, match=r"q4km disagrees .* KL 0\.\d+ .*same top token \d+\.\d%.* was not published"):
+        gguf(recipe)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["Tiny-v1.0.0-merged", "Tiny-v1.0.0-q8"]
+
+
+def test_bfloat16_is_not_squeezed_through_float16(tmp_path: Path, merged: Recipe) -> None:
+    """Regression: the first implementation converted bfloat16 weights with --outtype f16."""
+    original = unquantized(copy_of(merged, tmp_path))
+    written = original.file.stat().st_mtime_ns
+    original.make()
+    assert original.file.stat().st_mtime_ns == written  # a killed run's conversion is used again
+    assert set(tensor_types(original.file)) == {"BF16", "F32"}
+    assert check_file(original.file, original).kl < 1e-4
+    original.file.write_bytes(original.file.read_bytes()[:-1000])
+    with pytest.raises(CheckRefused, match="llama.cpp cannot load model.gguf"):
+        check_file(original.file, original)
+
+
+def test_all_weights_trained(tmp_path: Path, wide_base: Path) -> None:
+    recipe = make_recipe(tmp_path, wide_base, gguf=["q8"], **LOOSE)
+    recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"lora": None})})
+    with pytest.raises(UserError, match="-model does not exist; run the stage that makes it first"):
+        gguf(recipe)
+    shutil.copytree(wide_base, recipe.trained)
+    (recipe.trained / "manifest.json").write_text('{"content": "x"}')
+    (made,) = gguf(recipe)
+    assert read_manifest(made)["metrics"]["kl"] < 5e-3
+
+
+def test_tokenizer_that_reads_otherwise_is_refused(tmp_path: Path, merged: Recipe) -> None:
+    original = unquantized(copy_of(merged, tmp_path))
+    described = json.loads(original.tokenizer.backend_tokenizer.to_str())
+    described["model"]["merges"] = described["model"]["merges"][:5]
+    other = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(described)), eos_token="<|im_end|>")
+    with opened(original.file, 64) as model:
+        check_tokenizer(model, original.tokenizer, original.template)
+        with pytest.raises(CheckRefused, match="reads .* as other tokens than the checkpoint"):
+            check_tokenizer(model, other, original.template)
+        with pytest.raises(CheckRefused, match="another chat template"):
+            check_tokenizer(model, original.tokenizer, "{{ messages }}")
+
+
+def test_unknown_pre_tokenizer_is_refused(tmp_path: Path, merged: Recipe) -> None:
+    recipe = copy_of(merged, tmp_path)
+    unquantized(recipe).remove()
+    file = recipe.artifact("merged") / "tokenizer.json"
+    assert is_qwen2_pre_tokenizer(file)
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    tokenizer.save(str(file))
+    assert not is_qwen2_pre_tokenizer(file)
+    with pytest.raises(CheckRefused, match="does not know how this tokenizer splits text"):
+        gguf(recipe)
+    assert [path.name for path in tmp_path.iterdir()] == ["Tiny-v1.0.0-merged"]
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"architectures": ["AdambaForCausalLM"]}, "GGUF has no architecture for AdambaForCausalLM"),
+        ({}, "GGUF has no architecture for none"),
+        ({"architectures": ["Qwen3MoeForCausalLM"]}, "norm_topk_prob=false"),
+        ({"architectures": ["NemotronHForCausalLM"]}, "cannot load what its converter makes"),
+    ],
+)
+def test_architectures_that_would_be_wrong(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(CheckRefused, match=message):
+        plan_conversion(config, converter_source())
+
+
+def test_architectures_that_need_telling() -> None:
+    tree = converter_source()
+    assert plan_conversion({"architectures": ["Qwen2ForCausalLM"]}, tree).arguments == ()
+    assert plan_conversion({"architectures": ["Qwen3MoeForCausalLM"], "norm_topk_prob": True}, tree).config == {}
+    assert plan_conversion({"architectures": ["Qwen3NextForCausalLM"]}, tree).arguments == ("--no-mtp",)
+    granite = {"architectures": ["GraniteMoeHybridForCausalLM"], "layer_types": ["linear_attention", "full_attention"]}
+    assert plan_conversion(granite, tree).config == {"layer_types": ["mamba", "attention"]}
