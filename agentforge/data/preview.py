@@ -1,0 +1,247 @@
+"""A few rows as the model will see them: each token, and whether it is trained, only read, or cut off."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from itertools import groupby, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from agentforge.artifacts import MANIFEST
+from agentforge.data.chat_template import install_template
+from agentforge.data.ingest import Ingestor, Raws
+from agentforge.data.prose import Row, tokenizer_text
+from agentforge.data.sources import OpenSource, open_sources
+from agentforge.data.tokenise import encode_rows
+from agentforge.data.tokenizer import load_tokenizer, train_tokenizer
+from agentforge.data.tools import load_tools
+from agentforge.errors import CheckRefused, UserError
+from agentforge.recipe.schema import MinHash, Recipe, TokenizerTraining
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
+
+State = Literal["trained", "read", "cut"]
+LOOKED_AT = 2000
+"""Raw rows of a source after which no more are tried."""
+
+MEANINGS: dict[State, str] = {
+    "trained": "trained: gives a loss",
+    "read": "read: context only",
+    "cut": "beyond data.max_length",
+}
+TERMINAL_STYLES: dict[State, str] = {"trained": "green", "read": "default", "cut": "red strike"}
+CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {127: 0x2421}
+"""Terminals obey these characters, so their pictures are shown."""
+
+
+@dataclass(frozen=True)
+class PreviewToken:
+    """One token: its id, the text that it completes, what becomes of it, and whether it is an added token."""
+
+    id: int
+    text: str
+    state: State
+    control: bool
+
+
+@dataclass(frozen=True)
+class PreviewRow:
+    """One row.
+
+    Attributes:
+        source: name of its source.
+        number: position among the source's accepted rows, from 1.
+        tool_calls: the calls in it, as JSON.
+        note: what happens to it because it is too long, or "".
+    """
+
+    source: str
+    number: int
+    tokens: list[PreviewToken]
+    tool_calls: list[str] = field(default_factory=list)
+    note: str = ""
+
+    @property
+    def counts(self) -> dict[State, int]:
+        """Number of tokens in each state."""
+        return {state: sum(token.state == state for token in self.tokens) for state in MEANINGS}
+
+    @property
+    def title(self) -> str:
+        """Source, number and token counts in one line."""
+        counts = ", ".join(f"{count} {state}" for state, count in self.counts.items())
+        calls = f", {len(self.tool_calls)} tool calls" if self.tool_calls else ""
+        return f"{self.source}, row {self.number}: {len(self.tokens)} tokens ({counts}){calls}"
+
+
+def preview_rows(recipe: Recipe, rows_per_source: int = 1) -> list[PreviewRow]:
+    """Return the first rows of each source of `data.mix`, cleaned, filtered and tokenised as `prepare` does it.
+
+    Duplicates and decontamination are left out: they need the whole mix.
+
+    Raises:
+        UserError: the recipe, a data set or the tokenizer is wrong.
+        CheckRefused: the first rows of a source are all rejected.
+    """
+    if not recipe.data.mix:
+        raise UserError("data.mix is empty: name at least one data set (`agentforge download --list`) or file")
+    sources, _ = open_sources(recipe.data)
+    tools = load_tools(recipe.data.tools).schemas if recipe.data.tools else None
+    documents = recipe.train.method == "pretrain"
+    ingestor = Ingestor(sources, MinHash(enabled=False), None, documents, tools)
+    found = [_accepted(ingestor, index, source, rows_per_source) for index, source in enumerate(sources)]
+    tokenizer = _open_tokenizer(recipe, [row for rows in found for row in rows])
+    return [
+        preview_row(tokenizer, recipe, row, source.name, number)
+        for source, rows in zip(sources, found, strict=True)
+        for number, row in enumerate(rows, 1)
+    ]
+
+
+def preview_row(tokenizer: PreTrainedTokenizerBase, recipe: Recipe, row: Row, source: str, number: int) -> PreviewRow:
+    """Return one clean row (messages or text) as the model sees it."""
+    encoding = encode_rows(tokenizer, [row])[0]
+    limit = recipe.data.max_length
+    overflow = "split" if "text" in row else recipe.data.overflow
+    added = tokenizer.added_tokens_decoder
+    tokens = []
+    for position, (index, text) in enumerate(token_texts(tokenizer, encoding.input_ids)):
+        state: State = "trained" if encoding.assistant_masks[position] else "read"
+        if position >= limit and overflow != "split":
+            state = "cut"
+        tokens.append(PreviewToken(index, text, state, index in added))
+    calls = [
+        json.dumps(call["function"], ensure_ascii=False)
+        for message in row.get("messages", ())
+        for call in message.get("tool_calls", ())
+    ]
+    return PreviewRow(source, number, tokens, calls, _note(len(tokens), limit, overflow))
+
+
+def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> Iterator[tuple[int, str]]:
+    """Yield each token with its text; a character of several tokens stands with the last of them."""
+    from tokenizers.decoders import DecodeStream
+
+    stream = DecodeStream(skip_special_tokens=False)
+    for index in ids:
+        yield index, stream.step(tokenizer.backend_tokenizer, index) or ""
+
+
+def render_terminal(rows: Sequence[PreviewRow]) -> RenderableType:
+    """Return the rows as something that a rich console prints."""
+    from rich.console import Group
+    from rich.panel import Panel
+    from rich.text import Text
+
+    legend = Text("  ").join(Text(meaning, TERMINAL_STYLES[state]) for state, meaning in MEANINGS.items())
+    panels = []
+    for row in rows:
+        text = Text()
+        for (state, control), run in groupby(row.tokens, key=lambda token: (token.state, token.control)):
+            shown = "".join(token.text for token in run).translate(CONTROL_PICTURES)
+            text.append(shown, f"bold {TERMINAL_STYLES[state]}" if control else TERMINAL_STYLES[state])
+        panels.append(Panel(text, title=Text(row.title), subtitle=Text(row.note), title_align="left"))
+    return Group(legend, *panels)
+
+
+def write_html(rows: Sequence[PreviewRow], path: Path | str) -> None:
+    """Write the rows as one page without scripts or outside references; the pointer over a token shows its id."""
+    legend = " ".join(f'<span class="{state}">{escape(meaning)}</span>' for state, meaning in MEANINGS.items())
+    page = PAGE.format(legend=legend, rows="\n".join(_html_row(row) for row in rows))
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(page, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>Rows as the model sees them</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
+h2 {{ font-size: 1rem; margin: 2rem 0 .3rem }}
+pre {{ white-space: pre-wrap; overflow-wrap: anywhere; background: #f7f7f5; padding: .8rem; border-radius: 6px }}
+span:hover {{ outline: 1px solid #555 }}
+.trained {{ background: #c9efcf }}
+.read {{ background: #ececea }}
+.cut {{ background: #f6cdcd; text-decoration: line-through }}
+.control {{ font-weight: 700 }}
+</style>
+<h1>Rows as the model sees them</h1>
+<p>{legend}</p>
+{rows}
+</html>
+"""
+
+
+def _html_row(row: PreviewRow) -> str:
+    spans = "".join(
+        f'<span class="{token.state}{" control" if token.control else ""}" title="{token.id}">'
+        f"{escape(token.text.translate(CONTROL_PICTURES))}</span>"
+        for token in row.tokens
+    )
+    calls = "".join(f"<li><code>{escape(call.translate(CONTROL_PICTURES))}</code></li>" for call in row.tool_calls)
+    note = f"<p>{escape(row.note)}</p>" if row.note else ""
+    listed = f"<ol>{calls}</ol>" if calls else ""
+    return f"<section><h2>{escape(row.title)}</h2>{note}<pre>{spans}</pre>{listed}</section>"
+
+
+def _note(length: int, limit: int, overflow: str) -> str:
+    if length <= limit:
+        return ""
+    does = {
+        "truncate": f"its last {length - limit} tokens are cut off",
+        "split": f"it becomes {-(-length // limit)} rows",
+        "drop": "the whole row is dropped",
+    }
+    return f"longer than data.max_length={limit}: {does[overflow]}"
+
+
+def _accepted(ingestor: Ingestor, index: int, source: OpenSource, wanted: int) -> list[Row]:
+    """Return the first rows that pass a source's adapter and filters."""
+    rows: list[Row] = []
+    reasons: dict[str, int] = {}
+    raws = islice(source.raw_rows(source.new_counts()), LOOKED_AT)
+    while len(rows) < wanted and (chunk := list(islice(raws, wanted))):
+        ingested = ingestor(Raws(index, chunk))
+        rows += [json.loads(line) for line in ingested.lines.splitlines()]
+        for reason, count in ingested.rejected.items():
+            reasons[reason] = reasons.get(reason, 0) + count
+    if not rows:
+        listed = ", ".join(f"{reason}: {count}" for reason, count in reasons.items()) or "it has none"
+        raise CheckRefused(f"{source.name}: no row can be shown ({listed}); look at its adapter, columns and filters")
+    return rows[:wanted]
+
+
+def _open_tokenizer(recipe: Recipe, rows: Sequence[Row]) -> PreTrainedTokenizerBase:
+    """Return the prepared tokenizer if there is one, else the recipe's; one still to be trained is stood in for."""
+    wanted: Any = recipe.model.tokenizer or recipe.model.path
+    prepared = recipe.artifact("data")
+    if isinstance(wanted, TokenizerTraining):
+        if (prepared / MANIFEST).is_file():
+            return load_tokenizer(prepared / "tokenizer")
+        log.warning(
+            "the tokenizer is not trained yet (`agentforge prepare`); one trained on these rows stands in for it"
+        )
+        tokenizer: PreTrainedTokenizerBase = train_tokenizer(map(tokenizer_text, rows), wanted.vocab_size)
+    elif wanted is None:
+        raise UserError(
+            "the recipe has no tokenizer: set model.path, or model.tokenizer to a path or {vocab_size: ...}"
+        )
+    else:
+        tokenizer = load_tokenizer(wanted, recipe.model.revision if wanted == recipe.model.path else None)
+    if recipe.train.method != "pretrain":
+        install_template(tokenizer, recipe.data.template)
+    return tokenizer
