@@ -153,7 +153,9 @@ def optimizer_bytes(recipe: Recipe) -> float:
 
 def activation_bytes(recipe: Recipe) -> int:
     """Return the bytes of an activation: 2 under bf16 or fp16, or if the weights themselves are 16 bits wide."""
-    mixed = recipe.train.args.get("bf16", load_hardware(recipe.hardware).gpus > 0) or recipe.train.args.get("fp16", False)
+    mixed = recipe.train.args.get("bf16", load_hardware(recipe.hardware).gpus > 0) or recipe.train.args.get(
+        "fp16", False
+    )
     return 2 if mixed else 4 if recipe.train.lora is None else DTYPE_BYTES[recipe.model.dtype]
 
 

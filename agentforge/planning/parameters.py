@@ -51,7 +51,9 @@ def linear_modules(shape: Shape) -> dict[str, tuple[int, int]]:
         "mlp.down_proj": (f, h),
     }
     return {
-        f"model.layers.{number}.{name}": size for number in range(shape.num_hidden_layers) for name, size in layer.items()
+        f"model.layers.{number}.{name}": size
+        for number in range(shape.num_hidden_layers)
+        for name, size in layer.items()
     }
 
 

@@ -139,7 +139,9 @@ def config_of(recipe: Recipe) -> dict[str, Any]:
 def _from_scratch(recipe: Recipe) -> dict[str, Any]:
     config = dict(recipe.model.config)
     if not config:
-        raise UserError("the recipe names no base: give model.path, or model.config with a model_type to start from scratch")
+        raise UserError(
+            "the recipe names no base: give model.path, or model.config with a model_type to start from scratch"
+        )
     if "vocab_size" not in config and isinstance(recipe.model.tokenizer, TokenizerTraining):
         config["vocab_size"] = recipe.model.tokenizer.vocab_size
     return config

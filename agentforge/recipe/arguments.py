@@ -34,6 +34,13 @@ OWNED: dict[str, str] = {
     "trust_remote_code": "set `model.trust_remote_code`",
     "logging_nan_inf_filter": "it is always off, so that a NaN is never logged as zero; see `train.max_nonfinite_steps`",
     "resume_from_checkpoint": "run the same command again: it goes on from the newest complete checkpoint",
+    "save_only_model": "a checkpoint without the optimiser's state cannot be gone on from; leave it out",
+    "load_best_model_at_end": "the artefact is the last step's; set `max_steps` to the step that was best",
+    "auto_find_batch_size": "a batch size found by crashing cannot be reproduced; see `agentforge plan`",
+    "remove_unused_columns": "the rows have no column that is not used",
+    "eval_packing": "the eval split is packed as the train split is",
+    "shuffle_dataset": "the rows are shuffled in each epoch; set `data_seed`",
+    "completion_only_loss": "the rows carry masks; set `assistant_only_loss`",
     "push_to_hub": "set `export.hub_repo` and use `agentforge push`",
     "hub_model_id": "set `export.hub_repo` and use `agentforge push`",
     "hub_token": "a token does not belong in a recipe; set HF_TOKEN in the environment",
@@ -162,8 +169,11 @@ def problem_with(value: Any, fragment: dict[str, Any]) -> str | None:
     """Return why ``value`` does not fit a JSON-schema fragment of the tables, as the end of a sentence, or None."""
     if "anyOf" in fragment:
         found = [problem_with(value, alternative) for alternative in fragment["anyOf"]]
-        # Of several refusals, the one that is about the value rather than its kind says more
-        return None if None in found else max((text for text in found if text), key=lambda text: "one of" in text)
+        if None in found:
+            return None
+        # Of several refusals, the one that is about the value says more than the one about its kind
+        same_kind = [isinstance(value, list) == (a.get("type") == "array") for a in fragment["anyOf"]]
+        return next((text for text, fits in zip(found, same_kind, strict=True) if fits), found[-1])
     if "enum" in fragment:
         if any(value == choice and type(value) is type(choice) for choice in fragment["enum"]):
             return None
@@ -174,7 +184,10 @@ def problem_with(value: Any, fragment: dict[str, Any]) -> str | None:
     if not any(_is_kind(value, kind) for kind in kinds):
         return _wrong_kind(value, kinds)
     if isinstance(value, list) and "items" in fragment:
-        return next((f"where {problem}" for item in value if (problem := problem_with(item, fragment["items"]))), None)
+        return next(
+            (f"where {show_value(item)}: {why}" for item in value if (why := problem_with(item, fragment["items"]))),
+            None,
+        )
     return _out_of_bounds(value, fragment)
 
 

@@ -13,6 +13,8 @@ from agentforge.recipe.arguments import CONFIG_OF_METHOD, LORA_OWNED, OWNED
 from agentforge.recipe.schema import Recipe
 from agentforge.recipe.tables import fields_of
 
+CONFIGS = tuple(dict.fromkeys(CONFIG_OF_METHOD.values()))
+
 
 def recipe_json_schema() -> dict[str, Any]:
     """Return a schema (draft 2020-12) in which unknown keys and values outside an enumeration are errors."""
@@ -22,12 +24,17 @@ def recipe_json_schema() -> dict[str, Any]:
     for name, definition in definitions.items():
         if name not in list_items:
             definition.pop("required", None)
-    definitions |= {config: _fields_schema(config) for config in [*dict.fromkeys(CONFIG_OF_METHOD.values()), "LoraConfig"]}
+    definitions |= {config: _fields_schema(config) for config in [*CONFIGS, "LoraConfig"]}
+    definitions["AnyConfig"] = _any_config([definitions[config] for config in CONFIGS])
     train = definitions["Train"]
     train["properties"]["args"] = {"type": "object", "description": train["properties"]["args"]["description"]}
     train["properties"]["lora"] = {"anyOf": [{"$ref": "#/$defs/LoraConfig"}, {"type": "null"}]}
     train["allOf"] = _arguments_by_method()
-    definitions["Overlay"] = {"type": "object", "additionalProperties": False, "properties": schema["properties"]}
+    definitions["Overlay"] = {
+        "type": ["object", "null"],
+        "additionalProperties": False,
+        "properties": schema["properties"],
+    }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "agentforge recipe",
@@ -38,7 +45,7 @@ def recipe_json_schema() -> dict[str, Any]:
             "profiles": {
                 "type": "object",
                 "description": "named overlays; --profile NAME lays one on the recipe",
-                "additionalProperties": {"anyOf": [{"$ref": "#/$defs/Overlay"}, {"type": "null"}]},
+                "additionalProperties": {"$ref": "#/$defs/Overlay"},
             },
             **schema["properties"],
         },
@@ -61,6 +68,18 @@ def _arguments_by_method() -> list[dict[str, Any]]:
         }
         for method, config in CONFIG_OF_METHOD.items()
     ]
-    configs = [{"$ref": f"#/$defs/{config}"} for config in dict.fromkeys(CONFIG_OF_METHOD.values())]
-    unnamed = {"if": {"not": {"required": ["method"]}}, "then": {"properties": {"args": {"anyOf": configs}}}}
+    unnamed = {
+        "if": {"not": {"required": ["method"]}},
+        "then": {"properties": {"args": {"$ref": "#/$defs/AnyConfig"}}},
+    }
     return [*named, unnamed]
+
+
+def _any_config(configs: list[dict[str, Any]]) -> dict[str, Any]:
+    fields: dict[str, list[dict[str, Any]]] = {}
+    for config in configs:
+        for name, fragment in config["properties"].items():
+            if fragment not in fields.setdefault(name, []):
+                fields[name].append(fragment)
+    merged = {name: found[0] if len(found) == 1 else {"anyOf": found} for name, found in fields.items()}
+    return {"type": "object", "additionalProperties": False, "properties": merged}

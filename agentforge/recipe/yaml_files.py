@@ -85,8 +85,11 @@ def parse_yaml(text: str, name: str) -> Any:
         return loader.get_single_data()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        at = f", line {mark.line + 1}" if mark else ""
-        line = text.splitlines()[mark.line] if mark and mark.line < len(text.splitlines()) else ""
+        lines = text.splitlines() or [""]
+        number = (
+            min(mark.line, len(lines) - 1) if mark else None
+        )  # libyaml finds an open bracket one line after the last
+        at, line = ("", "") if number is None else (f", line {number + 1}", lines[number])
         tab = "; a tab stands there: indent with spaces" if "\t" in line else ""
         raise UserError(f"{name}{at}: this is not YAML: {error.problem or error.context}{tab}") from None
     except (yaml.YAMLError, ValueError) as error:

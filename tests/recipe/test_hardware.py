@@ -1,0 +1,52 @@
+"""The machine that is named and the machine that is here."""
+
+import pytest
+
+from agentforge.errors import UserError
+from agentforge.recipe.hardware import Gpu, Machine, choose_profile, load_hardware, parse_gpus, this_machine
+from agentforge.recipe.yaml_files import config_roots
+
+H200 = Gpu("NVIDIA H200", 140.4)
+PROFILES = {"tiny": "cpu", "rtx4090": "rtx4090", "1xh200": "1xh200", "8xh200": "8xh200", "other": None}
+
+
+@pytest.mark.parametrize("name", [path.stem for path in (config_roots()[0] / "hardware").glob("*.yaml")])
+def test_shipped_hardware_is_plausible(name: str) -> None:
+    hardware = load_hardware(name)
+    assert hardware.mfu.low < hardware.mfu.mid < hardware.mfu.high
+    if hardware.gpus:
+        assert hardware.mfu.high < 0.5 and hardware.dollars_per_gpu_hour > 0
+
+
+def test_memory_is_what_can_be_allocated_not_what_the_box_says() -> None:
+    assert load_hardware("1xh200").memory_gib < 140.4 < 141
+    assert load_hardware("1xh100").memory_gib < 79.65 < 80
+
+
+def test_nvidia_smi_is_read() -> None:
+    answer = "NVIDIA H200, 143771\nNVIDIA GeForce RTX 4090, 24564\nNVIDIA X, [N/A]\n"
+    assert parse_gpus(answer) == (Gpu("NVIDIA H200", 143771 / 1024), Gpu("NVIDIA GeForce RTX 4090", 24564 / 1024))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "profile"),
+    [
+        ((), "tiny"),
+        ((H200,), "1xh200"),
+        ((H200,) * 4, "1xh200"),
+        ((H200,) * 8, "8xh200"),
+        ((Gpu("NVIDIA GeForce RTX 4090", 24.0),), "rtx4090"),
+    ],
+)
+def test_auto_takes_the_largest_profile_that_fits(gpus: tuple[Gpu, ...], profile: str) -> None:
+    assert choose_profile(PROFILES, Machine(gpus, 8, 64.0)) == profile
+
+
+def test_auto_says_what_there_is_if_none_fits() -> None:
+    with pytest.raises(UserError, match="1x NVIDIA A100 .*tiny \\(cpu\\), rtx4090"):
+        choose_profile(PROFILES, Machine((Gpu("NVIDIA A100", 80.0),), 8, 64.0))
+
+
+def test_this_machine_has_cores_and_memory() -> None:
+    machine = this_machine()
+    assert machine.cores >= 1 and machine.memory_gib > 0.1
