@@ -1,0 +1,298 @@
+"""Raw rows of JSON Lines, JSON arrays, Parquet and text files: streamed, and every unreadable row counted.
+
+What can be repaired without guessing (a byte order mark, raw control characters inside strings, half surrogate pairs) is
+repaired and counted; everything else is counted as bad with the numbers of the first lines. Nothing is skipped silently.
+"""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from json.decoder import JSONDecodeError
+from pathlib import Path
+from typing import IO, Any
+
+from agentforge.errors import CheckRefused, UserError
+
+Raw = dict[str, Any]
+
+BOM = b"\xef\xbb\xbf"
+CHUNK_CHARACTERS = 1 << 20
+TEXT_CHARACTERS = 1 << 24
+"""A text file is one document up to this size (a herbal is 2 MB); a longer one is cut at an empty line."""
+FIRST_LINES = 5
+
+_STRICT, _LAX = json.JSONDecoder(), json.JSONDecoder(strict=False)
+_BLANK = re.compile(r"[\s,]*")
+_UNDECODED = re.compile("[\udc80-\udcff]")
+
+
+@dataclass
+class ReadCounts:
+    """What reading found; one object may serve all files of a source.
+
+    Attributes:
+        rows: rows that were read, the repaired ones included.
+        repaired: number of repaired rows by kind.
+        bad_kinds: number of unreadable rows by kind.
+        first_lines: kind to the first few places, as ``file:line`` (of arrays and Parquet: the row's number).
+    """
+
+    rows: int = 0
+    repaired: Counter[str] = field(default_factory=Counter)
+    bad_kinds: Counter[str] = field(default_factory=Counter)
+    first_lines: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def bad(self) -> int:
+        """Number of unreadable rows."""
+        return sum(self.bad_kinds.values())
+
+    def count_bad(self, kind: str, path: Path, line: int) -> None:
+        """Count an unreadable row and remember where the first ones stand."""
+        self.bad_kinds[kind] += 1
+        places = self.first_lines.setdefault(kind, [])
+        if len(places) < FIRST_LINES:
+            places.append(f"{path.name}:{line}")
+
+    def describe_bad(self) -> str:
+        """Name each kind with its count and first places: ``2 not JSON (a.jsonl:7, a.jsonl:9)``."""
+        return "; ".join(
+            f"{n} {kind} ({', '.join(self.first_lines[kind])})" for kind, n in self.bad_kinds.most_common()
+        )
+
+    def check(self, what: str, max_bad_rows: float) -> None:
+        """Refuse a source with too many unreadable rows.
+
+        Args:
+            what: the file or source, for the message.
+            max_bad_rows: the share that is let pass, from ``data.max_bad_rows``.
+
+        Raises:
+            CheckRefused: above it.
+        """
+        if self.bad > max_bad_rows * (self.rows + self.bad):
+            share = self.bad / (self.rows + self.bad)
+            raise CheckRefused(
+                f"{what}: {self.bad} of {self.rows + self.bad} rows ({share:.1%}) cannot be read: {self.describe_bad()}; "
+                f"mend the file, or set data.max_bad_rows above {share:.2g}"
+            )
+
+
+def read_rows(path: Path, counts: ReadCounts, columns: Sequence[str] | None = None) -> Iterator[Raw]:
+    """Yield the raw rows of a file, in constant memory.
+
+    A `.txt` or `.md` file gives rows ``{"text": ...}``. Parquet's structs have every key in every row: keys whose value is
+    None are dropped, at any depth, because Arrow cannot tell them from absent ones and a tool call must not get arguments
+    that nobody gave it.
+
+    Args:
+        path: `.jsonl`, `.json` (an array, or lines), `.parquet`, `.txt` or `.md`; all but Parquet also as `.gz`.
+        counts: is added to.
+        columns: of Parquet, the columns to read; None for all.
+
+    Raises:
+        CheckRefused: the file is damaged so that the rest cannot be read.
+        UserError: the kind of file is unknown, or it does not exist.
+    """
+    if not path.is_file():
+        raise UserError(f"the data file {path} does not exist")
+    reader = _READERS.get(path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix)
+    if path.suffix == ".parquet":
+        yield from _read_parquet(path, counts, columns)
+    elif reader is None:
+        raise UserError(f"{path}: {path.suffix or 'no suffix'} is no kind of data file; known: {', '.join(SUFFIXES)}")
+    else:
+        try:
+            with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+                yield from reader(file, path, counts)
+        except (EOFError, gzip.BadGzipFile) as error:
+            raise CheckRefused(
+                f"{path} is a damaged gzip file after {counts.rows} rows ({error}); get it again"
+            ) from None
+
+
+def _read_lines(file: IO[bytes], path: Path, counts: ReadCounts) -> Iterator[Raw]:
+    for number, line in enumerate(file, 1):
+        whole = line.endswith(b"\n")
+        if line.startswith(BOM):
+            line = line.removeprefix(BOM)
+            counts.repaired["byte order mark"] += 1
+        if not line.strip():
+            continue
+        row = _decode_line(line, whole, path, number, counts)
+        if row is not None:
+            counts.rows += 1
+            yield row
+
+
+def _decode_line(line: bytes, whole: bool, path: Path, number: int, counts: ReadCounts) -> Raw | None:
+    try:
+        text = line.decode()
+    except UnicodeDecodeError:
+        counts.count_bad("broken UTF-8", path, number)
+        return None
+    try:
+        row = json.loads(text)
+    except RecursionError:
+        counts.count_bad("nested too deeply", path, number)
+        return None
+    except ValueError:
+        try:
+            row = json.loads(text, strict=False)
+        except ValueError:
+            counts.count_bad("not JSON" if whole else "cut last line", path, number)
+            return None
+        counts.repaired["control characters"] += 1
+    if not isinstance(row, dict):
+        counts.count_bad("not an object", path, number)
+        return None
+    return _whole_characters(row, counts) if "\\u" in text else row
+
+
+def _whole_characters(row: Raw, counts: ReadCounts) -> Raw:
+    r"""Replace what ``\ud83d`` without its other half leaves: no tokenizer and no file takes it."""
+    text = json.dumps(row, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        counts.repaired["half surrogate pairs"] += 1
+        mended: Raw = json.loads(text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace"))
+        return mended
+    return row
+
+
+def _read_json(file: IO[bytes], path: Path, counts: ReadCounts) -> Iterator[Raw]:
+    """Read a JSON array row by row, or JSON Lines under the name ``.json``."""
+    head = file.read(4096).removeprefix(BOM).lstrip()
+    file.seek(0)
+    yield from _read_array(file, path, counts) if head.startswith(b"[") else _read_lines(file, path, counts)
+
+
+def _read_array(file: IO[bytes], path: Path, counts: ReadCounts) -> Iterator[Raw]:
+    """Decode one element after the other from a buffer; broken bytes become lone surrogates, to be counted by row."""
+    buffer = file.read(CHUNK_CHARACTERS)
+    if buffer.startswith(BOM):
+        counts.repaired["byte order mark"] += 1
+
+    decoder = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape")
+    text, ended = decoder.decode(buffer), False
+    position, number = text.index("[") + 1, 0
+    while True:
+        position = _BLANK.match(text, position).end()  # type: ignore[union-attr]
+        if text.startswith("]", position):
+            return
+        found = _next_element(text, position)
+        if found is None or (found[1] == len(text) and not ended):
+            if ended:
+                raise CheckRefused(
+                    f"{path} ends inside its JSON array, after {number} rows: it is incomplete; get it again"
+                )
+            more = file.read(max(CHUNK_CHARACTERS, len(text) - position))
+            text, ended = text[position:] + decoder.decode(more, final=not more), not more
+            position = 0
+            continue
+        value, end, lax = found
+        number += 1
+        if value is _UNREADABLE:
+            raise CheckRefused(
+                f"{path}: row {number} of the JSON array is not JSON, so the rest cannot be read; get the file again"
+            )
+        if (row := _array_row(value, text[position:end], path, number, counts, lax)) is not None:
+            yield row
+        position = end
+
+
+_UNREADABLE = object()
+
+
+def _next_element(text: str, position: int) -> tuple[Any, int, bool] | None:
+    """Decode the element at ``position``: value, end, whether it had raw control characters; None if it may go on."""
+    for decoder, lax in ((_STRICT, False), (_LAX, True)):
+        try:
+            return (*decoder.raw_decode(text, position), lax)
+        except JSONDecodeError as error:
+            problem = error
+            if not error.msg.startswith("Invalid control character"):
+                break
+    unfinished = problem.msg.startswith("Unterminated string") or problem.pos >= len(text) - len("-Infinity")
+    return None if unfinished else (_UNREADABLE, position, False)
+
+
+def _array_row(value: Any, text: str, path: Path, number: int, counts: ReadCounts, lax: bool) -> Raw | None:
+    if _UNDECODED.search(text):
+        counts.count_bad("broken UTF-8", path, number)
+        return None
+    if not isinstance(value, dict):
+        counts.count_bad("not an object", path, number)
+        return None
+    if lax:
+        counts.repaired["control characters"] += 1
+    counts.rows += 1
+    return _whole_characters(value, counts) if "\\u" in text else value
+
+
+def _read_text(file: IO[bytes], path: Path, counts: ReadCounts) -> Iterator[Raw]:
+    """Yield the file as one document; a file of more than 16 MB in pieces that end at an empty line."""
+    held, number = b"", 0
+    while True:
+        read = file.read(TEXT_CHARACTERS)
+        held += read
+        cut = len(held) if not read else held.rfind(b"\n\n") + 2
+        if read and (len(held) < TEXT_CHARACTERS or cut < 2):
+            continue
+        piece, held = held[:cut], held[cut:]
+        number += 1
+        if piece.startswith(BOM):
+            counts.repaired["byte order mark"] += 1
+        try:
+            text = piece.removeprefix(BOM).decode()
+        except UnicodeDecodeError:
+            counts.count_bad("broken UTF-8", path, number)
+        else:
+            if text.strip():
+                counts.rows += 1
+                yield {"text": text}
+        if not read:
+            return
+
+
+def _read_parquet(path: Path, counts: ReadCounts, columns: Sequence[str] | None) -> Iterator[Raw]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            wanted = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
+            for batch in file.iter_batches(batch_size=256, columns=wanted):
+                for row in batch.to_pylist():
+                    counts.rows += 1
+                    yield drop_none(row)
+    except (pa.ArrowInvalid, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckRefused(
+            f"{path} cannot be read as Parquet after {counts.rows} rows ({reason}); get it again"
+        ) from None
+
+
+def drop_none(value: Any) -> Any:
+    """Return the value without dict entries that are None, at any depth."""
+    if isinstance(value, dict):
+        return {key: drop_none(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [drop_none(item) for item in value]
+    return value
+
+
+_READERS: dict[str, Callable[[IO[bytes], Path, ReadCounts], Iterator[Raw]]] = {
+    ".jsonl": _read_lines,
+    ".json": _read_json,
+    ".txt": _read_text,
+    ".md": _read_text,
+}
+SUFFIXES = (*_READERS, ".parquet")

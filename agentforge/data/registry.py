@@ -1,0 +1,139 @@
+"""The registered data sets: one card a file in ``configs/datasets``, with what must be known before training on one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from agentforge.errors import UserError, did_you_mean
+from agentforge.recipe.schema import Filters, Section
+from agentforge.recipe.yaml_files import config_roots, find_config, read_yaml
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+class DatasetCard(Section):
+    """What is known of a data set. `enabled: false` needs a `reason`; so does a missing pin a `pin_note`."""
+
+    id: str
+    title: str
+    hub_id: str | None = Field(None, description="ORG/NAME of a Hub data set")
+    generator: Literal["python_docs"] | None = Field(None, description="made on this machine instead of downloaded")
+    revision: str | None = Field(
+        None, description="commit that is downloaded; none: the first download records its own"
+    )
+    pin_note: str | None = Field(None, description="why there is no pin")
+    files: dict[str, list[str]] = Field(
+        default_factory=dict, description="split to globs; the first glob that matches anything is taken"
+    )
+    default_split: str = "train"
+    columns: list[str] = Field(default_factory=list, description="columns of a raw row")
+    rows: int | None = Field(None, ge=1, description="approximate, of the default split")
+    megabytes: float | None = Field(None, gt=0, description="approximate download of the default split")
+    licence: str = Field(description="SPDX where there is one; as stated by the publisher")
+    adapter: str | None = Field(None, description="none: found by the shape of the first row")
+    adapter_columns: dict[str, str] = Field(default_factory=dict, description="adapter's name: the file's name")
+    filters: Filters = Filters()
+    split_key: str | None = Field(None, description="column whose equal values stay on one side of train | eval")
+    caveats: list[str] = Field(default_factory=list)
+    fallbacks: list[str] = Field(default_factory=list, description="ids to use instead")
+    enabled: bool = True
+    reason: str | None = Field(None, description="why it is off")
+
+    @model_validator(mode="after")
+    def _complete(self) -> DatasetCard:
+        if not self.enabled and not self.reason:
+            raise ValueError("a data set that is off needs a reason")
+        if self.enabled and (self.hub_id is None) == (self.generator is None):
+            raise ValueError("it must have either a hub_id or a generator")
+        if self.hub_id and self.enabled and not self.revision and not self.pin_note:
+            raise ValueError("without revision it needs a pin_note")
+        if self.enabled and self.hub_id and self.default_split not in self.files:
+            raise ValueError(f"files has no split '{self.default_split}'")
+        return self
+
+    def globs(self, split: str | None) -> list[str]:
+        """Return the file patterns of a split.
+
+        Raises:
+            UserError: there is no such split.
+        """
+        wanted = split or self.default_split
+        if wanted not in self.files:
+            known = list(self.files)
+            raise UserError(
+                f"data set {self.id} has no split '{wanted}'{did_you_mean(wanted, known)}; it has: {', '.join(known)}"
+            )
+        return self.files[wanted]
+
+
+def load_card(id: str) -> DatasetCard:
+    """Return the card of a registered data set.
+
+    Raises:
+        UserError: there is none, or its file is wrong.
+    """
+    path = find_config("datasets", id)
+    try:
+        card = DatasetCard.model_validate({"id": id} | read_yaml(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(
+            f"{path}{f', key {where}' if where else ''}: {first['msg'].removeprefix('Value error, ')}"
+        ) from None
+    if card.id != id:
+        raise UserError(f"{path}: the id must be the file's name, '{id}'")
+    return card
+
+
+def card_ids() -> list[str]:
+    """Return the ids of all registered data sets, sorted."""
+    return sorted({path.stem for root in config_roots() for path in (root / "datasets").glob("*.yaml")})
+
+
+def list_cards() -> list[DatasetCard]:
+    """Return all registered data sets, sorted by id."""
+    return [load_card(id) for id in card_ids()]
+
+
+HEADINGS = ("id", "from", "rows", "MB", "licence", "state")
+
+
+def card_rows() -> list[tuple[str, ...]]:
+    """Return a line of cells for each registered data set, under `HEADINGS`."""
+    return [_cells(card) for card in list_cards()]
+
+
+def _cells(card: DatasetCard) -> tuple[str, ...]:
+    origin = card.hub_id or (f"made here ({card.generator})" if card.generator else "no public copy")
+    instead = f"; instead: {', '.join(card.fallbacks)}" if card.fallbacks else ""
+    state = "on" if card.enabled else f"off: {card.reason}{instead}"
+    return (card.id, origin, _number(card.rows), _number(card.megabytes), card.licence, state)
+
+
+def _number(value: Any) -> str:
+    return "" if value is None else f"{value:,.0f}"
+
+
+def cards_table() -> Table:
+    """Return all registered data sets with licence and state, to print."""
+    from rich.table import Table
+
+    table = Table(*HEADINGS, title="Registered data sets (configs/datasets)", show_lines=False)
+    for row in card_rows():
+        table.add_row(*row)
+    return table
+
+
+def cards_markdown() -> str:
+    """Return the registered data sets as the Markdown of docs/datasets.md."""
+    lines = ["| id | from | split | rows | licence | state | traps |", "|---|---|---|---|---|---|---|"]
+    for card in list_cards():
+        id, origin, rows, _, licence, state = _cells(card)
+        source = f"[{card.hub_id}](https://huggingface.co/datasets/{card.hub_id})" if card.hub_id else origin
+        traps = " ".join([*card.caveats, *([card.pin_note] if card.pin_note else [])])
+        lines.append(f"| `{id}` | {source} | {card.default_split} | {rows} | {licence} | {state} | {traps} |")
+    return "\n".join(lines) + "\n"
