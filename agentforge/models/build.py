@@ -9,11 +9,19 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel, set_seed
+from safetensors import SafetensorError, safe_open
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    set_seed,
+)
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.utils.hub import cached_file, extract_commit_hash
 
-from agentforge.artifacts import fingerprint_input
+from agentforge.artifacts import fingerprint_input, hash_json
 from agentforge.errors import CheckRefused, UserError, did_you_mean
 from agentforge.recipe.schema import Model
 
@@ -21,10 +29,21 @@ log = logging.getLogger(__name__)
 
 # What a layer that carries a state along the sequence is called in `layer_types` and in names of models.
 STATEFUL_LAYERS = ("mamba", "ssm", "linear_attention", "recurrent", "rwkv", "conv", "delta", "xlstm", "jamba", "zamba")
-STATEFUL_MODELS = (*STATEFUL_LAYERS, "bamba", "falcon_h1", "nemotron_h", "granitemoehybrid", "lfm2", "qwen3_next", "plamo2")
+STATEFUL_MODELS = (
+    *STATEFUL_LAYERS,
+    "bamba",
+    "falcon_h1",
+    "nemotron_h",
+    "granitemoehybrid",
+    "lfm2",
+    "qwen3_next",
+    "plamo2",
+)
 
 
-def build_model(model: Model, vocab_size: int, *, seed: int, train_all: bool, device: torch.device | None = None) -> PreTrainedModel:
+def build_model(
+    model: Model, vocab_size: int, *, seed: int, train_all: bool, device: torch.device | None = None
+) -> PreTrainedModel:
     """Return the base model, ready for training.
 
     Args:
@@ -43,7 +62,7 @@ def build_model(model: Model, vocab_size: int, *, seed: int, train_all: bool, de
     if model.path is None:
         return from_scratch(model, vocab_size, seed=seed, dtype=dtype)
     built = load_model(model, dtype=dtype, device=device)
-    rows = built.get_input_embeddings().weight.shape[0]
+    rows = int(built.get_input_embeddings().weight.shape[0])  # type: ignore[index,arg-type]
     if rows < vocab_size:
         raise CheckRefused(
             f"the data were tokenised with {vocab_size} tokens, the model {model.path} has embeddings for {rows}; "
@@ -56,17 +75,22 @@ def from_scratch(model: Model, vocab_size: int, *, seed: int, dtype: torch.dtype
     """Return a freshly initialised model of `model.config`; its vocabulary is the tokenizer's.
 
     Raises:
-        UserError: no or an unknown `model_type`, a field that the config class does not have, or values that do not fit.
+        UserError: no or an unknown `model_type`, a field that the config class does not have, or a value that does
+            not fit.
     """
     fields = dict(model.config)
     config_class = _config_class(fields.pop("model_type", None))
     known = [field.name for field in dataclasses.fields(config_class)]
     for name in fields:
         if name not in known:
-            raise UserError(f"model.config: a {config_class.model_type} has no field '{name}'{did_you_mean(name, known)}")
+            raise UserError(
+                f"model.config: a {config_class.model_type} has no field '{name}'{did_you_mean(name, known)}"
+            )
     fields.setdefault("vocab_size", vocab_size)
     if fields["vocab_size"] < vocab_size:
-        raise UserError(f"model.config.vocab_size is {fields['vocab_size']}, the tokenizer has {vocab_size} tokens; leave it out")
+        raise UserError(
+            f"model.config.vocab_size is {fields['vocab_size']}, the tokenizer has {vocab_size} tokens; leave it out"
+        )
     set_seed(seed)
     try:
         config = AutoConfig.for_model(config_class.model_type, **fields)
@@ -77,7 +101,9 @@ def from_scratch(model: Model, vocab_size: int, *, seed: int, dtype: torch.dtype
 
 def _config_class(model_type: str | None) -> type[PretrainedConfig]:
     if model_type is None:
-        raise UserError("the recipe names no base: give model.path, or model.config with a model_type to start from scratch")
+        raise UserError(
+            "the recipe names no base: give model.path, or model.config with a model_type to start from scratch"
+        )
     if model_type not in CONFIG_MAPPING:
         raise UserError(
             f"model.config.model_type '{model_type}' is unknown to transformers{did_you_mean(model_type, list(CONFIG_MAPPING))}"
@@ -107,7 +133,7 @@ def load_model(model: Model, *, dtype: torch.dtype, device: torch.device | None 
         )
     except SafetensorError as error:
         raise CheckRefused(
-            f"a weight file of {model.path} is damaged ({_first_line(error)}); delete it and download or make it again"
+            f"a weight file of {model.path} is damaged ({_first_line(error)}); fetch or make it again"
         ) from error
     except OSError as error:
         raise _unreadable(model.path, error) from error
@@ -127,14 +153,14 @@ def _check_path(path: str) -> None:
 
 def _check_shards(directory: Path) -> None:
     # transformers reads shard by shard and fails deep inside the first bad one, half a 65 GB model later
-    from safetensors import safe_open
-
     for shard in sorted(directory.glob("*.safetensors")):
         try:
             with safe_open(shard, "pt"):
                 pass
         except SafetensorError as error:
-            raise CheckRefused(f"{shard} is damaged or cut short ({_first_line(error)}); fetch or make it again") from error
+            raise CheckRefused(
+                f"{shard} is damaged or cut short ({_first_line(error)}); fetch or make it again"
+            ) from error
 
 
 def _unreadable(path: str, error: OSError) -> UserError:
@@ -154,14 +180,19 @@ def _quantization(model: Model, device: torch.device | None) -> dict[str, Any]:
     if model.quantize is None:
         return {}
     if not torch.cuda.is_available():
-        raise UserError("model.quantize: nf4 needs a CUDA GPU and bitsandbytes; leave it out here, or pick a GPU profile")
+        raise UserError(
+            "model.quantize: nf4 needs a CUDA GPU and bitsandbytes; leave it out here, or pick a GPU profile"
+        )
     config = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=getattr(torch, model.dtype),
     )
-    return {"quantization_config": config, "device_map": {"": device or torch.device("cuda", torch.cuda.current_device())}}
+    return {
+        "quantization_config": config,
+        "device_map": {"": device or torch.device("cuda", torch.cuda.current_device())},
+    }
 
 
 def add_lora(model: PreTrainedModel, options: dict[str, Any], *, seed: int) -> PeftModel:
@@ -189,12 +220,15 @@ def add_lora(model: PreTrainedModel, options: dict[str, Any], *, seed: int) -> P
     try:
         return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **options))
     except (ValueError, TypeError) as error:
-        raise UserError(f"train.lora: {_first_line(error)} (linear modules here: {', '.join(linear_names(model))})") from error
+        known = ", ".join(linear_names(model))
+        raise UserError(f"train.lora: {_first_line(error)} (linear modules here: {known})") from error
 
 
 def linear_names(model: torch.nn.Module) -> list[str]:
     """Return the distinct last names of all linear modules: what `target_modules` may hold."""
-    return sorted({name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)})
+    return sorted(
+        {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    )
 
 
 def _last_names(model: torch.nn.Module) -> set[str]:
@@ -210,7 +244,9 @@ def packing_refusal(config: PretrainedConfig) -> str | None:
     state from one document into the next: Mamba-2 in transformers ignores the borders without a word (logits differ by
     2.5), Bamba leaks where its CUDA kernel is missing.
     """
-    layers = [str(kind) for kind in getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None) or []]
+    layers = [
+        str(kind) for kind in getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None) or []
+    ]
     stateful = sorted({kind for kind in layers if any(name in kind for name in STATEFUL_LAYERS)})
     if not stateful and any(name in config.model_type for name in STATEFUL_MODELS):
         stateful = [config.model_type]
@@ -220,21 +256,17 @@ def packing_refusal(config: PretrainedConfig) -> str | None:
 
 
 def fingerprint_base(model: Model) -> str:
-    """Return what identifies the base: the hash of a directory's files, the commit of a Hub id, or the config's hash."""
-    from agentforge.artifacts import hash_json
-
+    """Return what identifies the base: the hash of a directory's files, a Hub id's commit, or the config's hash."""
     if model.path is None:
         return hash_json(model.config)
     if Path(model.path).is_dir():
         return fingerprint_input(Path(model.path))
-    return f"{model.path}@{_commit(model)}"
+    return f"{model.path}@{_commit(model.path, model.revision)}"
 
 
-def _commit(model: Model) -> str:
-    from transformers.utils.hub import cached_file, extract_commit_hash
-
-    file = cached_file(model.path, "config.json", revision=model.revision or "main", local_files_only=True)
-    return extract_commit_hash(file, None) or model.revision or "main"
+def _commit(path: str, revision: str | None) -> str:
+    file = cached_file(path, "config.json", revision=revision or "main", local_files_only=True)
+    return extract_commit_hash(file, None) or revision or "main"
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Check `train.args` and `train.lora` against the fields of the parent's config class, without importing the library."""
+"""Check `train.args` and `train.lora` against the fields of the config classes, without importing the libraries."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ OWNED: dict[str, str] = {
     "pad_token": "the chat template decides; set `data.template`",
     "model_init_kwargs": "set `model.dtype`, `model.attn_implementation`, `model.quantize` ...",
     "trust_remote_code": "set `model.trust_remote_code`",
-    "logging_nan_inf_filter": "it is always off, so that a NaN is never logged as zero; see `train.max_nonfinite_steps`",
+    "logging_nan_inf_filter": "it is always off: a NaN must not be logged as zero; see `train.max_nonfinite_steps`",
     "resume_from_checkpoint": "run the same command again: it goes on from the newest complete checkpoint",
     "save_only_model": "a checkpoint without the optimiser's state cannot be gone on from; leave it out",
     "load_best_model_at_end": "the artefact is the last step's; set `max_steps` to the step that was best",
@@ -125,7 +125,7 @@ WORDS = {
 
 
 def argument_problems(recipe: Recipe) -> list[tuple[tuple[str, ...], str]]:
-    """Return what is wrong with the names, types and values of `train.args` and `train.lora`: the key and a sentence."""
+    """Return what is wrong with names, types and values of `train.args` and `train.lora`: key and sentence."""
     found = problems_in(recipe.train.args, CONFIG_OF_METHOD[recipe.train.method], "train.args")
     if recipe.train.lora is not None:
         found += problems_in(recipe.train.lora, "LoraConfig", "train.lora")

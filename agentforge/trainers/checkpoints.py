@@ -1,7 +1,7 @@
 """Checkpoints that are complete or not used: a marker with the SHA-256 of every file is written last.
 
-`transformers` takes the highest number for the newest checkpoint and starts the optimiser afresh, without a word, if its
-state is missing; a kill between two files therefore ends in a crash loop or in other weights.
+`transformers` takes the highest number for the newest checkpoint and starts the optimiser afresh, without a word, if
+its state is missing; a kill between two files therefore ends in a crash loop or in other weights.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import shutil
 from pathlib import Path
 
 from agentforge.artifacts import hash_files, write_json
@@ -35,13 +36,17 @@ def newest_complete(directory: Path, *, world_size: int) -> Path | None:
         CheckRefused: a file of the newest one is gone (going on without it would silently train another model), or it
             was written by another number of processes.
     """
-    numbered = [(int(m[1]), path) for path in directory.glob("checkpoint-*") if (m := re.fullmatch(r"checkpoint-(\d+)", path.name))]
+    numbered = [
+        (int(m[1]), path)
+        for path in directory.glob("checkpoint-*")
+        if (m := re.fullmatch(r"checkpoint-(\d+)", path.name))
+    ]
     for _, checkpoint in sorted(numbered, reverse=True):
         if (problem := _damage(checkpoint)) is None:
             _check_world(checkpoint, world_size)
             return checkpoint
         aside = checkpoint.with_name(f"{checkpoint.name}.damaged")
-        _free(aside)
+        shutil.rmtree(aside, ignore_errors=True)
         checkpoint.rename(aside)
         log.warning("%s %s; it is set aside as %s", checkpoint.name, problem, aside.name)
     return None
@@ -67,12 +72,6 @@ def _check_world(checkpoint: Path, world_size: int) -> None:
     written_by = json.loads((checkpoint / MARKER).read_text())["world_size"]
     if written_by != world_size:
         raise CheckRefused(
-            f"{checkpoint} was written by {written_by} processes, this run has {world_size}: batches and random numbers would "
-            f"differ; start {written_by} processes, or delete {checkpoint.parent} to start afresh"
+            f"{checkpoint} was written by {written_by} processes, this run has {world_size}: batches and random numbers "
+            f"would differ; start {written_by} processes, or delete {checkpoint.parent} to start afresh"
         )
-
-
-def _free(path: Path) -> None:
-    import shutil
-
-    shutil.rmtree(path, ignore_errors=True)

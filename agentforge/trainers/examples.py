@@ -49,7 +49,9 @@ def choose_packing(model: PreTrainedModel, wanted: bool | None) -> bool:
     """
     refusal = packing_refusal(model.config)
     if refusal and wanted:
-        raise UserError(f"train.args.packing: {model.config.model_type} cannot be packed: {refusal}; set packing to false")
+        raise UserError(
+            f"train.args.packing: {model.config.model_type} cannot be packed: {refusal}; set packing to false"
+        )
     if refusal and wanted is None:
         log.info("not packed: %s", refusal)
     return refusal is None if wanted is None else wanted
@@ -77,9 +79,14 @@ def training_rows(dataset: Dataset, *, max_length: int, packing: bool, masked: b
     Raises:
         CheckRefused: a row is too long, or no token of the whole split is trained.
     """
-    longest = max((int(pc.max(pc.list_value_length(chunk)).as_py()) for chunk in dataset.data.column("input_ids").chunks), default=0)
+    longest = max(
+        (int(pc.max(pc.list_value_length(chunk)).as_py()) for chunk in dataset.data.column("input_ids").chunks),
+        default=0,
+    )
     if longest > max_length:
-        raise CheckRefused(f"a prepared row has {longest} tokens, max_length is {max_length}; run `agentforge prepare` again")
+        raise CheckRefused(
+            f"a prepared row has {longest} tokens, max_length is {max_length}; run `agentforge prepare` again"
+        )
     cache.parent.mkdir(parents=True, exist_ok=True)
     labelled = dataset.with_format("arrow").map(
         _label,

@@ -11,6 +11,7 @@ from accelerate.utils import DistributedType
 from transformers import TrainingArguments
 
 from agentforge.errors import CheckRefused
+from agentforge.recipe.hardware import load_hardware
 from agentforge.recipe.schema import Recipe
 
 log = logging.getLogger(__name__)
@@ -42,18 +43,18 @@ def check_launch(recipe: Recipe, args: TrainingArguments) -> None:
     asked = int(os.environ.get("WORLD_SIZE", "1"))
     if args.world_size != asked:
         raise CheckRefused(f"the launcher asked for {asked} processes, {args.world_size} take part; use torchrun")
-    count, _, kind = recipe.hardware.partition("x")
-    gpus = int(count) if count.isdigit() and kind else None
+    gpus = load_hardware(recipe.hardware).gpus
     if args.n_gpu > 1 or (gpus and torch.cuda.is_available() and gpus != args.world_size):
         raise CheckRefused(
-            f"hardware is {recipe.hardware}, {args.world_size} process(es) see {args.n_gpu} GPU(s) each; start one process a GPU: "
-            f"accelerate launch --num_processes {gpus or args.n_gpu} -m agentforge train ..., or choose another profile"
+            f"hardware is {recipe.hardware}, but {args.world_size} process(es) see {args.n_gpu} GPU(s) each; start one a GPU "
+            f"(accelerate launch --num_processes {gpus or args.n_gpu} -m agentforge train ...) or choose another profile"
         )
+    effective = args.distributed_state.distributed_type
     wanted = {"ACCELERATE_USE_FSDP": DistributedType.FSDP, "ACCELERATE_USE_DEEPSPEED": DistributedType.DEEPSPEED}
-    for variable, kind_wanted in wanted.items():
-        if os.environ.get(variable, "false").lower() == "true" and args.distributed_state.distributed_type != kind_wanted:
+    for variable, asked_for in wanted.items():
+        if os.environ.get(variable, "false").lower() == "true" and effective != asked_for:
             raise CheckRefused(
-                f"the launcher asked for {kind_wanted.value}, the run would be {args.distributed_state.distributed_type.value}: "
-                "it needs CUDA GPUs; launch without it"
+                f"the launcher asked for {asked_for.value}, the run would be {effective.value}: without CUDA GPUs it cannot "
+                "be done; launch without it"
             )
     log.info("%d process(es) on %s", args.world_size, args.device)

@@ -65,8 +65,15 @@ class GuardedTrainer(Trainer):
         self._step_loss = torch.zeros((), device=self.args.device)
         self._step_tokens = torch.zeros(2, dtype=torch.long, device=self.args.device)
 
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
+        """Return no batch after the last step: the parent, resumed from the last step's checkpoint, makes one more."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return [], None
+        return super().get_batch_samples(epoch_iterator, num_batches, device)  # type: ignore[no-any-return]
+
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
-        """Count the micro-batch; a non-finite loss is kept from the parent's running sum, which it would spoil for good."""
+        """Count the micro-batch; keep a non-finite loss from the parent's running sum, which it would spoil for good."""
         real = inputs["attention_mask"].sum() if "attention_mask" in inputs else self._unpadded(inputs)
         trained = (inputs["labels"][:, 1:] != IGNORED).sum()
         self._step_tokens += torch.stack([torch.as_tensor(real), trained]).to(self._step_tokens)
@@ -81,7 +88,7 @@ class GuardedTrainer(Trainer):
         return (columns * inside).amax(dim=1).sum()
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        """Before the optimiser's step: drop the gradients of a step that is not finite on any process.
+        """Before the optimiser's step: drop the gradients of a step that is not finite on one of the processes.
 
         The parent calls this once a step, when all micro-batches are accumulated and the norm is reduced over processes.
         """
@@ -111,11 +118,15 @@ class GuardedTrainer(Trainer):
         self.tally.skipped_in_a_row += 1
         log.warning("step %d: the loss or its gradient is not finite; the batch is skipped", step)
         if self.is_deepspeed_enabled:  # its engine has made the step inside backward()
-            raise CheckRefused(f"step {step}: the loss is not finite, and DeepSpeed cannot skip a batch; {self._advice()}")
+            raise CheckRefused(
+                f"step {step}: the loss is not finite, and DeepSpeed cannot skip a batch; {self._advice()}"
+            )
         if not scaled:
             model.zero_grad(set_to_none=True)  # without gradients the optimiser changes neither weights nor moments
         if self.tally.skipped_in_a_row >= self.max_nonfinite_steps:
-            raise CheckRefused(f"the loss was not finite in {self.tally.skipped_in_a_row} steps in a row, up to step {step}; {self._advice()}")
+            raise CheckRefused(
+                f"the loss was not finite in {self.tally.skipped_in_a_row} steps in a row, up to step {step}; {self._advice()}"
+            )
 
     def _advice(self) -> str:
         return "lower train.args.learning_rate or set train.args.max_grad_norm; the last checkpoint is from before"
@@ -130,7 +141,11 @@ class GuardedTrainer(Trainer):
             if not math.isfinite(logs.get("grad_norm", 0.0)):
                 del logs["grad_norm"]
             tally.loss_sum, tally.loss_steps = 0.0, 0
-            logs |= {"tokens": tally.tokens, "trained_tokens": tally.trained_tokens, "skipped_steps": tally.skipped_steps}
+            logs |= {
+                "tokens": tally.tokens,
+                "trained_tokens": tally.trained_tokens,
+                "skipped_steps": tally.skipped_steps,
+            }
         logs["seconds"] = round(self.seconds(), 3)
         super().log(logs, start_time)
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional
-from trl import SFTTrainer
+from trl import SFTConfig, SFTTrainer
 
 from agentforge.trainers.examples import IGNORED
 from agentforge.trainers.loop import GuardedTrainer
@@ -20,6 +20,8 @@ MAX_LOGITS_BYTES = 2**30
 
 class SupervisedTrainer(GuardedTrainer, SFTTrainer):
     """`trl.SFTTrainer` that computes logits only where a token is trained."""
+
+    args: SFTConfig
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -44,10 +46,12 @@ class SupervisedTrainer(GuardedTrainer, SFTTrainer):
         return loss
 
     def _is_plain(self, head: nn.Module) -> bool:
-        # decided by the arguments and not by the batch: TRL's way gathers over the processes, so all must take the same
-        plain = self.args.loss_type == "nll" and self.label_smoother is None and not self.aux_loss_enabled
+        # decided by the arguments, not by the batch: TRL's way gathers over the processes, so all must go the same
+        if self.args.loss_type != "nll" or self.label_smoother is not None or self.aux_loss_enabled:
+            return False
         rows = max(self.args.per_device_train_batch_size, self.args.per_device_eval_batch_size)
-        return plain and isinstance(head, nn.Linear) and 4 * rows * self.args.max_length * head.out_features <= MAX_LOGITS_BYTES
+        positions = rows * (self.args.max_length or 0)
+        return isinstance(head, nn.Linear) and 4 * positions * head.out_features <= MAX_LOGITS_BYTES
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from agentforge.data.prepare import load_prepared
 from agentforge.data.tokenizer import load_tokenizer
 from agentforge.errors import CheckRefused, Stopped, UserError
 from agentforge.models.build import add_lora, build_model, fingerprint_base
+from agentforge.recipe.hardware import load_hardware
 from agentforge.recipe.schema import Recipe
 from agentforge.trainers.arguments import Arguments, build_arguments
 from agentforge.trainers.callbacks.limits import LimitsCallback
@@ -63,7 +63,9 @@ def train(recipe: Recipe, replace: bool = False) -> Path:
         Stopped: a signal ended the run after a checkpoint.
     """
     if recipe.train.method not in METHODS:
-        raise UserError(f"train.method {recipe.train.method} comes with a later issue; now there are {' and '.join(METHODS)}")
+        raise UserError(
+            f"train.method {recipe.train.method} comes with a later issue; now there are {' and '.join(METHODS)}"
+        )
     if recipe.model.quantize and recipe.train.lora is None:
         raise UserError("model.quantize: 4-bit weights cannot be trained themselves; give train.lora")
     data = load_prepared(recipe.artifact("data"))
@@ -87,7 +89,7 @@ def _shared_directory(recipe: Recipe, replace: bool) -> Iterator[Workspace]:
         path, done = share(None)
         yield Workspace(Path(path), recipe.trained, done=done)
         return
-    inputs = {"data": recipe.artifact("data"), "base": fingerprint_base(recipe.model)}
+    inputs: dict[str, Path | str] = {"data": recipe.artifact("data"), "base": fingerprint_base(recipe.model)}
     relevant = recipe.model_dump(include={"seed", "model", "train"}) | {"max_length": recipe.data.max_length}
     with stage_directory(
         recipe.trained, stage="train", recipe=relevant, inputs=inputs, resumable=True, replace=replace
@@ -100,7 +102,7 @@ def _train_in(directory: Path, recipe: Recipe, arguments: Arguments, data: dict[
     args = arguments.parent
     checkpoint = _agreed_checkpoint(directory, args)
     tally = Tally.load(checkpoint) if checkpoint else Tally()
-    limits = LimitsCallback(recipe.budget, _price(recipe), tally.seconds)
+    limits = LimitsCallback(recipe.budget, _dollars_per_hour(recipe), tally.seconds)
     trainer = _make_trainer(directory, recipe, arguments, data, tally, limits)
     progress = ProgressCallback()
     trainer.add_callback(progress)
@@ -129,51 +131,54 @@ def _agreed_checkpoint(directory: Path, args: TrainingArguments) -> Path | None:
     return checkpoint
 
 
-def _price(recipe: Recipe) -> float:
-    from agentforge.planning.hardware import load_hardware
-
-    return float(load_hardware(recipe.hardware).dollars_per_hour)
+def _dollars_per_hour(recipe: Recipe) -> float:
+    hardware = load_hardware(recipe.hardware)
+    return hardware.dollars_per_gpu_hour * hardware.gpus
 
 
 def _make_trainer(
-    directory: Path, recipe: Recipe, arguments: Arguments, data: dict[str, Dataset], tally: Tally, limits: LimitsCallback
+    directory: Path,
+    recipe: Recipe,
+    arguments: Arguments,
+    data: dict[str, Dataset],
+    tally: Tally,
+    limits: LimitsCallback,
 ) -> GuardedTrainer:
-    args = arguments.parent
+    args, lora = arguments.parent, recipe.train.lora
     tokenizer = load_tokenizer(recipe.artifact("data") / "tokenizer")
-    model = build_model(recipe.model, len(tokenizer), seed=recipe.seed, train_all=recipe.train.lora is None, device=args.device)
-    packing = choose_packing(model, arguments.packing)
-    if recipe.train.lora is not None:
-        model = add_lora(model, recipe.train.lora, seed=recipe.seed)
-    with args.main_process_first(desc="packing"):
-        rows = {
-            split: training_rows(
-                dataset,
-                max_length=arguments.max_length,
-                packing=packing,
-                masked=arguments.assistant_only_loss,
-                cache=directory / CACHE / split,
-            )
-            for split, dataset in data.items()
-            if len(dataset)
-        }
-    if "train" not in rows:
-        raise UserError(f"{recipe.artifact('data')} has no training rows; look at the counts in its manifest")
+    base = build_model(recipe.model, len(tokenizer), seed=recipe.seed, train_all=lora is None, device=args.device)
+    packing = choose_packing(base, arguments.packing)
+    rows = _rows(directory / CACHE, recipe, arguments, data, packing)
     if isinstance(args, SFTConfig):
-        # the rows are ready: TRL would map over them once more
-        args.dataset_kwargs = {"skip_prepare_dataset": True}
+        args.dataset_kwargs = {"skip_prepare_dataset": True}  # they are ready: TRL would map over them once more
     trainer = METHODS[recipe.train.method][0](
-        model=model,
+        model=base if lora is None else add_lora(base, lora, seed=recipe.seed),
         args=args,
         train_dataset=rows["train"],
         eval_dataset=rows.get("eval"),
         processing_class=tokenizer,
-        data_collator=make_collator(model, tokenizer.pad_token_id, packing),
+        data_collator=make_collator(base, tokenizer.pad_token_id, packing),
         callbacks=[limits, MetricsCallback(directory)],
         tally=tally,
         max_nonfinite_steps=recipe.train.max_nonfinite_steps,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _rows(
+    cache: Path, recipe: Recipe, arguments: Arguments, data: dict[str, Dataset], packing: bool
+) -> dict[str, Dataset]:
+    """Return labelled and packed rows of the splits that have any; the first process writes them, the others map them."""
+    if not len(data["train"]):
+        raise UserError(f"{recipe.artifact('data')} has no training rows; look at the counts in its manifest")
+    masked, max_length = arguments.assistant_only_loss, recipe.data.max_length
+    with arguments.parent.main_process_first(desc="packing"):
+        return {
+            split: training_rows(dataset, max_length=max_length, packing=packing, masked=masked, cache=cache / split)
+            for split, dataset in data.items()
+            if len(dataset)
+        }
 
 
 def _raise_if_ended(limits: LimitsCallback, trainer: GuardedTrainer) -> None:
@@ -186,7 +191,9 @@ def _raise_if_ended(limits: LimitsCallback, trainer: GuardedTrainer) -> None:
 
 def _final_metrics(trainer: GuardedTrainer, limits: LimitsCallback) -> dict[str, Any]:
     tally = trainer.tally
-    last = [line for line in trainer.state.log_history if line["step"] == trainer.state.global_step and "eval_loss" in line]
+    last = [
+        line for line in trainer.state.log_history if line["step"] == trainer.state.global_step and "eval_loss" in line
+    ]
     evaluated = last[-1] if last else trainer.evaluate() if trainer.eval_dataset is not None else {}
     seconds = trainer.seconds()
     parameters = [(p.numel(), p.requires_grad) for p in trainer.accelerator.unwrap_model(trainer.model).parameters()]
@@ -208,10 +215,14 @@ def _final_metrics(trainer: GuardedTrainer, limits: LimitsCallback) -> dict[str,
 
 def _save_final(trainer: GuardedTrainer, recipe: Recipe, directory: Path) -> None:
     if recipe.train.lora is None and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
-        trainer.model.to(getattr(torch, recipe.model.dtype))  # the fp32 masters are in the checkpoints only
+        trainer.accelerator.unwrap_model(trainer.model).to(getattr(torch, recipe.model.dtype))  # from fp32 masters
     trainer.save_model(str(directory))
     if recipe.train.lora is not None and main_rank():
-        base = {"path": recipe.model.path, "revision": recipe.model.revision, "fingerprint": fingerprint_base(recipe.model)}
+        base = {
+            "path": recipe.model.path,
+            "revision": recipe.model.revision,
+            "fingerprint": fingerprint_base(recipe.model),
+        }
         write_json(directory / BASE, base)
 
 

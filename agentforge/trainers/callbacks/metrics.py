@@ -25,7 +25,9 @@ class MetricsCallback(TrainerCallback):
         self._started = time.monotonic()
         self._first_step = 0
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Cut off what a killed run logged after its last checkpoint: those steps are made again."""
         self._since = self._started = time.monotonic()
         self._first_step = state.global_step
@@ -36,7 +38,12 @@ class MetricsCallback(TrainerCallback):
             self.path.write_text("".join(kept), encoding="utf-8")
 
     def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
     ) -> None:
         """Add speed and remaining time to the line, for every reporter behind this one, and write it."""
         if logs is None or SUMMARY in logs:
@@ -45,7 +52,9 @@ class MetricsCallback(TrainerCallback):
         if "tokens" in logs:
             logs["tokens_per_second"] = round((logs["tokens"] - self._tokens) / max(now - self._since, 1e-9), 1)
             done = state.global_step - self._first_step
-            logs["remaining_seconds"] = round((state.max_steps - state.global_step) * (now - self._started) / max(done, 1), 1)
+            logs["remaining_seconds"] = round(
+                (state.max_steps - state.global_step) * (now - self._started) / max(done, 1), 1
+            )
             self._tokens, self._since = logs["tokens"], now
         if state.is_world_process_zero:
             line = {"step": state.global_step, **{key: value for key, value in logs.items() if _plain(value)}}

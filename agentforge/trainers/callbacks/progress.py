@@ -20,7 +20,9 @@ class ProgressCallback(TrainerCallback):
         self._bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True))
         self._shown = self._bar.console.is_terminal
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Open the bar at the step that the run goes on from."""
         if state.is_world_process_zero and self._shown:
             self._task = self._bar.add_task("", total=state.max_steps, completed=state.global_step, status="")
@@ -32,7 +34,12 @@ class ProgressCallback(TrainerCallback):
             self._bar.update(self._task, completed=state.global_step)
 
     def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
     ) -> None:
         """Show the figures of the step or of the evaluation."""
         if not logs or not state.is_world_process_zero or not (status := _status(logs)):
@@ -42,7 +49,9 @@ class ProgressCallback(TrainerCallback):
         else:
             log.info("step %d/%d: %s", state.global_step, state.max_steps, status)
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Close the bar."""
         self.close()
 
