@@ -1,1 +1,1 @@
-"""What a recipe takes, before anything is spent: parameters, memory, FLOPs, hours, dollars; and what a machine lacks."""
+"""What a recipe takes before anything is spent: parameters, memory, hours, dollars; and what a machine lacks."""

@@ -167,7 +167,7 @@ def layer_activations(shape: Shape, recipe: Recipe) -> float:
     """
     width = activation_bytes(recipe)
     h, f, q, kv = shape.hidden_size, shape.intermediate_size, shape.query_size, shape.key_value_size
-    kept = 2 * (4 + width) * h + width * (2 * q + 2 * kv) + 4 * width * f
+    kept: float = 2 * (4 + width) * h + width * (2 * q + 2 * kv) + 4 * width * f
     if shape.query_key_norm:
         kept += (4 + width) * (q + kv)
     if recipe.train.lora is not None:

@@ -118,7 +118,7 @@ def rank_of(name: str, lora: dict[str, Any]) -> int:
 
 
 def count_lora(shape: Shape, lora: dict[str, Any]) -> int:
-    """Return the trainable parameters of an adapter: r (in + out) for each adapted module (Hu et al., arXiv 2106.09685).
+    """Return an adapter's parameters: r (in + out) for each adapted module (Hu et al., arXiv 2106.09685).
 
     `use_dora` adds a magnitude, `lora_bias` a bias for each output; `modules_to_save` are trained whole.
     """

@@ -83,11 +83,13 @@ def shape_from_config(config: dict[str, Any]) -> Shape:
     model_type = config.get("model_type")
     if model_type not in DEFAULTS:
         raise UserError(
-            f"the plan does not know the shape of model_type '{model_type}'{did_you_mean(str(model_type), list(DEFAULTS))}; "
-            f"it knows {', '.join(DEFAULTS)}"
+            f"the plan knows the shapes of {', '.join(DEFAULTS)}; this model_type is "
+            f"'{model_type}'{did_you_mean(str(model_type), list(DEFAULTS))}"
         )
     known = {"num_attention_heads": 32, "tie_word_embeddings": False, "attention_bias": False, "mlp_bias": False}
-    values = known | DEFAULTS[model_type] | {key: value for key, value in config.items() if value is not None}
+    values: dict[str, Any] = (
+        known | DEFAULTS[model_type] | {key: value for key, value in config.items() if value is not None}
+    )
     heads = values["num_attention_heads"]
     bias = model_type == "qwen2" or bool(values["attention_bias"])
     return Shape(
@@ -97,7 +99,7 @@ def shape_from_config(config: dict[str, Any]) -> Shape:
         intermediate_size=values["intermediate_size"],
         num_hidden_layers=values["num_hidden_layers"],
         num_attention_heads=heads,
-        num_key_value_heads=values.get("num_key_value_heads", heads),
+        num_key_value_heads=values.get("num_key_value_heads") or heads,
         head_dim=values.get("head_dim", values["hidden_size"] // heads),
         tie_word_embeddings=values["tie_word_embeddings"],
         attention_bias=bias,
@@ -117,7 +119,7 @@ def shape_of(recipe: Recipe) -> Shape:
 
 
 def config_of(recipe: Recipe) -> dict[str, Any]:
-    """Return the base's config: of the directory, the Hub's cache, configs/models, or the recipe that makes the base."""
+    """Return the base's config: of its directory, the Hub's cache, the recipe that makes it, or configs/models."""
     model = recipe.model
     if model.path is None:
         return _from_scratch(recipe)
@@ -166,7 +168,7 @@ def known_models() -> dict[str, dict[str, Any]]:
 
 
 def maker_of(path: str, recipe: Recipe) -> tuple[str, Recipe] | None:
-    """Return name and recipe of what makes the model at ``path``, or None: a shipped recipe with the same `output_dir`."""
+    """Return name and recipe of what makes the model at ``path``: a shipped recipe with the same `output_dir`."""
     from agentforge.recipe.loading import find_recipe, load_recipe, read_extended, recipe_names
 
     if Path(path).parent != Path(recipe.output_dir):

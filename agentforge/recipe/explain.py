@@ -25,6 +25,7 @@ MUST_BE = {
     "list_type": "it must be a list",
     "dict_type": "it must be a mapping",
     "model_type": "it must be a mapping",
+    "union": "it must be text or a mapping",
 }
 PATTERNS = {
     "version": "it must be three numbers such as 1.0.0",
@@ -34,14 +35,31 @@ PATTERNS = {
 
 def explain(error: ValidationError) -> Iterator[tuple[tuple[str, ...], str]]:
     """Yield the key's path and a sentence for each thing that is wrong."""
-    details = [dict(detail) for detail in error.errors()]
-    seen: set[tuple[str, ...]] = set()
-    for detail in details:
+    for detail in _relevant([{**detail} for detail in error.errors()]):
         path = tuple(str(part) for part in detail["loc"] if not _is_union_tag(part))
-        if path in seen or _is_other_branch(detail, details):
-            continue
-        seen.add(path)
         yield path, _sentence(detail, path)
+
+
+def _relevant(details: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the details without those of a union's branch that cannot have been meant: text for a mapping."""
+    for detail in details:
+        union = _union_of(detail)
+        group = [other for other in details if _union_of(other) == union] if union else [detail]
+        meant = [other for other in group if other["type"] not in ("string_type", "model_type")]
+        if union is None or detail in meant:
+            yield detail
+        elif not meant and detail is group[0]:
+            yield {**detail, "type": "union"}
+
+
+def _union_of(detail: dict[str, Any]) -> tuple[Any, ...] | None:
+    tag = next((number for number, part in enumerate(detail["loc"]) if _is_union_tag(part)), None)
+    return None if tag is None else tuple(detail["loc"][:tag])
+
+
+def _is_union_tag(part: Any) -> bool:
+    # pydantic adds the branch of a union (`str`, `TokenizerTraining`) and `[key]` to the location of an error
+    return isinstance(part, str) and (part in ("str", "[key]") or part[:1].isupper())
 
 
 def _sentence(detail: dict[str, Any], path: tuple[str, ...]) -> str:
@@ -56,31 +74,9 @@ def _sentence(detail: dict[str, Any], path: tuple[str, ...]) -> str:
         return f"{said}it must be one of {', '.join(choices)}{did_you_mean(str(detail['input']), choices)}"
     if kind == "string_pattern_mismatch":
         return said + PATTERNS[path[-1]]
-    if "Union" in str(detail.get("branches")):
-        return f"{said}it must be text or a mapping"
     if kind in ("int_type", "float_type") and isinstance(detail["input"], str) and is_number(detail["input"]):
         return f"{key} is {show_value(detail['input'])}, which is text; write the number without quotes"
     return said + MUST_BE.get(kind, detail["msg"].replace("Input should be", "it must be"))
-
-
-def _is_union_tag(part: Any) -> bool:
-    # pydantic adds the branch of a union (`str`, `TokenizerTraining`) and `[key]` to the location of an error
-    return isinstance(part, str) and (part in ("str", "[key]") or part[:1].isupper())
-
-
-def _is_other_branch(detail: dict[str, Any], details: list[dict[str, Any]]) -> bool:
-    """Tell whether a union's branch cannot have been meant: text for a mapping, or a mapping for text."""
-    branch = next((number for number, part in enumerate(detail["loc"]) if _is_union_tag(part)), None)
-    if branch is None or detail["loc"][branch] == "[key]":
-        return False
-    union = detail["loc"][:branch]
-    siblings = [other for other in details if other["loc"][:branch] == union and len(other["loc"]) > branch]
-    if len({other["loc"][branch] for other in siblings}) < 2:
-        return False
-    if not isinstance(detail["input"], str | dict) and detail["type"] == "string_type":
-        detail["branches"] = "Union"
-        return False
-    return detail["type"] in ("string_type", "model_type")
 
 
 def suggest_key(path: tuple[str, ...]) -> str:

@@ -1,7 +1,7 @@
 """The JSON schema of a recipe file, for editors (yaml-language-server) and for `agentforge show --json-schema`.
 
-A file is not yet a recipe: `extends` and `profiles` may bring what it lacks, so nothing is required in it but what makes
-an item of a list.
+A file is not yet a recipe: `extends` and `profiles` may bring what it lacks, so nothing is required in it but what
+makes an item of a list.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Find, extend, overlay, override and validate a recipe. Precedence: default < YAML (`extends`, profile) < command line."""
+"""Find, extend, overlay, override and validate a recipe.
+
+Precedence: default < YAML (`extends`, then the file, then the profile) < command line.
+"""
 
 from __future__ import annotations
 

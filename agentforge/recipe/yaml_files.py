@@ -1,4 +1,4 @@
-"""Read YAML strictly, and find the shipped files: no repeated keys, no surprises of YAML 1.1, errors with file and line."""
+"""Read YAML strictly: no repeated keys, no surprises of YAML 1.1, errors with file and line; find shipped files."""
 
 from __future__ import annotations
 

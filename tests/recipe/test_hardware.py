@@ -43,7 +43,7 @@ def test_auto_takes_the_largest_profile_that_fits(gpus: tuple[Gpu, ...], profile
 
 
 def test_auto_says_what_there_is_if_none_fits() -> None:
-    with pytest.raises(UserError, match="1x NVIDIA A100 .*tiny \\(cpu\\), rtx4090"):
+    with pytest.raises(UserError, match=r"1x NVIDIA A100 .*tiny \(cpu\), rtx4090"):
         choose_profile(PROFILES, Machine((Gpu("NVIDIA A100", 80.0),), 8, 64.0))
 
 

@@ -42,7 +42,8 @@ def test_precedence_is_default_extends_recipe_profile_command_line(tmp_path: Pat
     )
     child = write(
         tmp_path,
-        "extends: b.yaml\nname: child\nseed: 2\ndescription: child\nprofiles:\n  p: {seed: 3, description: p, train: {args: {max_steps: 3}}}",
+        "extends: b.yaml\nname: child\nseed: 2\ndescription: child\n"
+        "profiles:\n  p: {seed: 3, description: p, train: {args: {max_steps: 3}}}",
     )
     assert load_recipe(child).data.max_length == Recipe(name="x").data.max_length
     assert load_recipe(child).version == "1.0.0"
@@ -141,7 +142,7 @@ def test_unknown_names() -> None:
         load_recipe("aj/sft", profile="tinny")
     with pytest.raises(UserError, match="there is no recipe 'hardware/cpu'"):
         load_recipe("hardware/cpu")
-    with pytest.raises(UserError, match="there is no recipe file nowhere.yaml"):
+    with pytest.raises(UserError, match=r"there is no recipe file nowhere\.yaml"):
         load_recipe("nowhere.yaml")
 
 

@@ -100,7 +100,7 @@ def fragments_of(annotation: Any) -> list[dict[str, Any]]:
 
 
 def fragment_of(annotation: Any) -> dict[str, Any]:
-    """Return one fragment: primitive alternatives become a list of types; a string beside an enumeration is its spelling."""
+    """Return one fragment: primitive alternatives become a list of types; text beside an enum is its spelling."""
     found = fragments_of(annotation)
     values = [value for fragment in found for value in fragment.get("enum", [])]
     kinds = sorted({fragment["type"] for fragment in found if list(fragment) == ["type"]})
