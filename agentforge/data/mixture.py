@@ -1,0 +1,92 @@
+"""The mix of tokenised rows: which pieces are trained on, in which order, and which are held out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agentforge.data.ingest import Rows
+from agentforge.data.mix import Allocation, Selection, allocate, select, shuffled
+from agentforge.data.sources import OpenSource
+from agentforge.data.split import is_eval
+from agentforge.data.tokenise import Tokens
+from agentforge.recipe.schema import Data
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Indices of pieces, in the order in which they are stored.
+
+    Attributes:
+        train: with repeats.
+        eval: each at most once.
+        available: rows or tokens that each source has for training.
+        allocation: what each source gives.
+    """
+
+    train: NDArray[np.int64]
+    eval: NDArray[np.int64]
+    available: list[int]
+    allocation: Allocation
+
+
+def mix_tokens(data: Data, seed: int, sources: Sequence[OpenSource], rows: Rows, tokens: Tokens) -> Mixture:
+    """Choose and order the pieces of both sides.
+
+    The mix (`data.size`, weights, repeats) is what is trained on. Of a source's held-out rows as large a share is taken
+    as of its other rows, none twice.
+    """
+    source_of = rows.sources[tokens.rows]
+    held_out = is_eval(rows.prompts, data.eval_fraction)[tokens.rows]
+    amounts = tokens.lengths.astype(np.int64) if data.weights == "tokens" else np.ones(len(tokens.rows), dtype=np.int64)
+    train = [np.flatnonzero((source_of == source) & ~held_out) for source in range(len(sources))]
+    available = [int(amounts[own].sum()) for own in train]
+    repeats = [source.max_repeats for source in sources]
+    allocation = allocate(available, [source.weight for source in sources], repeats, data.size)
+    _tell(data, sources, available, allocation)
+    chosen: list[tuple[NDArray[np.int64], Selection]] = []
+    kept_out: list[tuple[NDArray[np.int64], Selection]] = []
+    for source, own in enumerate(train):
+        quota = allocation.quotas[source]
+        chosen.append((own, select(tokens.keys[own], amounts[own], quota, seed)))
+        asked = np.flatnonzero((source_of == source) & held_out)
+        share = min(1.0, quota / available[source]) if available[source] else 1.0
+        part = round(share * int(amounts[asked].sum()))
+        kept_out.append((asked, select(tokens.keys[asked], amounts[asked], part, seed)))
+    return Mixture(_ordered(tokens, chosen, seed), _ordered(tokens, kept_out, seed), available, allocation)
+
+
+def _ordered(tokens: Tokens, chosen: list[tuple[NDArray[np.int64], Selection]], seed: int) -> NDArray[np.int64]:
+    pieces = np.concatenate([own[selection.rows] for own, selection in chosen])
+    copies = np.concatenate([selection.copies for _, selection in chosen])
+    return pieces[shuffled(tokens.keys[pieces], copies, seed)]
+
+
+def _tell(data: Data, sources: Sequence[OpenSource], available: list[int], allocation: Allocation) -> None:
+    for source, amount in zip(sources, available, strict=True):
+        if not amount:
+            log.warning("%s: no row is left to train on; the others share its weight", source.name)
+    for index in allocation.capped:
+        log.warning(
+            "%s: weight %g would repeat its %d %s more than max_repeats %g; it gives %d and the others share the rest",
+            *(sources[index].name, sources[index].weight, available[index], data.weights, sources[index].max_repeats),
+            allocation.quotas[index],
+        )
+    if (limit := allocation.limited_by) is not None:
+        log.warning(
+            "%s: its %d %s, repeated %g times, set the size of the mix; with data.size the others may give more",
+            *(sources[limit].name, available[limit], data.weights, sources[limit].max_repeats),
+        )
+    if data.size and sum(allocation.quotas) < data.size:
+        log.warning(
+            "the mix has %d %s of the %d of data.size: every source is at max_repeats",
+            sum(allocation.quotas),
+            data.weights,
+            data.size,
+        )

@@ -1,0 +1,77 @@
+"""Ordered, bounded parallel map: results come in the order of the tasks, whatever the number of processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+_worker: Callable[[Any], Any]
+
+
+def default_workers() -> int:
+    """One process per core that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def ordered_map(worker: Callable[[Task], Result], tasks: Iterable[Task], workers: int) -> Iterator[Result]:
+    """Yield ``worker(task)`` for each task, in order, with at most ``2 * workers`` tasks under way.
+
+    Args:
+        worker: a pure function or a callable object; forked processes inherit it, so only tasks and results are pickled.
+        tasks: read lazily, in this process.
+        workers: processes; 1 runs everything here.
+    """
+    if workers == 1:
+        yield from map(worker, tasks)
+        return
+    with _pool(worker, workers) as pool:
+        pending: deque[Future[Result]] = deque()
+        for task in tasks:
+            pending.append(pool.submit(_call, task))
+            if len(pending) >= 2 * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+@contextmanager
+def _pool(worker: Callable[[Any], Any], workers: int) -> Iterator[ProcessPoolExecutor]:
+    # The children hold only the reading end: it ends when this process dies, however it dies, and they die with it.
+    # Otherwise a killed run would leave processes that hold the artefact's lock.
+    alive, mine = os.pipe()
+    context = multiprocessing.get_context("fork")
+    pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(worker, alive, mine))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        os.close(alive)
+        os.close(mine)
+
+
+def _start(worker: Callable[[Any], Any], alive: int, parents_end: int) -> None:
+    global _worker
+    _worker = worker
+    os.close(parents_end)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, args=(alive,), daemon=True).start()
+
+
+def _die_with_parent(alive: int) -> None:
+    os.read(alive, 1)
+    os._exit(1)
+
+
+def _call(task: Any) -> Any:
+    return _worker(task)

@@ -1,0 +1,299 @@
+"""`prepare`: from the recipe's sources to the mixed, deduplicated, decontaminated, split, tokenised set.
+
+    read -> clean -> filter -> exact and near duplicates -> decontaminate -> tokenise -> split -> mix -> Arrow files
+
+Rows go through in chunks and lie on disk between the steps; memory holds hashes and lengths, some 300 bytes a row. Chunks
+are worked on by several processes and joined in order, so the files are the same whatever the number of processes.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from agentforge.artifacts import Workspace, hash_json, sha256_file, stage_directory
+from agentforge.data.chat_template import install_template, template_hash
+from agentforge.data.decontaminate import EvaluationSet, collect_evaluation
+from agentforge.data.dedup import first_occurrences, near_duplicates
+from agentforge.data.ingest import Ingestor, Raws, Rows, Tally, collect
+from agentforge.data.mix import allocate, select
+from agentforge.data.mixture import mix_tokens
+from agentforge.data.parallel import default_workers, ordered_map
+from agentforge.data.prose import tokenizer_text
+from agentforge.data.report import evaluation_metrics, mix_metrics
+from agentforge.data.sources import OpenSource, open_evaluation, open_sources
+from agentforge.data.spool import Spool
+from agentforge.data.store import TokenisedRow, load_prepared, write_rows
+from agentforge.data.tokenise import Tokeniser, Tokens, collect_tokens
+from agentforge.data.tokenizer import load_tokenizer, train_tokenizer
+from agentforge.data.tools import load_tools
+from agentforge.errors import CheckRefused, UserError
+from agentforge.recipe.schema import Data, Recipe, TokenizerTraining
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["load_prepared", "prepare"]
+
+log = logging.getLogger(__name__)
+Item = TypeVar("Item")
+
+FORMAT = 1
+"""Raised when the same recipe and inputs give other rows, so that artefacts made before are not taken for current."""
+
+CHUNK_ROWS = 500
+CHUNK_CHARACTERS = 1_000_000
+ROWS_PER_BATCH = 1000
+
+
+def prepare(recipe: Recipe, replace: bool = False) -> Path:
+    """Make the recipe's `-data` artefact: ``tokenizer/``, ``train-*.arrow``, ``eval-*.arrow``, counts in the manifest.
+
+    Args:
+        recipe: its sections `data`, `model` (the tokenizer), `train.method` and `seed` decide the result.
+        replace: make it again if it is there from another recipe.
+
+    Raises:
+        UserError: the recipe or an input is wrong, or the disk is full.
+        CheckRefused: too many unreadable rows, a source of which every row is rejected, or nothing is left to train on.
+    """
+    if not recipe.data.mix:
+        raise UserError("data.mix is empty: name at least one data set (`agentforge download --list`) or file")
+    target = recipe.artifact("data")
+    sources, missing = open_sources(recipe.data)
+    evaluation = open_evaluation(recipe.data)
+    tools = load_tools(recipe.data.tools).schemas if recipe.data.tools else None
+    inputs = _inputs(recipe, [*sources, *evaluation], tools)
+    with stage_directory(target, stage="prepare", recipe=_identity(recipe), inputs=inputs, replace=replace) as work:
+        if not work.done:
+            with _full_disk_as_user_error(target):
+                work.metrics = _make(recipe, sources, evaluation, tools, work) | {"missing": missing}
+    return target
+
+
+def _identity(recipe: Recipe) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "data": recipe.data.model_dump(exclude={"workers", "hub_mirror", "allow_missing"}),
+        "model": recipe.model.model_dump(include={"path", "revision", "tokenizer"}),
+        "documents": _documents(recipe),
+        "seed": recipe.seed,
+    }
+
+
+def _documents(recipe: Recipe) -> bool:
+    return recipe.train.method == "pretrain"
+
+
+def _inputs(recipe: Recipe, sources: Sequence[OpenSource], tools: list[dict[str, Any]] | None) -> dict[str, Path | str]:
+    inputs: dict[str, Path | str] = {str(file): file for source in sources for file in source.files}
+    inputs |= {f"card {source.dataset}": source.card_hash for source in sources if source.card_hash}
+    if tools is not None:
+        inputs["tools"] = hash_json(tools)
+    if isinstance(where := recipe.model.tokenizer or recipe.model.path, str):
+        local = Path(where) / "tokenizer.json"
+        inputs["tokenizer"] = local if local.is_file() else f"{where}@{recipe.model.revision or 'main'}"
+    return inputs
+
+
+@contextmanager
+def _full_disk_as_user_error(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"no space is left on the disk of {target}; free some and run `agentforge prepare` again"
+        ) from error
+
+
+def _make(
+    recipe: Recipe,
+    sources: Sequence[OpenSource],
+    evaluation: Sequence[OpenSource],
+    tools: list[dict[str, Any]] | None,
+    work: Workspace,
+) -> dict[str, Any]:
+    data, workers = recipe.data, recipe.data.workers or default_workers()
+    held_out = _read_evaluation(data, evaluation)
+    ingestor = Ingestor(sources, data.minhash, held_out, _documents(recipe), tools)
+    tallies = [Tally() for _ in sources]
+    results = ordered_map(ingestor, _raw_chunks(sources, tallies, data.max_bad_rows), workers)
+    rows = collect(_progress(results, "reading", lambda r: r.read), Spool(work.path / ".rows"), tallies)
+    _refuse_empty_sources(sources, rows, tallies)
+    keep = _keep(data, rows, tallies)
+
+    tokenizer = _open_tokenizer(recipe, sources, rows, keep)
+    tokenizer.save_pretrained(work.path / "tokenizer")
+    tokens = _tokenise(recipe, rows, keep, tokenizer, len(sources), work.path, workers)
+    mixture = mix_tokens(data, recipe.seed, sources, rows, tokens)
+    if not len(mixture.train):
+        raise CheckRefused(
+            f"prepare: no row is left to train on ({_reasons(tallies, tokens)}); look at the filters and data.max_length"
+        )
+    if data.eval_fraction and not len(mixture.eval):
+        log.warning("data.eval_fraction is %g, but no row fell into eval: the data are too few", data.eval_fraction)
+    names = [source.name for source in sources]
+    for split, pieces in (("train", mixture.train), ("eval", mixture.eval)):
+        write_rows(work.path, split, _batches(tokens, rows, names, pieces, split))
+    for spool in (rows.spool, tokens.ids, tokens.masks):
+        spool.remove()
+    return {
+        **mix_metrics(data, sources, tallies, rows, keep, tokens, mixture),
+        "decontaminated_against": evaluation_metrics(held_out),
+        "template_hash": template_hash(tokenizer) if tokenizer.chat_template else None,
+        "tokenizer_hash": sha256_file(work.path / "tokenizer" / "tokenizer.json"),
+        "vocab_size": len(tokenizer),
+    }
+
+
+def _raw_chunks(sources: Sequence[OpenSource], tallies: Sequence[Tally], max_bad_rows: float) -> Iterator[Raws]:
+    """Yield the raw rows of all sources in order, in chunks that fit in memory several times."""
+    for index, source in enumerate(sources):
+        counts = source.new_counts()
+        chunk: list[dict[str, Any]] = []
+        characters = 0
+        for raw in islice(source.raw_rows(counts), source.max_rows):
+            chunk.append(raw)
+            characters += sum(len(value) for value in raw.values() if isinstance(value, str))
+            if len(chunk) == CHUNK_ROWS or characters > CHUNK_CHARACTERS:
+                yield Raws(index, chunk)
+                chunk, characters = [], 0
+        if chunk:
+            yield Raws(index, chunk)
+        counts.check(source.name, max_bad_rows)
+        tallies[index].unreadable = counts.bad
+
+
+def _read_evaluation(data: Data, sources: Sequence[OpenSource]) -> EvaluationSet | None:
+    if not sources:
+        return None
+    return collect_evaluation((row for source in sources for row in source.all_rows()), data.decontaminate.ngram)
+
+
+def _refuse_empty_sources(sources: Sequence[OpenSource], rows: Rows, tallies: Sequence[Tally]) -> None:
+    left = np.bincount(rows.sources, minlength=len(sources))
+    for source, tally, count in zip(sources, tallies, left, strict=True):
+        if not count:
+            reasons = ", ".join(f"{reason}: {n}" for reason, n in tally.rejected.most_common(3))
+            what = f"all {tally.read} rows were rejected ({reasons})" if tally.read else "there are no rows in it"
+            raise CheckRefused(
+                f"{source.name}: {what}; look at its adapter, columns and filters, or take it out of data.mix"
+            )
+
+
+def _reasons(tallies: Sequence[Tally], tokens: Tokens) -> str:
+    counts = sum((tally.rejected for tally in tallies), Counter()) + sum(tokens.counts, Counter())
+    return (
+        ", ".join(f"{reason.replace('_', ' ')}: {count}" for reason, count in counts.most_common(4))
+        or "all are held out"
+    )
+
+
+def _keep(data: Data, rows: Rows, tallies: Sequence[Tally]) -> NDArray[np.bool_]:
+    """Tell which rows are neither duplicates nor contaminated; count the others."""
+
+    def reject(which: NDArray[np.bool_], reason: str) -> None:
+        for source, count in enumerate(np.bincount(rows.sources[which], minlength=len(tallies)).tolist()):
+            if count:
+                tallies[source].rejected[reason] += count
+
+    keep = first_occurrences(rows.content)
+    reject(~keep, "exact duplicate")
+    if rows.signatures is not None:
+        unique = np.flatnonzero(keep)
+        near = np.zeros(len(rows), dtype=bool)
+        near[unique] = near_duplicates(rows.signatures.select(keep), data.minhash.threshold) >= 0
+        rows.signatures = None
+        reject(near, "near duplicate")
+        keep &= ~near
+    reject(keep & rows.contaminated, "contaminated")
+    return keep & ~rows.contaminated
+
+
+def _open_tokenizer(
+    recipe: Recipe, sources: Sequence[OpenSource], rows: Rows, keep: NDArray[np.bool_]
+) -> PreTrainedTokenizerBase:
+    wanted = recipe.model.tokenizer
+    if isinstance(wanted, TokenizerTraining):
+        texts = _tokenizer_texts(sources, rows, keep, wanted.max_characters, recipe.seed)
+        tokenizer = train_tokenizer(_progress(texts, "tokenizer"), wanted.vocab_size)
+    elif path := wanted or recipe.model.path:
+        tokenizer = load_tokenizer(path, recipe.model.revision if path == recipe.model.path else None)
+    else:
+        raise UserError(
+            "the recipe has no tokenizer: set model.path, or model.tokenizer to a path or to {vocab_size: ...}"
+        )
+    try:
+        install_template(tokenizer, recipe.data.template)
+    except UserError as error:
+        if not _documents(recipe) or recipe.data.template != "auto":
+            raise
+        log.warning("documents need no chat template, and none is stored: %s", error)
+    return tokenizer
+
+
+def _tokenizer_texts(
+    sources: Sequence[OpenSource], rows: Rows, keep: NDArray[np.bool_], max_characters: int, seed: int
+) -> Iterator[str]:
+    """Yield texts of all sources, in proportion to their weights, up to ``max_characters`` together."""
+    numbers = [np.flatnonzero(keep & (rows.sources == source)) for source in range(len(sources))]
+    characters = [rows.characters[own].astype(np.int64) for own in numbers]
+    available = [int(own.sum()) for own in characters]
+    weights = [source.weight for source in sources]
+    quotas = allocate(available, weights, [1.0] * len(sources), max_characters).quotas
+    chosen = np.zeros(len(rows), dtype=bool)
+    for own, amounts, quota in zip(numbers, characters, quotas, strict=True):
+        chosen[own[select(rows.content[own], amounts, quota, seed).rows]] = True
+    for chunk in rows.chunks:
+        if chosen[chunk.first : chunk.end].any():
+            for row, wanted in zip(rows.read(chunk), chosen[chunk.first : chunk.end], strict=True):
+                if wanted:
+                    yield tokenizer_text(row)
+
+
+def _tokenise(
+    recipe: Recipe,
+    rows: Rows,
+    keep: NDArray[np.bool_],
+    tokenizer: PreTrainedTokenizerBase,
+    sources: int,
+    directory: Path,
+    workers: int,
+) -> Tokens:
+    worker = Tokeniser(rows, tokenizer, recipe.data.max_length, recipe.data.overflow)
+    tasks = ((chunk, keep[chunk.first : chunk.end]) for chunk in rows.chunks if keep[chunk.first : chunk.end].any())
+    results = _progress(
+        ordered_map(worker, tasks, workers), "tokenising", lambda r: len(r.full_lengths), int(keep.sum())
+    )
+    return collect_tokens(results, Spool(directory / ".ids"), Spool(directory / ".masks"), rows.content, sources)
+
+
+def _batches(
+    tokens: Tokens, rows: Rows, names: Sequence[str], pieces: NDArray[np.int64], split: str
+) -> Iterator[list[TokenisedRow]]:
+    starts = range(0, len(pieces), ROWS_PER_BATCH)
+    for start in _progress(starts, f"writing {split}", lambda _: ROWS_PER_BATCH, len(pieces)):
+        batch = pieces[start : start + ROWS_PER_BATCH]
+        yield [(*tokens.read(piece), names[rows.sources[tokens.rows[piece]]]) for piece in batch.tolist()]
+
+
+def _progress(
+    items: Iterable[Item], what: str, amount: Callable[[Item], int] = lambda _: 1, total: int | None = None
+) -> Iterator[Item]:
+    """Yield the items, with a bar on stderr if that is a terminal."""
+    with tqdm(total=total, desc=what, unit=" rows", disable=None, leave=False) as bar:
+        for item in items:
+            yield item
+            bar.update(amount(item))

@@ -1,0 +1,60 @@
+"""A row as plain text: what a base model is pre-trained on, and what filters and deduplication compare."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+Row = dict[str, Any]
+
+
+def row_text(row: Row) -> str:
+    """Return a row's text without roles, template markers and system turn, its parts set apart by an empty line.
+
+    A tool call is the text of its arguments (``ls -la``), a tool result its output. A system turn is left out because
+    it is the same in a whole source: it would make different conversations alike.
+    """
+    if "text" in row:
+        return str(row["text"])
+    parts: list[str] = []
+    for message in row["messages"]:
+        if message["role"] == "system":
+            continue
+        parts += [message.get("reasoning_content") or "", message["content"]]
+        parts += [_arguments_text(call) for call in message.get("tool_calls", ())]
+    return "\n\n".join(part for part in parts if part)
+
+
+def assistant_text(row: Row) -> str:
+    """Return what the assistant says in a row, calls included; of a document, all of it."""
+    if "text" in row:
+        return str(row["text"])
+    return row_text({"messages": [message for message in row["messages"] if message["role"] == "assistant"]})
+
+
+def prompt_text(row: Row) -> str:
+    """Return the user's turns before the first assistant turn; of a document, all of it."""
+    if "text" in row:
+        return str(row["text"])
+    turns: list[str] = []
+    for message in row["messages"]:
+        if message["role"] == "assistant":
+            break
+        if message["role"] == "user":
+            turns.append(message["content"])
+    return "\n".join(turns)
+
+
+def tokenizer_text(row: Row) -> str:
+    """Return the text a tokenizer is trained on: `row_text` and the calls as the JSON that the template writes."""
+    calls = [
+        json.dumps(call["function"], ensure_ascii=False)
+        for message in row.get("messages", ())
+        for call in message.get("tool_calls", ())
+    ]
+    return "\n".join([row_text(row), *calls])
+
+
+def _arguments_text(call: dict[str, Any]) -> str:
+    values = call["function"]["arguments"].values()
+    return "\n".join(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for value in values)
