@@ -19,6 +19,7 @@ LATER = {
     "surgery": "graft, expand, slice or truncate a checkpoint",
     "collect": "episodes of a policy in environments, as training rows",
 }
+PIPE_WIDTH = 160
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 app = typer.Typer(
@@ -55,7 +56,8 @@ def overrides(context: typer.Context) -> list[str]:
 def show_table(renderable: object) -> None:
     from rich.console import Console
 
-    Console(highlight=False, soft_wrap=not sys.stdout.isatty()).print(renderable)
+    # a pipe or a log has no width of its own: wide enough that a row stays on its line
+    Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH).print(renderable)
 
 
 def done(made: object) -> None:
