@@ -21,6 +21,7 @@ from agentforge.data.prepare import load_prepared
 from agentforge.data.tokenizer import load_tokenizer
 from agentforge.errors import CheckRefused, Stopped, UserError
 from agentforge.models.build import add_lora, build_model, fingerprint_base
+from agentforge.models.fingerprint import write_base
 from agentforge.recipe.hardware import load_hardware
 from agentforge.recipe.schema import Recipe
 from agentforge.trainers.arguments import Arguments, build_arguments
@@ -43,7 +44,6 @@ METHODS: dict[str, tuple[type[GuardedTrainer], type[TrainingArguments]]] = {
 }
 # Written last, with everything that the manifest needs: training is over, what remains is to tidy up.
 FINISHED = "training.json"
-BASE = "base.json"
 CACHE = "rows"
 
 
@@ -217,13 +217,8 @@ def _save_final(trainer: GuardedTrainer, recipe: Recipe, directory: Path) -> Non
     if recipe.train.lora is None and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         trainer.accelerator.unwrap_model(trainer.model).to(getattr(torch, recipe.model.dtype))  # from fp32 masters
     trainer.save_model(str(directory))
-    if recipe.train.lora is not None and main_rank():
-        base = {
-            "path": recipe.model.path,
-            "revision": recipe.model.revision,
-            "fingerprint": fingerprint_base(recipe.model),
-        }
-        write_json(directory / BASE, base)
+    if recipe.train.lora is not None and recipe.model.path is not None and main_rank():
+        write_base(directory, recipe.model.path, recipe.model.revision)
 
 
 def _tidy(directory: Path) -> dict[str, Any]:
