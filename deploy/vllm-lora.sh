@@ -1,7 +1,6 @@
 #!/bin/sh
-# Written by `python -m agentforge.export.deployment aj deploy`; change the recipe, not this file.
-exec vllm serve \
-  deepseek-ai/DeepSeek-R1-Distill-Qwen-32B \
+# Written by `python -m agentforge.export.deployment aj deploy`; change the recipe, not this.
+exec vllm serve deepseek-ai/DeepSeek-R1-Distill-Qwen-32B \
   --enable-lora \
   --max-lora-rank 64 \
   --lora-modules AJ-DeepSeekR1Qwen32B-v2.0.0=runs/aj/AJ-DeepSeekR1Qwen32B-v2.0.0-lora \

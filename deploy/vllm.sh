@@ -1,7 +1,6 @@
 #!/bin/sh
-# Written by `python -m agentforge.export.deployment aj deploy`; change the recipe, not this file.
-exec vllm serve \
-  runs/aj/AJ-DeepSeekR1Qwen32B-v2.0.0-merged \
+# Written by `python -m agentforge.export.deployment aj deploy`; change the recipe, not this.
+exec vllm serve runs/aj/AJ-DeepSeekR1Qwen32B-v2.0.0-merged \
   --served-model-name AJ-DeepSeekR1Qwen32B-v2.0.0 \
   --max-model-len 8192 \
   --port 8000 \

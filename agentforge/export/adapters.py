@@ -99,7 +99,9 @@ class Adapter:
             raise CheckRefused(f"{path}: peft_type is {kind}; only LORA adapters are merged")
         if config.get("init_lora_weights", True) not in PLAIN_STARTS:
             start = config["init_lora_weights"]
-            raise CheckRefused(f"{path}: init_lora_weights '{start}' changes the base's weights; convert it to plain LoRA first")
+            raise CheckRefused(
+                f"{path}: init_lora_weights '{start}' changes the base's weights; make it plain LoRA first"
+            )
         for key in ("layer_replication", "target_parameters", "trainable_token_indices", "alora_invocation_tokens"):
             if config.get(key):
                 raise CheckRefused(f"{path}: an adapter with {key} cannot be merged shard by shard")
@@ -122,7 +124,7 @@ class Adapter:
             elif (match := REPLACEMENT.fullmatch(name)) and "lora_" not in name and "token_adapter" not in name:
                 changes[f"{match['module']}.{match['parameter']}"] = Change(replacement=(file, key))
             else:
-                raise CheckRefused(f"{self.directory / WEIGHTS_FILE}: the tensor {key} is of no kind that can be merged")
+                raise CheckRefused(f"{self.directory}: the tensor {key} is of no kind that can be merged")
         for module, parts in factors.items():
             low_rank = self._low_rank(module, parts, file, config)
             changes.setdefault(f"{module}.weight", Change()).additions.append(low_rank)
@@ -134,9 +136,9 @@ class Adapter:
         named = {"a": f"{infix}A", "b": f"{infix}B", "magnitude": "lora_magnitude_vector"}
         found = {role: parts[part] for role, part in named.items() if part in parts}
         if lacking := [named[role] for role in ("a", "b") if role not in found]:
-            raise CheckRefused(f"{self.directory / WEIGHTS_FILE}: {module} has no {lacking[0]}; the adapter is incomplete")
+            raise CheckRefused(f"{self.directory}: {module} has no {lacking[0]}; the adapter is incomplete")
         if any(len(file.tensors[found[role]].shape) != 2 for role in ("a", "b")):
-            raise CheckRefused(f"{self.directory / WEIGHTS_FILE}: {module} is no matrix (a convolution?); it cannot be merged")
+            raise CheckRefused(f"{self.directory}: {module} is no matrix (a convolution?); it cannot be merged")
         if "magnitude" in found and (embedding or self.weight != 1):
             raise CheckRefused(f"{self.directory}: DoRA is merged with weight 1 and on linear layers only ({module})")
         rank = file.tensors[found["a"]].shape[0]
@@ -169,6 +171,6 @@ def combine(adapters: list[Adapter]) -> dict[str, Change]:
         for name, change in adapter.changes().items():
             if change.replacement or any("magnitude" in part.factors for part in change.additions):
                 what = "replaces" if change.replacement else "is DoRA on"
-                raise CheckRefused(f"{adapter.directory} {what} {name}: it can only be merged alone, not summed with others")
+                raise CheckRefused(f"{adapter.directory} {what} {name}: it can only be merged alone, not in a sum")
             total.setdefault(name, Change()).additions.extend(change.additions)
     return total

@@ -71,7 +71,9 @@ def agreement(reference: Iterable[np.ndarray], other: Iterable[np.ndarray]) -> A
     tokens, kl, same, greatest = 0, 0.0, 0, 0.0
     for left, right in zip(reference, other, strict=True):
         if left.shape != right.shape:
-            raise CheckRefused(f"the two models give logits of shapes {left.shape} and {right.shape}: not the same vocabulary")
+            raise CheckRefused(
+                f"the models' logits have shapes {left.shape} and {right.shape}: not the same vocabulary"
+            )
         if not (np.isfinite(left).all() and np.isfinite(right).all()):
             raise CheckRefused("a model gives NaN or infinite logits: it cannot be compared, nor used")
         p, q = _log_softmax(left), _log_softmax(right)
@@ -141,11 +143,14 @@ def comparison_place(parameters: int) -> Place:
         for device, free in memory.items():
             if parameters * dtype.itemsize * 1.1 < free:  # a tenth for adapter, activations and logits
                 if dtype != torch.float32:
-                    log.warning("the model does not fit in float32 here: it is compared in bfloat16, by KL instead of logits")
+                    log.warning(
+                        "float32 does not fit here: the models are compared in bfloat16, by KL instead of logits"
+                    )
                 return Place(device, dtype)
     most = max(memory.values()) / 1e9
     raise CheckRefused(
-        f"checking the result needs {parameters * 2.2e-9:.0f} GB in one device, there are {most:.0f} GB; use a larger machine"
+        f"checking the result needs {parameters * 2.2e-9:.0f} GB on one device, there are {most:.0f} GB; "
+        "use a larger machine"
     )
 
 
@@ -164,9 +169,10 @@ def load_model(directory: Path, place: Place, trust_remote_code: bool = False) -
     """
     from transformers import AutoModelForCausalLM
 
-    model, report = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         directory, dtype=place.dtype, trust_remote_code=trust_remote_code, output_loading_info=True
     )
+    model, report = loaded
     if problems := sorted(map(str, {*report["missing_keys"], *report["unexpected_keys"]})):
         raise CheckRefused(f"{directory}: {len(problems)} weights do not fit its config, the first is {problems[0]}")
     return model.to(place.device).eval()

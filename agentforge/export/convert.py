@@ -42,9 +42,9 @@ def known_architectures(tree: Path) -> set[str]:
     """Return the names in the converter's table of text models (read, not imported: that takes torch)."""
     module = ast.parse((tree / "conversion" / "__init__.py").read_text(encoding="utf-8"))
     for node in module.body:
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "TEXT_MODEL_MAP":
-            return set(ast.literal_eval(node.value)) if node.value else set()
-    raise RuntimeError(f"{tree}: the converter's table TEXT_MODEL_MAP is not where it was in llama-cpp-python {VERSION}")
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "TEXT_MODEL_MAP" and node.value:
+            return set(ast.literal_eval(node.value))
+    raise RuntimeError(f"{tree}: TEXT_MODEL_MAP is not where it was in llama-cpp-python {VERSION}")
 
 
 def plan_conversion(config: dict[str, Any], tree: Path) -> Conversion:

@@ -22,7 +22,7 @@ LLAMA_SERVER_PORT = 8081
 VLLM_PORT = 8000
 CONTEXT = 8192  # tokens served if the model has them: an agent's conversation outgrows its training rows
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM's --max-lora-rank takes; its default is 16
-GENERATED = "# Written by `python -m agentforge.export.deployment {name} {directory}`; change the recipe, not this file.\n"
+GENERATED = "# Written by `python -m agentforge.export.deployment {name} {directory}`; change the recipe, not this.\n"
 
 
 def write_deployment(recipe: Recipe, quantization: Quantization, directory: Path, tokenizer: Any) -> None:
@@ -64,7 +64,7 @@ def vllm_server(recipe: Recipe, adapter: bool) -> list[str]:
     rank = int(recipe.train.lora.get("r", 8))
     allowed = next((size for size in VLLM_RANKS if size >= rank), None)
     if allowed is None:
-        raise CheckRefused(f"train.lora.r is {rank}; vLLM serves adapters up to rank {VLLM_RANKS[-1]}: merge it instead")
+        raise CheckRefused(f"train.lora.r is {rank}; vLLM serves adapters up to rank {VLLM_RANKS[-1]}: merge it")
     lora = ["--enable-lora", "--max-lora-rank", str(allowed), "--lora-modules", f"{recipe.full_name}={recipe.trained}"]
     # the adapter's directory holds the template the model was trained with; the base's own is another
     template = ["--tokenizer", str(recipe.trained), "--chat-template", str(recipe.trained / "chat_template.jinja")]
@@ -76,7 +76,8 @@ def dockerfile(recipe: Recipe, name: str) -> str:
     """Return an image that serves the recipe's first quantisation on the CPU, OpenAI-compatible."""
     quantization = recipe.export.gguf[0]
     command = ["agentforge", "serve", name, "--model", quantization, "--host", "0.0.0.0", "--port", "8080"]
-    return f"""# docker build -f deploy/Dockerfile -t agentforge . && docker run -p 8080:8080 -v "$PWD/runs:/app/runs" agentforge
+    return f"""# docker build -f deploy/Dockerfile -t agentforge .
+# docker run -p 8080:8080 -v "$PWD/runs:/app/runs" agentforge
 FROM python:3.11-slim
 RUN apt-get update && apt-get install -y --no-install-recommends g++ git make && rm -rf /var/lib/apt/lists/*
 WORKDIR /app
@@ -97,7 +98,7 @@ def skypilot(recipe: Recipe, name: str) -> str:
     system = name.partition("/")[0]
     bucket = f"agentforge-{recipe.full_name.lower().replace('.', '-').replace('_', '-')}"
     runs = recipe.output_dir
-    return f"""# sky jobs launch deploy/skypilot.yaml --secret HF_TOKEN   (a managed job: it starts again after a preemption)
+    return f"""# sky jobs launch deploy/skypilot.yaml --secret HF_TOKEN   (starts again after a preemption)
 name: {recipe.full_name.lower().replace(".", "-")}
 resources:
   accelerators: H200:1
@@ -116,7 +117,7 @@ setup: |
 run: |
   set -euo pipefail
   mkdir -p {runs} /bucket/{runs}
-  rsync -a /bucket/{runs}/ {runs}/        # what a preempted machine left; training goes on from its newest whole checkpoint
+  rsync -a /bucket/{runs}/ {runs}/    # what a preempted machine left; training goes on from its newest checkpoint
   keep() {{ rsync -a --inplace {runs}/ /bucket/{runs}/; }}
   (while sleep 300; do keep; done) &
   trap 'kill %1; keep' EXIT
@@ -139,8 +140,9 @@ def deployment_files(recipe: Recipe, name: str, directory: str = "deploy") -> di
     stops = [MARKERS[kind].texts["ASSISTANT_STOP"]]
     ollama = modelfile(file, kind, stops, context_length(recipe), recipe.data.system, recipe.export.license)
     place = recipe.artifact(quantization) / file
+    usage = f"# Copy it beside {file}, then: ollama create {recipe.name.lower()} -f Modelfile\n"
     files = {
-        "Modelfile": note + f"# Copy it beside {file}, then: ollama create {recipe.name.lower()} -f Modelfile\n" + ollama,
+        "Modelfile": note + usage + ollama,
         "llama-server.sh": _script([note.strip()], llama_server(recipe, str(place))),
         "vllm.sh": _script([note.strip()], vllm_server(recipe, adapter=False)),
         "Dockerfile": note + dockerfile(recipe, name),
@@ -159,14 +161,9 @@ def template_kind(recipe: Recipe) -> str:
 
 
 def _script(first: list[str], command: list[str]) -> str:
-    words = [shlex.quote(word) for word in command]
-    lines, rest = [" ".join(words[:2]) if words[0] == "vllm" else words[0]], words[2:] if words[0] == "vllm" else words[1:]
-    for word in rest:
-        if word.startswith("--") or not lines[-1].startswith("--"):
-            lines.append(word)
-        else:
-            lines[-1] += f" {word}"
-    return "\n".join(["#!/bin/sh", *first, "exec " + " \\\n  ".join(lines)]) + "\n"
+    """A shell script of one command, an option a line."""
+    text = shlex.join(command).replace(" --", " \\\n  --")
+    return "\n".join(["#!/bin/sh", *first, f"exec {text}"]) + "\n"
 
 
 def main(arguments: list[str]) -> int:

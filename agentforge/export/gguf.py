@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +14,8 @@ import numpy as np
 import torch
 
 from agentforge.artifacts import is_current, read_manifest, stage_directory, write_json
-from agentforge.errors import CheckRefused, UserError
+from agentforge.errors import CheckRefused
+from agentforge.export.check_gguf import check_tokenizer, gguf_logits, opened, refuse_disagreement
 from agentforge.export.compare import (
     Agreement,
     agreement,
@@ -24,7 +23,6 @@ from agentforge.export.compare import (
     comparison_rows,
     load_model,
     logits_of,
-    tokenizer_texts,
 )
 from agentforge.export.convert import (
     BYTES_PER_WEIGHT,
@@ -193,33 +191,6 @@ class Unquantized:
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
-@contextmanager
-def opened(file: Path, context: int) -> Iterator[Any]:
-    """Open a GGUF that gives the logits of every position.
-
-    Raises:
-        CheckRefused: llama.cpp cannot load it.
-    """
-    llama_cpp = library()
-    try:
-        model = llama_cpp.Llama(str(file), n_ctx=context, n_batch=context, n_ubatch=context, logits_all=True, verbose=False)
-    except (ValueError, AssertionError) as error:
-        raise CheckRefused(f"llama.cpp cannot load {file.name}, which it has just made ({error}); nothing was published") from None
-    try:
-        yield model
-    finally:
-        model.close()
-        gc.collect()
-
-
-def gguf_logits(model: Any, rows: Sequence[Sequence[int]]) -> Iterator[np.ndarray]:
-    """Yield float32 logits (T, V) of each row."""
-    for row in rows:
-        model.reset()
-        model.eval(row)
-        yield model.scores[: len(row)].copy()
-
-
 def check_file(file: Path, original: Unquantized) -> Agreement:
     """Load a GGUF and compare tokenizer, template, stop token and logits with the checkpoint's.
 
@@ -229,37 +200,3 @@ def check_file(file: Path, original: Unquantized) -> Agreement:
     with opened(file, max(map(len, original.rows))) as model:
         check_tokenizer(model, original.tokenizer, original.template)
         return agreement(original.logits(), gguf_logits(model, original.rows))
-
-
-def check_tokenizer(model: Any, tokenizer: Any, template: str | None) -> None:
-    """Refuse a GGUF whose tokenizer, stop token or chat template is not the checkpoint's."""
-    for text in tokenizer_texts(tokenizer):
-        expected = tokenizer.encode(text, add_special_tokens=False)
-        found = model.tokenize(text.encode("utf-8"), add_bos=False, special=True)
-        if found != expected:
-            at = next((i for i, pair in enumerate(zip(found, expected, strict=False)) if pair[0] != pair[1]), len(expected))
-            raise CheckRefused(
-                f"the GGUF reads {text!r} as other tokens than the checkpoint: from the {at}th on "
-                f"{found[at : at + 8]} instead of {expected[at : at + 8]}; it was not published"
-            )
-    if tokenizer.eos_token_id is not None and model.token_eos() != tokenizer.eos_token_id:
-        raise CheckRefused(f"the GGUF stops at token {model.token_eos()}, the checkpoint at {tokenizer.eos_token_id}; it was not published")
-    if template is not None and model.metadata.get("tokenizer.chat_template") != template:
-        raise CheckRefused("the GGUF has another chat template than the checkpoint; it was not published")
-
-
-def refuse_disagreement(recipe: Recipe, quantization: Quantization, found: Agreement) -> None:
-    """Refuse a file whose next-token distributions are too far from the checkpoint's.
-
-    Perplexity is not looked at: it hardly moves, or improves, where KL and top-1 show the damage.
-    """
-    limits = recipe.export
-    if quantization not in limits.max_kl or quantization not in limits.min_top1:
-        raise UserError(f"export.max_kl and export.min_top1 must each have a bound for {quantization}")
-    max_kl, min_top1 = limits.max_kl[quantization], limits.min_top1[quantization]
-    if found.kl > max_kl or found.top1 < min_top1:
-        raise CheckRefused(
-            f"{recipe.full_name}-{quantization} disagrees with its checkpoint on {found.tokens} tokens: KL {found.kl:.3g} nats "
-            f"a token (export.max_kl {max_kl:g}), same top token {found.top1:.1%} (export.min_top1 {min_top1:.1%}), "
-            f"max logit difference {found.max_difference:.3g}; it was not published"
-        )

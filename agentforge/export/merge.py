@@ -13,7 +13,15 @@ import torch
 from agentforge.artifacts import stage_directory
 from agentforge.errors import CheckRefused, UserError
 from agentforge.export.adapters import Adapter, combine
-from agentforge.export.compare import Agreement, Place, agreement, comparison_place, comparison_rows, load_model, logits_of
+from agentforge.export.compare import (
+    Agreement,
+    Place,
+    agreement,
+    comparison_place,
+    comparison_rows,
+    load_model,
+    logits_of,
+)
 from agentforge.export.files import TOKENIZER_FILES, copy_present, require_space
 from agentforge.export.weights import MergedWeights
 from agentforge.models.checkpoint import Checkpoint, checkpoint_directory
@@ -85,7 +93,9 @@ def check_base(adapter: Adapter, base: str, fingerprint: str) -> None:
     named = adapter.config().get("base_model_name_or_path")
     if named and named != base and Path(named).resolve() != Path(base).resolve():
         raise CheckRefused(f"adapter on the wrong base: {adapter.directory} names {named}, model.path is {base}")
-    log.warning("%s has no %s: that it belongs to %s is checked by names and shapes only", adapter.directory, BASE_FILE, base)
+    log.warning(
+        "%s has no %s: that it belongs to %s is checked by names and shapes only", adapter.directory, BASE_FILE, base
+    )
 
 
 def copy_side_files(base: Path, adapter: Path, target: Path) -> None:
@@ -139,8 +149,8 @@ def _refuse_difference(recipe: Recipe, exact: Agreement, place: Place) -> None:
     bound = recipe.export.max_logit_difference
     if place.exact and exact.max_difference > bound:
         raise CheckRefused(
-            f"the merged model's logits differ from base + adapter by up to {exact.max_difference:.3g} on {exact.tokens} "
-            f"tokens, export.max_logit_difference is {bound:g}; nothing was published"
+            f"the merged model's logits differ from base + adapter by up to {exact.max_difference:.3g} on "
+            f"{exact.tokens} tokens, export.max_logit_difference is {bound:g}; nothing was published"
         )
     if not place.exact and exact.kl > MAX_KL_BFLOAT16:
         raise CheckRefused(
@@ -154,7 +164,7 @@ def unmerged_model(weights: MergedWeights, adapters: list[Adapter], place: Place
     from peft import PeftModel
     from peft.tuners.lora import LoraLayer
 
-    model = load_model(weights.base.directory, place, trust_remote_code)
+    model: Any = load_model(weights.base.directory, place, trust_remote_code)
     if weights.vocabulary != model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(weights.vocabulary, mean_resizing=False)
     names = [str(number) for number in range(len(adapters))]
@@ -163,9 +173,8 @@ def unmerged_model(weights: MergedWeights, adapters: list[Adapter], place: Place
         model.load_adapter(adapter.directory, adapter_name=name)
     if len(names) > 1:
         model.base_model.set_adapter(names)
-    for module in model.modules():
-        if isinstance(module, LoraLayer):
-            for name, adapter in zip(names, adapters, strict=True):
-                if name in module.scaling:
-                    module.scaling[name] *= adapter.weight
+    for layer in (module for module in model.modules() if isinstance(module, LoraLayer)):
+        for name, adapter in zip(names, adapters, strict=True):
+            if name in layer.scaling:
+                layer.scaling[name] *= adapter.weight
     return model.to(place.device).eval()

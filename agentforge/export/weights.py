@@ -49,10 +49,10 @@ class MergedWeights:
             old = self.base.tensors[self.sources[name]].shape
             new = change.shape(old)
             resizable = name in (self.embedding, self.head)
-            bad = [shape for shape in (new, *(part.shape() for part in change.additions)) if not _fits(old, shape, resizable)]
-            if bad or any(part.shape() != new for part in change.additions):
+            shapes = [new, *(part.shape() for part in change.additions)]
+            if wrong := [shape for shape in shapes if shape != new or not _fits(old, shape, resizable)]:
                 raise CheckRefused(
-                    f"the adapter's {name} is {(bad or [new])[0]}, that of {self.base.directory} is {old}: "
+                    f"the adapter's {name} is {wrong[0]}, that of {self.base.directory} is {old}: "
                     "it belongs to another base"
                 )
 
@@ -99,7 +99,7 @@ class MergedWeights:
             if (stored := DTYPES.get(info.dtype)) is not None and stored.is_floating_point:
                 sizes[stored] = sizes.get(stored, 0) + torch.Size(info.shape).numel()
         if not sizes:
-            raise CheckRefused(f"{self.base.directory} has no floating-point weights; merge needs the unquantised model")
+            raise CheckRefused(f"{self.base.directory} has no floating-point weights; merge into the original")
         return max(sizes, key=lambda kind: sizes[kind])
 
     def size(self, dtype: torch.dtype) -> int:

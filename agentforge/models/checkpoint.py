@@ -77,11 +77,11 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         prefix = file.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
         if length + 8 > size:
-            raise CheckRefused(f"{path} is truncated: it has {size} bytes, not even its header; copy or download it again")
+            raise CheckRefused(f"{path} is truncated: it has {size} bytes, not even its header; fetch it again")
         try:
             header = json.loads(file.read(length))
         except ValueError:
-            raise CheckRefused(f"{path} is damaged: its header is not JSON; copy or download it again") from None
+            raise CheckRefused(f"{path} is damaged: its header is not JSON; fetch it again") from None
     header.pop("__metadata__", None)
     data = 8 + length
     found = {
@@ -90,9 +90,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     }
     expected = max((info.end for info in found.values()), default=data)
     if size != expected:
-        raise CheckRefused(
-            f"{path} is truncated: it has {size} bytes, its header describes {expected}; copy or download it again"
-        )
+        raise CheckRefused(f"{path} is truncated: it has {size} bytes, its header describes {expected}; fetch it again")
     return found
 
 
@@ -122,11 +120,11 @@ class Checkpoint:
 
     def _shard(self, file: str) -> dict[str, TensorInfo]:
         if not (path := self.directory / file).is_file():
-            raise CheckRefused(f"{self.directory} lacks the shard {file} that its index names; copy or download it again")
+            raise CheckRefused(f"{self.directory} lacks the shard {file} that its index names; fetch it again")
         header = read_header(path)
         expected = {name for name, home in self.weight_map.items() if home == file}
         if lacking := sorted(expected - set(header)):
-            raise CheckRefused(f"{path} lacks {lacking[0]}, which the index says it holds; the shards do not belong together")
+            raise CheckRefused(f"{path} lacks {lacking[0]}, which the index says it holds: shards of different models")
         return {name: header[name] for name in expected}
 
     @cached_property
@@ -147,7 +145,7 @@ class Checkpoint:
         """Return one tensor in its stored dtype."""
         info = self.tensors[name]
         if info.dtype not in DTYPES:
-            raise CheckRefused(f"{info.file}: {name} is stored as {info.dtype}, which is a quantised form; use the original")
+            raise CheckRefused(f"{info.file}: {name} is stored as {info.dtype}, a quantised form; use the original")
         with info.file.open("rb") as file:
             file.seek(info.start)
             data = bytearray(file.read(info.end - info.start))
@@ -176,7 +174,8 @@ def write_shard(
     Returns:
         bytes of tensor data.
     """
-    names = sorted(layout, key=lambda name: (-layout[name][0].itemsize, name))  # widest first keeps every tensor aligned
+    # widest first keeps every tensor aligned
+    names = sorted(layout, key=lambda name: (-layout[name][0].itemsize, name))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name in names:

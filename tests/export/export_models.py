@@ -23,7 +23,13 @@ def make_adapter(base: Path, directory: Path, seed: int = 1, record: bool = True
     """Save an adapter with random factors (as if trained) and return the live model it was saved from."""
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    settings = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj", "down_proj"], "task_type": "CAUSAL_LM", **lora}
+    settings = {
+        "r": 4,
+        "lora_alpha": 8,
+        "target_modules": ["q_proj", "v_proj", "down_proj"],
+        "task_type": "CAUSAL_LM",
+        **lora,
+    }
     live = get_peft_model(model, LoraConfig(**settings))
     with torch.no_grad():
         for parameter in live.parameters():

@@ -15,8 +15,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from agentforge.artifacts import read_manifest
 from agentforge.data.chat_template import GENERATION_TAG, serving_template
 from agentforge.errors import CheckRefused, UserError
+from agentforge.export.check_gguf import check_tokenizer, opened
 from agentforge.export.convert import is_qwen2_pre_tokenizer, plan_conversion, tensor_types
-from agentforge.export.gguf import Unquantized, check_file, check_tokenizer, gguf, opened
+from agentforge.export.gguf import Unquantized, check_file, gguf
 from agentforge.export.llama_cpp import converter_source
 from agentforge.export.merge import merge_stage
 from agentforge.recipe.schema import Recipe
@@ -96,8 +97,12 @@ def test_template_for_serving_is_inside(tmp_path: Path, merged: Recipe) -> None:
 
 
 def test_a_bad_file_is_not_published(tmp_path: Path, merged: Recipe) -> None:
-    recipe = with_export(copy_of(merged, tmp_path), max_kl={"q8": 0.01, "q4km": 1e-7}, min_top1={"q8": 0.5, "q4km": 0.5})
-    with pytest.raises(CheckRefused, match=r"q4km disagrees .* KL 0\.\d+ .*same top token \d+\.\d%.* was not published"):
+    recipe = with_export(
+        copy_of(merged, tmp_path), max_kl={"q8": 0.01, "q4km": 1e-7}, min_top1={"q8": 0.5, "q4km": 0.5}
+    )
+    with pytest.raises(
+        CheckRefused, match=r"q4km disagrees .* KL 0\.\d+ .*same top token \d+\.\d%.* was not published"
+    ):
         gguf(recipe)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["Tiny-v1.0.0-merged", "Tiny-v1.0.0-q8"]
 
@@ -111,7 +116,7 @@ def test_bfloat16_is_not_squeezed_through_float16(tmp_path: Path, merged: Recipe
     assert set(tensor_types(original.file)) == {"BF16", "F32"}
     assert check_file(original.file, original).kl < 1e-4
     original.file.write_bytes(original.file.read_bytes()[:-1000])
-    with pytest.raises(CheckRefused, match="llama.cpp cannot load model.gguf"):
+    with pytest.raises(CheckRefused, match=r"llama\.cpp cannot load model\.gguf"):
         check_file(original.file, original)
 
 
@@ -133,7 +138,7 @@ def test_tokenizer_that_reads_otherwise_is_refused(tmp_path: Path, merged: Recip
     other = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(described)), eos_token="<|im_end|>")
     with opened(original.file, 64) as model:
         check_tokenizer(model, original.tokenizer, original.template)
-        with pytest.raises(CheckRefused, match="reads .* as other tokens than the checkpoint"):
+        with pytest.raises(CheckRefused, match=r"reads .* as other tokens than the checkpoint"):
             check_tokenizer(model, other, original.template)
         with pytest.raises(CheckRefused, match="another chat template"):
             check_tokenizer(model, original.tokenizer, "{{ messages }}")

@@ -36,7 +36,11 @@ def merged_model(directory: Path) -> Any:
         {},
         {"use_rslora": True, "r": 8},
         {"use_dora": True},
-        {"target_modules": "all-linear", "rank_pattern": {"q_proj": 2}, "alpha_pattern": {"layers.1.self_attn.v_proj": 5}},
+        {
+            "target_modules": "all-linear",
+            "rank_pattern": {"q_proj": 2},
+            "alpha_pattern": {"layers.1.self_attn.v_proj": 5},
+        },
         {"modules_to_save": ["lm_head"]},
         {"modules_to_save": ["embed_tokens", "lm_head"]},
         {"target_modules": ["embed_tokens", "lm_head", "o_proj"]},
@@ -133,7 +137,9 @@ def test_rounding_to_bfloat16_is_reported_not_hidden(tmp_path: Path, base: Path)
     assert {info.dtype for info in Checkpoint(target).tensors.values()} == {"BF16"}
     assert not (target / "float32").exists()
     assert json.loads((target / "config.json").read_text())["dtype"] == "bfloat16"
-    assert AutoTokenizer.from_pretrained(target).encode("ls -la") == AutoTokenizer.from_pretrained(base).encode("ls -la")
+    assert AutoTokenizer.from_pretrained(target).encode("ls -la") == AutoTokenizer.from_pretrained(base).encode(
+        "ls -la"
+    )
 
 
 def test_difference_above_the_bound_publishes_nothing(tmp_path: Path, base: Path) -> None:
@@ -174,7 +180,10 @@ def test_wrong_base_without_a_record(tmp_path: Path, base: Path, make_base: Make
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"hidden_size": 48}, "belongs to another base"), ({"num_hidden_layers": 1}, "does not have: it belongs to another")],
+    [
+        ({"hidden_size": 48}, "belongs to another base"),
+        ({"num_hidden_layers": 1}, "does not have: it belongs to another"),
+    ],
 )
 def test_wrong_shapes(tmp_path: Path, base: Path, make_base: MakeBase, change: dict[str, int], message: str) -> None:
     recipe = make_recipe(tmp_path, make_base(**change))
