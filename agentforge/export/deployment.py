@@ -14,7 +14,7 @@ from typing import Any
 
 from agentforge.data.chat_template import DOCUMENT_END, MARKERS, template_source
 from agentforge.errors import CheckRefused, UserError
-from agentforge.export.ollama import modelfile
+from agentforge.export.ollama import go_template, modelfile
 from agentforge.recipe.loading import load_recipe
 from agentforge.recipe.schema import Quantization, Recipe
 
@@ -32,7 +32,10 @@ def write_deployment(recipe: Recipe, quantization: Quantization, directory: Path
     if kind is not None:
         has_document_end = DOCUMENT_END in tokenizer.get_vocab()
         stops = [MARKERS[kind].texts["ASSISTANT_STOP"], *([DOCUMENT_END] if has_document_end else [])]
-        text = modelfile(file, kind, stops, context_length(recipe), recipe.data.system, recipe.export.license)
+        begin = tokenizer.encode("a")[:1] != [tokenizer.bos_token_id]
+        text = modelfile(
+            file, go_template(kind, begin), stops, context_length(recipe), recipe.data.system, recipe.export.license
+        )
         (directory / "Modelfile").write_text(text, encoding="utf-8")
     script = directory / "llama-server.sh"
     script.write_text(_script(['cd "$(dirname "$0")"'], llama_server(recipe, file)), encoding="utf-8")
@@ -138,7 +141,9 @@ def deployment_files(recipe: Recipe, name: str, directory: str = "deploy") -> di
     quantization = recipe.export.gguf[-1]
     file = f"{recipe.full_name}-{quantization}.gguf"
     stops = [MARKERS[kind].texts["ASSISTANT_STOP"]]
-    ollama = modelfile(file, kind, stops, context_length(recipe), recipe.data.system, recipe.export.license)
+    ollama = modelfile(
+        file, go_template(kind), stops, context_length(recipe), recipe.data.system, recipe.export.license
+    )
     place = recipe.artifact(quantization) / file
     usage = f"# Copy it beside {file}, then: ollama create {recipe.name.lower()} -f Modelfile\n"
     files = {

@@ -18,21 +18,22 @@ TOOLS_END = (
 )
 
 
-def go_template(kind: str) -> str:
+def go_template(kind: str, begin: bool = False) -> str:
     """Return the conversation template that Ollama renders, equal to ours but for the spaces Go leaves out of JSON.
 
     Every text is a quoted action between trimmed braces, so the layout here adds nothing to the prompt. Only
     ``<tool_call>`` stands bare: Ollama finds the tag that opens a call by looking for the first text under
-    ``if .ToolCalls``. The begin-of-text token is left out, since Ollama puts it there itself.
-
+    ``if .ToolCalls``.
     Args:
         kind: whose turn markers, a key of `chat_template.MARKERS`.
+        begin: write the begin-of-text token. Not if the tokenizer adds it, as R1's does: Ollama adds it then too.
     """
     markers = {name: _text(text) for name, text in MARKERS[kind].texts.items()}
     function_begin, function_end = _text('\n{"type": "function", "function": '), _text("}")
     call_name, call_arguments, call_end = _text('\n{"name": "'), _text('", "arguments": '), _text("}\n</tool_call>")
     response_begin, response_end = _text("<tool_response>\n"), _text("\n</tool_response>")
     lines = f"""
+{markers["CONVERSATION_BEGIN"] if begin else ""}
 {{{{- if or .System .Tools -}}}}
 {markers["SYSTEM_BEGIN"]}{{{{- .System -}}}}
 {{{{- if .Tools -}}}}
@@ -70,18 +71,20 @@ def _text(text: str) -> str:
     return f"{{{{- {json.dumps(text, ensure_ascii=False)} -}}}}" if text else ""
 
 
-def modelfile(file: str, kind: str, stops: Sequence[str], context: int, system: str | None, license: str | None) -> str:
+def modelfile(
+    file: str, template: str, stops: Sequence[str], context: int, system: str | None, license: str | None
+) -> str:
     """Return a Modelfile.
 
     Args:
         file: the GGUF, relative to the Modelfile.
-        kind: whose turn markers (see `go_template`).
+        template: from `go_template`.
         stops: texts at which generation ends.
         context: tokens.
         system: system turn of conversations without one.
         license: name or text.
     """
-    parts = [f"FROM ./{file}", f"TEMPLATE {_block(go_template(kind))}"]
+    parts = [f"FROM ./{file}", f"TEMPLATE {_block(template)}"]
     parts += [f'PARAMETER stop "{stop}"' for stop in stops]
     parts.append(f"PARAMETER num_ctx {context}")
     if system:
