@@ -1,0 +1,118 @@
+"""How much there is to do: steps, rows and tokens of a training stage, and the floating-point operations they take."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from agentforge.artifacts import MANIFEST, read_manifest
+from agentforge.planning.parameters import count_lora, count_parameters
+from agentforge.planning.shapes import Shape
+from agentforge.recipe.hardware import load_hardware
+from agentforge.recipe.schema import Recipe
+from agentforge.recipe.tables import fields_of
+
+DEFAULT_EPOCHS = float(fields_of("TrainingArguments")["num_train_epochs"]["default"])
+PACKED_FILL = 0.99  # best-fit packing of conversations (benchmarks/packing.py), until `prepare` has measured it
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What a training stage reads.
+
+    Attributes:
+        steps: optimiser steps.
+        rows: rows of `data.max_length` slots, over all steps and devices.
+        slots: rows x `data.max_length`; what the hardware computes on.
+        real: slots that hold a token rather than padding; equal to ``slots`` if nothing is known of the data.
+        epochs: passes over the train split, None if it is not known how large that is.
+        measured: `prepare` has counted the data; else they follow from the recipe alone.
+    """
+
+    steps: int
+    rows: int
+    slots: int
+    real: int
+    epochs: float | None
+    measured: bool
+
+
+def count_tokens(recipe: Recipe) -> Tokens | None:
+    """Return what the training stage reads, or None where only `prepare` can tell (epochs of data of unknown size)."""
+    args, length = recipe.train.args, recipe.data.max_length
+    batch = rows_per_step(recipe)
+    train = _prepared(recipe)
+    packs = args.get("packing", recipe.train.method in ("sft", "pretrain"))
+    fill = _fill(train, packs, length)
+    epoch_rows = _rows_in_epoch(recipe, train, packs)
+    if (steps := args.get("max_steps", -1)) <= 0:
+        if epoch_rows is None:
+            return None
+        steps = math.ceil(epoch_rows / batch) * args.get("num_train_epochs", DEFAULT_EPOCHS)
+    rows = int(steps * batch)
+    return Tokens(
+        steps=int(steps),
+        rows=rows,
+        slots=rows * length,
+        real=round(rows * length * fill),
+        epochs=rows / epoch_rows if epoch_rows else None,
+        measured=train is not None,
+    )
+
+
+def rows_per_step(recipe: Recipe) -> int:
+    """Return the rows of one optimiser step over all devices."""
+    args = recipe.train.args
+    per_device = args.get(
+        "per_device_train_batch_size", fields_of("TrainingArguments")["per_device_train_batch_size"]["default"]
+    )
+    return int(per_device * args.get("gradient_accumulation_steps", 1) * load_hardware(recipe.hardware).devices)
+
+
+def _prepared(recipe: Recipe) -> dict[str, Any] | None:
+    directory = recipe.artifact("data")
+    if not (directory / MANIFEST).is_file():
+        return None
+    train: dict[str, Any] | None = read_manifest(directory)["metrics"].get("train")
+    return train
+
+
+def _fill(train: dict[str, Any] | None, packs: bool, length: int) -> float:
+    if train is None:
+        return 1.0
+    if packs:
+        return float(train["packed_fill"])
+    return float(train["tokens"] / max(train["rows"] * length, 1))
+
+
+def _rows_in_epoch(recipe: Recipe, train: dict[str, Any] | None, packs: bool) -> float | None:
+    if train is not None:
+        return float(train["packed_rows"] if packs else train["rows"])
+    data = recipe.data
+    if data.size is None:
+        return None
+    kept = data.size * (1 - data.eval_fraction)
+    return kept / (data.max_length * PACKED_FILL) if data.weights == "tokens" else kept
+
+
+def flops_per_token(recipe: Recipe, shape: Shape, *, recompute: bool, length: int | None = None) -> float:
+    """Return the floating-point operations of one token in training.
+
+    A multiplied parameter costs 2 forward and 4 backward: 2 for the gradient of the activation and 2 for its own, which
+    a frozen one does without. Attention costs 4 L q s forward and twice that backward, not halved for causality (the
+    convention of llm-foundry and PaLM, arXiv 2204.02311). Recomputing the layers costs another forward pass of theirs.
+
+    Args:
+        recipe: decides what is trained.
+        shape: of the base.
+        recompute: gradient checkpointing is on.
+        length: tokens in a row; `data.max_length` if not given.
+    """
+    counts = count_parameters(shape)
+    attention = 4.0 * shape.num_hidden_layers * shape.query_size * (length or recipe.data.max_length)
+    if recipe.train.lora is None:
+        flops = 6.0 * counts.multiplied + 3 * attention
+    else:
+        flops = 4.0 * counts.multiplied + 6.0 * count_lora(shape, recipe.train.lora) + 3 * attention
+    return flops + (2.0 * counts.layers + attention if recompute else 0.0)
