@@ -87,8 +87,16 @@ def rows() -> Dataset:
 def contestants(directory: Path, steps: int) -> dict[str, Callable[[], list[float]]]:
     """Return a function for each Trainer that trains ``steps`` steps and returns their CPU seconds."""
     data = rows()
-    common = {"per_device_train_batch_size": BATCH, "max_steps": steps, "report_to": [], "disable_tqdm": True, "save_strategy": "no"}
-    recipe = Recipe(name="bench", model=Model(config=CONFIG), data={"max_length": LENGTH}, train={"method": "sft", "args": common})
+    common = {
+        "per_device_train_batch_size": BATCH,
+        "max_steps": steps,
+        "report_to": [],
+        "disable_tqdm": True,
+        "save_strategy": "no",
+    }
+    recipe = Recipe(
+        name="bench", model=Model(config=CONFIG), data={"max_length": LENGTH}, train={"method": "sft", "args": common}
+    )
     packed = training_rows(data, max_length=LENGTH, packing=True, masked=True, cache=directory / "rows")
 
     def run(make: Callable[[Any, StepTimes], Trainer]) -> list[float]:
@@ -102,7 +110,14 @@ def contestants(directory: Path, steps: int) -> dict[str, Callable[[], list[floa
         arguments.dataset_kwargs = {"skip_prepare_dataset": True}
         collator = PackedRows(0)
         return SupervisedTrainer(
-            model, arguments, collator, packed, processing_class=tokenizer(), callbacks=[times], tally=Tally(), max_nonfinite_steps=3
+            model,
+            arguments,
+            collator,
+            packed,
+            processing_class=tokenizer(),
+            callbacks=[times],
+            tally=Tally(),
+            max_nonfinite_steps=3,
         )
 
     def plain(model: Any, times: StepTimes) -> Trainer:
@@ -111,10 +126,19 @@ def contestants(directory: Path, steps: int) -> dict[str, Callable[[], list[floa
 
     def trl(model: Any, times: StepTimes) -> Trainer:
         return SFTTrainer(
-            model, SFTConfig(str(directory / "trl"), use_cpu=True, **common), None, data, processing_class=tokenizer(), callbacks=[times]
+            model,
+            SFTConfig(str(directory / "trl"), use_cpu=True, **common),
+            None,
+            data,
+            processing_class=tokenizer(),
+            callbacks=[times],
         )
 
-    return {"agentforge": lambda: run(ours), "transformers.Trainer": lambda: run(plain), "trl.SFTTrainer, defaults": lambda: run(trl)}
+    return {
+        "agentforge": lambda: run(ours),
+        "transformers.Trainer": lambda: run(plain),
+        "trl.SFTTrainer, defaults": lambda: run(trl),
+    }
 
 
 def main() -> None:

@@ -62,7 +62,7 @@ def build_model(
     if model.path is None:
         return from_scratch(model, vocab_size, seed=seed, dtype=dtype)
     built = load_model(model, dtype=dtype, device=device)
-    rows = int(built.get_input_embeddings().weight.shape[0])  # type: ignore[index,arg-type]
+    rows = int(built.get_input_embeddings().weight.shape[0])  # type: ignore[index]
     if rows < vocab_size:
         raise CheckRefused(
             f"the data were tokenised with {vocab_size} tokens, the model {model.path} has embeddings for {rows}; "
@@ -106,7 +106,7 @@ def _config_class(model_type: str | None) -> type[PretrainedConfig]:
         )
     if model_type not in CONFIG_MAPPING:
         raise UserError(
-            f"model.config.model_type '{model_type}' is unknown to transformers{did_you_mean(model_type, list(CONFIG_MAPPING))}"
+            f"transformers knows no model_type '{model_type}' (model.config){did_you_mean(model_type, list(CONFIG_MAPPING))}"
         )
     config_class: type[PretrainedConfig] = CONFIG_MAPPING[model_type]
     return config_class
@@ -167,8 +167,8 @@ def _unreadable(path: str, error: OSError) -> UserError:
     if Path(path).is_dir():
         return CheckRefused(f"{path} cannot be read as a model: {_first_line(error)}")
     return UserError(
-        f"model.path {path} is no directory here, and the Hub did not give it ({_first_line(error)}); make the directory with "
-        "the recipe that trains it, or run `agentforge download` where the Hub is reachable"
+        f"model.path {path} is no directory here, and the Hub did not give it ({_first_line(error)}); make the directory "
+        "with the recipe that trains it, or run `agentforge download` where the Hub is reachable"
     )
 
 

@@ -72,6 +72,6 @@ def _check_world(checkpoint: Path, world_size: int) -> None:
     written_by = json.loads((checkpoint / MARKER).read_text())["world_size"]
     if written_by != world_size:
         raise CheckRefused(
-            f"{checkpoint} was written by {written_by} processes, this run has {world_size}: batches and random numbers "
-            f"would differ; start {written_by} processes, or delete {checkpoint.parent} to start afresh"
+            f"{checkpoint} was written by {written_by} processes, this run has {world_size}: batches and random "
+            f"numbers would differ; start {written_by} processes, or delete {checkpoint.parent} to start afresh"
         )

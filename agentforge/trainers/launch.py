@@ -46,15 +46,16 @@ def check_launch(recipe: Recipe, args: TrainingArguments) -> None:
     gpus = load_hardware(recipe.hardware).gpus
     if args.n_gpu > 1 or (gpus and torch.cuda.is_available() and gpus != args.world_size):
         raise CheckRefused(
-            f"hardware is {recipe.hardware}, but {args.world_size} process(es) see {args.n_gpu} GPU(s) each; start one a GPU "
-            f"(accelerate launch --num_processes {gpus or args.n_gpu} -m agentforge train ...) or choose another profile"
+            f"hardware is {recipe.hardware}, but {args.world_size} process(es) see {args.n_gpu} GPU(s) each; start one "
+            f"a GPU (accelerate launch --num_processes {gpus or args.n_gpu} -m agentforge train ...) or choose another "
+            "profile"
         )
     effective = args.distributed_state.distributed_type
     wanted = {"ACCELERATE_USE_FSDP": DistributedType.FSDP, "ACCELERATE_USE_DEEPSPEED": DistributedType.DEEPSPEED}
     for variable, asked_for in wanted.items():
         if os.environ.get(variable, "false").lower() == "true" and effective != asked_for:
             raise CheckRefused(
-                f"the launcher asked for {asked_for.value}, the run would be {effective.value}: without CUDA GPUs it cannot "
-                "be done; launch without it"
+                f"the launcher asked for {asked_for.value}, the run would be {effective.value}: it cannot be done "
+                "without CUDA GPUs; launch without it"
             )
     log.info("%d process(es) on %s", args.world_size, args.device)

@@ -70,10 +70,10 @@ class GuardedTrainer(Trainer):
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return [], None
-        return super().get_batch_samples(epoch_iterator, num_batches, device)  # type: ignore[no-any-return]
+        return super().get_batch_samples(epoch_iterator, num_batches, device)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
-        """Count the micro-batch; keep a non-finite loss from the parent's running sum, which it would spoil for good."""
+        """Count the micro-batch; keep a non-finite loss from the parent's running sum, which it would spoil."""
         real = inputs["attention_mask"].sum() if "attention_mask" in inputs else self._unpadded(inputs)
         trained = (inputs["labels"][:, 1:] != IGNORED).sum()
         self._step_tokens += torch.stack([torch.as_tensor(real), trained]).to(self._step_tokens)
@@ -90,7 +90,7 @@ class GuardedTrainer(Trainer):
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """Before the optimiser's step: drop the gradients of a step that is not finite on one of the processes.
 
-        The parent calls this once a step, when all micro-batches are accumulated and the norm is reduced over processes.
+        The parent calls this once a step, with all micro-batches accumulated and the norm reduced over processes.
         """
         norm = super()._get_grad_norm(model, grad_norm)
         # fp16's loss scaler expects gradients that overflow, and skips such steps itself
@@ -125,7 +125,8 @@ class GuardedTrainer(Trainer):
             model.zero_grad(set_to_none=True)  # without gradients the optimiser changes neither weights nor moments
         if self.tally.skipped_in_a_row >= self.max_nonfinite_steps:
             raise CheckRefused(
-                f"the loss was not finite in {self.tally.skipped_in_a_row} steps in a row, up to step {step}; {self._advice()}"
+                f"the loss was not finite in {self.tally.skipped_in_a_row} steps in a row, up to step {step}; "
+                f"{self._advice()}"
             )
 
     def _advice(self) -> str:

@@ -169,7 +169,7 @@ def _make_trainer(
 def _rows(
     cache: Path, recipe: Recipe, arguments: Arguments, data: dict[str, Dataset], packing: bool
 ) -> dict[str, Dataset]:
-    """Return labelled and packed rows of the splits that have any; the first process writes them, the others map them."""
+    """Return labelled and packed rows of the splits that have any; the first process writes them, the rest map them."""
     if not len(data["train"]):
         raise UserError(f"{recipe.artifact('data')} has no training rows; look at the counts in its manifest")
     masked, max_length = arguments.assistant_only_loss, recipe.data.max_length

@@ -46,7 +46,9 @@ def test_weights_that_are_trained_are_held_in_fp32_and_frozen_ones_as_the_recipe
     assert build_model(model, 64, seed=0, train_all=True).dtype == torch.float32
     frozen = build_model(model, 64, seed=0, train_all=False)
     assert frozen.dtype == torch.bfloat16
-    adapter = [p for p in add_lora(frozen, {"r": 2, "target_modules": ["q_proj"]}, seed=0).parameters() if p.requires_grad]
+    adapter = [
+        p for p in add_lora(frozen, {"r": 2, "target_modules": ["q_proj"]}, seed=0).parameters() if p.requires_grad
+    ]
     assert {p.dtype for p in adapter} == {torch.float32}
 
 
@@ -71,9 +73,12 @@ def test_a_config_that_makes_no_model_is_refused(config: dict[str, Any], words: 
 
 
 @pytest.mark.parametrize(
-    ("path", "words"), [("/no/such/dir", "does not exist"), ("runs/aj/tiny-base", "make it with"), (".", "without config.json")]
+    ("path", "words"),
+    [("/no/such/dir", "does not exist"), ("runs/aj/tiny-base", "make it with"), (".", "without config.json")],
 )
-def test_a_path_without_a_model_is_refused(path: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_without_a_model_is_refused(
+    path: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=words):
         load_model(Model(path=path), dtype=torch.float32)
@@ -128,7 +133,9 @@ def test_the_fingerprint_of_a_base_changes_with_one_weight(saved: Path, tmp_path
     assert fingerprint_base(model) != before
 
 
-@pytest.mark.parametrize("kind", ["mamba2", "falcon_mamba", "bamba", "falcon_h1", "jamba", "zamba2", "qwen3_next", "lfm2", "rwkv"])
+@pytest.mark.parametrize(
+    "kind", ["mamba2", "falcon_mamba", "bamba", "falcon_h1", "jamba", "zamba2", "qwen3_next", "lfm2", "rwkv"]
+)
 def test_models_with_a_state_are_not_packed(kind: str) -> None:
     assert "carry a state" in (packing_refusal(AutoConfig.for_model(kind)) or "")
 

@@ -23,7 +23,13 @@ def make_recipe(tmp_path: Path) -> MakeRecipe:
     """Return a function that makes a recipe with prepared data; keywords go into `train.args`."""
 
     def make(name: str = "tiny", method: str = "sft", train: dict[str, Any] | None = None, **args: Any) -> Recipe:
-        defaults = {"max_steps": 8, "per_device_train_batch_size": 2, "learning_rate": 3e-3, "logging_steps": 2, "save_steps": 4}
+        defaults = {
+            "max_steps": 8,
+            "per_device_train_batch_size": 2,
+            "learning_rate": 3e-3,
+            "logging_steps": 2,
+            "save_steps": 4,
+        }
         recipe = Recipe.model_validate(
             {
                 "name": name,

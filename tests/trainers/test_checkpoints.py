@@ -14,7 +14,14 @@ from agentforge.trainers.checkpoints import MARKER, newest_complete, seal
 def make(directory: Path, step: int, sealed: bool = True) -> Path:
     checkpoint = directory / f"checkpoint-{step}"
     (checkpoint / "global_step").mkdir(parents=True)
-    for name in ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "global_step/shard.pt"):
+    for name in (
+        "model.safetensors",
+        "optimizer.pt",
+        "scheduler.pt",
+        "rng_state.pth",
+        "trainer_state.json",
+        "global_step/shard.pt",
+    ):
         (checkpoint / name).write_bytes(f"{name} {step}".encode() * 100)
     if sealed:
         seal(checkpoint, world_size=1)
@@ -53,7 +60,9 @@ def test_an_altered_checkpoint_is_set_aside(tmp_path: Path, damage: str, caplog:
     assert "set aside" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "global_step/shard.pt"])
+@pytest.mark.parametrize(
+    "name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "global_step/shard.pt"]
+)
 def test_a_missing_state_stops_the_run(tmp_path: Path, name: str) -> None:
     make(tmp_path, 10)
     (make(tmp_path, 20) / name).unlink()

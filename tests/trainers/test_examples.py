@@ -43,7 +43,9 @@ def test_a_row_that_is_too_long_is_refused_not_cut(tmp_path: Path) -> None:
 
 @settings(max_examples=15, deadline=None)
 @given(lengths=st.lists(st.integers(2, 32), min_size=1, max_size=60), seed=st.integers(0, 999))
-def test_packing_loses_no_row_and_overfills_none(lengths: list[int], seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_packing_loses_no_row_and_overfills_none(
+    lengths: list[int], seed: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     rows = [{"input_ids": [n + 2] * length, "assistant_masks": [1] * length} for n, length in enumerate(lengths)]
     packed = prepared(rows, tmp_path_factory.mktemp("packed"))
     found = []
@@ -72,18 +74,26 @@ def test_packed_and_separate_documents_have_the_same_loss_per_token(tmp_path: Pa
     batch = make_collator(model, 0, packing=True)([packed[i] for i in range(len(packed))])
     together, apart = [], []
     with torch.no_grad():
-        losses = token_losses(model(**{k: v for k, v in batch.items() if k != "labels"}, use_cache=False).logits, batch["labels"])
+        losses = token_losses(
+            model(**{k: v for k, v in batch.items() if k != "labels"}, use_cache=False).logits, batch["labels"]
+        )
         together = losses[losses != 0].tolist()
         for row in rows:
             ids = torch.tensor([row["input_ids"]])
             labels = torch.where(torch.tensor([row["assistant_masks"]]) == 1, ids, IGNORED)
-            apart += [loss for loss in token_losses(model(ids, use_cache=False).logits, labels).flatten().tolist() if loss != 0]
+            apart += [
+                loss
+                for loss in token_losses(model(ids, use_cache=False).logits, labels).flatten().tolist()
+                if loss != 0
+            ]
     assert len(together) == len(apart) > 60
     assert max(abs(a - b) for a, b in zip(sorted(together), sorted(apart), strict=True)) < 1e-5
 
 
 def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return functional.cross_entropy(logits[:, :-1].transpose(1, 2), labels[:, 1:], ignore_index=IGNORED, reduction="none")
+    return functional.cross_entropy(
+        logits[:, :-1].transpose(1, 2), labels[:, 1:], ignore_index=IGNORED, reduction="none"
+    )
 
 
 def test_the_first_token_of_a_document_is_not_learned_from_the_last_one() -> None:
@@ -95,7 +105,14 @@ def test_the_first_token_of_a_document_is_not_learned_from_the_last_one() -> Non
 
 
 def test_packing_is_off_for_a_state_space_model_and_refused_if_asked_for(caplog: pytest.LogCaptureFixture) -> None:
-    config = {"model_type": "mamba2", "hidden_size": 32, "num_hidden_layers": 1, "num_heads": 4, "head_dim": 16, "state_size": 8}
+    config = {
+        "model_type": "mamba2",
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_heads": 4,
+        "head_dim": 16,
+        "state_size": 8,
+    }
     model = from_scratch(Model(config=config | {"n_groups": 1}), VOCABULARY, seed=0)
     assert choose_packing(model, None) is False
     with pytest.raises(UserError, match="carry a state across the borders"):

@@ -174,7 +174,12 @@ def test_a_nonfinite_batch_changes_no_weight_and_is_never_logged_as_zero(kind: A
     """Rows 9 and 10 lie in the second micro-batch of step 3 (2 rows x 2 micro-batches a step)."""
     weights: list[torch.Tensor] = []
     trainer = make_trainer(
-        kind, tmp_path, poison(tiny_model(), bad), poisoned_rows(tmp_path, {10}), gradient_accumulation_steps=2, max_steps=5
+        kind,
+        tmp_path,
+        poison(tiny_model(), bad),
+        poisoned_rows(tmp_path, {10}),
+        gradient_accumulation_steps=2,
+        max_steps=5,
     )
     original = trainer.callback_handler.on_step_end
 
@@ -194,11 +199,19 @@ def test_a_nonfinite_batch_changes_no_weight_and_is_never_logged_as_zero(kind: A
 
 
 def test_a_window_with_one_bad_step_logs_the_mean_of_the_others(tmp_path: Path) -> None:
-    clean = make_trainer(OrderedPretrain, tmp_path, tiny_model(), poisoned_rows(tmp_path, set()), max_steps=3, learning_rate=0)
+    clean = make_trainer(
+        OrderedPretrain, tmp_path, tiny_model(), poisoned_rows(tmp_path, set()), max_steps=3, learning_rate=0
+    )
     clean.train()
     single = losses(clean)
     bad = make_trainer(
-        OrderedPretrain, tmp_path, poison(tiny_model(), "nan"), poisoned_rows(tmp_path / "bad", {2}), max_steps=3, logging_steps=3, learning_rate=0
+        OrderedPretrain,
+        tmp_path,
+        poison(tiny_model(), "nan"),
+        poisoned_rows(tmp_path / "bad", {2}),
+        max_steps=3,
+        logging_steps=3,
+        learning_rate=0,
     )
     bad.train()
     assert losses(bad) == pytest.approx([(single[0] + single[2]) / 2], rel=1e-5)
@@ -214,7 +227,13 @@ def test_the_run_stops_after_k_bad_batches_in_a_row(tmp_path: Path) -> None:
 
 def test_checkpoints_hold_no_pickled_arguments(tmp_path: Path) -> None:
     trainer = make_trainer(
-        SupervisedTrainer, tmp_path, tiny_model(), rows_of(tmp_path, True), max_steps=2, save_strategy="steps", save_steps=2
+        SupervisedTrainer,
+        tmp_path,
+        tiny_model(),
+        rows_of(tmp_path, True),
+        max_steps=2,
+        save_strategy="steps",
+        save_steps=2,
     )
     trainer.train()
     names = {path.name for path in (tmp_path / "checkpoint-2").iterdir()}

@@ -40,7 +40,9 @@ def make_rows(count: int, seed: int, longest: int = 32) -> list[dict[str, Any]]:
     for _ in range(count):
         length, start = rng.randint(6, longest), rng.randrange(2, VOCABULARY)
         ids = [2 + (start + i) % (VOCABULARY - 2) for i in range(length)]
-        rows.append({"input_ids": ids, "assistant_masks": [0] * (length // 2) + [1] * (length - length // 2), "source": "made"})
+        rows.append(
+            {"input_ids": ids, "assistant_masks": [0] * (length // 2) + [1] * (length - length // 2), "source": "made"}
+        )
     return rows
 
 
@@ -52,5 +54,8 @@ def write_prepared(directory: Path, train: list[dict[str, Any]], evaluation: lis
     with stage_directory(directory, stage="prepare", recipe={"rows": len(train)}) as work:
         tiny_tokenizer().save_pretrained(work.path / "tokenizer")
         for split, rows in (("train", train), ("eval", evaluation)):
-            with pa.OSFile(str(work.path / f"{split}-00000.arrow"), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
+            with (
+                pa.OSFile(str(work.path / f"{split}-00000.arrow"), "wb") as file,
+                pa.ipc.new_stream(file, schema) as writer,
+            ):
                 writer.write_table(pa.Table.from_pylist(rows, schema))

@@ -1,0 +1,46 @@
+"""What is refused before a run starts on the wrong number of processes, and that the accelerate files are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.commands.config.config_args import load_config_from_file
+from transformers import TrainingArguments
+
+from agentforge.errors import CheckRefused
+from agentforge.recipe.schema import Recipe
+from agentforge.trainers.launch import check_launch
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "accelerate"
+
+
+def arguments(directory: Path) -> TrainingArguments:
+    return TrainingArguments(str(directory), use_cpu=not torch.cuda.is_available(), report_to=[])
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_accelerate_reads_its_files(path: Path) -> None:
+    config = load_config_from_file(str(path))
+    gpus = int(path.stem[0]) if path.stem[0].isdigit() else 1 if path.stem == "cpu" else 8
+    assert config.num_processes == gpus
+    assert config.use_cpu == (path.stem == "cpu")
+
+
+def test_fsdp_without_a_gpu_is_refused_instead_of_being_ddp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    args = arguments(tmp_path)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(CheckRefused, match="asked for FSDP, the run would be NO"):
+        check_launch(Recipe(name="x"), args)
+
+
+def test_processes_that_do_not_take_part_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    args = arguments(tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(CheckRefused, match="asked for 2 processes, 1 take part"):
+        check_launch(Recipe(name="x"), args)
+
+
+def test_a_plain_run_on_the_cpu_is_let_through(tmp_path: Path) -> None:
+    check_launch(Recipe(name="x"), arguments(tmp_path))
