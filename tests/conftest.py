@@ -71,7 +71,8 @@ def talking_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     torch.manual_seed(0)
     text = Path(os.__file__).read_text(encoding="utf-8")
-    tokenizer = train_tokenizer([text, *(str(conversation) for conversation in LEARNT)], 700)
+    rule = ("=" * 80 + "\n") * 100  # gives a token of more than 32 bytes, which llama-cpp-python's own decoder loses
+    tokenizer = train_tokenizer([text, rule, *(str(conversation) for conversation in LEARNT)], 700)
     chat_template.install_template(tokenizer)
     config = Qwen3Config(
         vocab_size=len(tokenizer),
@@ -106,3 +107,26 @@ def talking_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory
+
+
+@pytest.fixture(scope="session")
+def talking_gguf(talking_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model as a GGUF in its own precision; skips where llama.cpp is not set up."""
+    pytest.importorskip("llama_cpp")
+    from agentforge.data.chat_template import serving_template
+    from agentforge.data.tokenizer import load_tokenizer
+    from agentforge.errors import UserError
+    from agentforge.export.convert import conversion_view, convert, plan_conversion
+    from agentforge.export.llama_cpp import converter_source
+    from agentforge.models.checkpoint import Checkpoint
+
+    try:
+        tree = converter_source()
+    except UserError as error:
+        pytest.skip(str(error))
+    directory = tmp_path_factory.mktemp("gguf")
+    plan = plan_conversion(Checkpoint(talking_checkpoint).config, tree)
+    template = serving_template(load_tokenizer(talking_checkpoint))
+    conversion_view(talking_checkpoint, directory / "view", plan, template)
+    convert(directory / "view", directory / "talking.gguf", "float32", plan)
+    return directory / "talking.gguf"

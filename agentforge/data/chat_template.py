@@ -209,17 +209,26 @@ def _pieces(
     turns = escape(normalize(messages))
     if not add_generation_prompt and not any(turn["role"] == "assistant" for turn in turns):
         raise BadRow("no assistant turn", "the conversation has no assistant turn, so nothing in it would be trained")
-    spoken = json.dumps([turns, tools], ensure_ascii=False)
-    guard = ""
-    if codec.control.search(spoken):
-        guard = next(character for character in GUARDS if character not in spoken)
-        turns, tools = _guarded([turns, tools], codec.control, guard)
+    (turns, tools), guard = guard_control_tokens([turns, tools], codec.control)
     text, trained = _render(tokenizer, turns, tools, add_generation_prompt)
     borders = [0, *(border for span in trained for border in span), len(text)]
     for index, (start, end) in enumerate(pairwise(borders)):
         for part in codec.control.split(text[start:end]):
             if part:
                 yield (part.replace(guard, "") if guard else part), index % 2 == 1, part in codec.ids
+
+
+def guard_control_tokens(value: Any, control: re.Pattern[str]) -> tuple[Any, str]:
+    """Break every control token that the strings of a JSON value spell, so that rendering writes none of them.
+
+    Returns:
+        the value, and the character that was put into the tokens; empty if there were none.
+    """
+    spoken = json.dumps(value, ensure_ascii=False)
+    if not control.search(spoken):
+        return value, ""
+    guard = next(character for character in GUARDS if character not in spoken)
+    return _guarded(value, control, guard), guard
 
 
 def _guarded(value: Any, control: re.Pattern[str], guard: str) -> Any:
@@ -286,11 +295,12 @@ def _codec(tokenizer: PreTrainedTokenizerBase) -> Codec:
     codec = _codecs.get(tokenizer)
     added = {token.content: index for index, token in tokenizer.added_tokens_decoder.items()}
     if codec is None or codec.ids != added:
-        codec = _codecs[tokenizer] = Codec(_any_of(added), added, _plain_copy(tokenizer))
+        codec = _codecs[tokenizer] = Codec(any_of(added), added, _plain_copy(tokenizer))
     return codec
 
 
-def _any_of(words: Iterable[str]) -> re.Pattern[str]:
+def any_of(words: Iterable[str]) -> re.Pattern[str]:
+    """Return a pattern that finds the longest word, with one group: its `split` gives the words too."""
     return re.compile("(" + "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True)) + ")")
 
 

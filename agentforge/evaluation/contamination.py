@@ -15,7 +15,7 @@ from agentforge.recipe.schema import Recipe
 
 
 def refuse_trained_questions(recipe: Recipe, questions: Sequence[Question]) -> None:
-    """Compare the questions' prompts, however spaced or cased, with those of the conversations in local files of the mix.
+    """Compare the questions' prompts, however spaced or cased, with those in local files of the mix.
 
     Where data.decontaminate names the questions, `prepare` has taken them out of everything and nothing is left to do.
 

@@ -7,6 +7,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from agentforge.data.chat_template import any_of, guard_control_tokens
+from agentforge.data.messages import escape, normalize
 from agentforge.errors import UserError
 from agentforge.models.locate import ModelLocation
 from agentforge.rollouts.policies import Completion, Message, OnToken, Policy, Sampling, ToolSchema
@@ -34,9 +36,11 @@ class GGUFPolicy(Policy):
         self._library = llama_cpp
         self._vocabulary = llama_cpp.llama_model_get_vocab(llama.model)
         self._pieces: dict[int, bytes] = {}
+        self._control = self._control_tokens()
+        self._control_pattern = any_of(self._control)
         eos, bos = (self._piece(token).decode("utf-8") for token in (llama.token_eos(), llama.token_bos()))
-        # It renders in jinja2's immutable sandbox: a template is code from whoever made the file.
-        self._format = Jinja2ChatFormatter(template, eos_token=eos, bos_token=bos)
+        # It renders as transformers does, in jinja2's immutable sandbox: a template is code from whoever made the file.
+        self._format: Any = Jinja2ChatFormatter(template, eos_token=eos, bos_token=bos)
 
     @classmethod
     def open(cls, location: ModelLocation, context_length: int | None = None) -> GGUFPolicy:
@@ -65,8 +69,16 @@ class GGUFPolicy(Policy):
         return cls(llama, template.decode("utf-8"), location.label)
 
     def encode(self, messages: Sequence[Message], tools: Sequence[ToolSchema] = ()) -> list[int]:
-        prompt = self._format(messages=list(messages), tools=list(tools) or None).prompt
-        return list(self.llama.tokenize(prompt.encode("utf-8"), add_bos=False, special=True))
+        turns, guard = guard_control_tokens([escape(normalize(messages)), list(tools) or None], self._control_pattern)
+        prompt = self._format(messages=turns[0], tools=turns[1]).prompt
+        return [token for piece in self._control_pattern.split(prompt) for token in self._tokenize(piece, guard)]
+
+    def _tokenize(self, piece: str, guard: str) -> list[int]:
+        """Return a piece's tokens. A control token spelt in a message is cut at its guard: llama.cpp would read it."""
+        if piece in self._control:
+            return [self._control[piece]]
+        parts = piece.split(guard) if guard else [piece]
+        return [t for part in parts for t in self.llama.tokenize(part.encode("utf-8"), add_bos=False, special=False)]
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return b"".join(self._piece(token) for token in token_ids).decode("utf-8", errors="replace")
@@ -91,17 +103,24 @@ class GGUFPolicy(Policy):
                 break
         return Completion(written, stopped=False)
 
+    def _control_tokens(self) -> dict[str, int]:
+        """Return the text and id of every token that is no ordinary text."""
+        kinds = self._library.LLAMA_TOKEN_ATTR_CONTROL | self._library.LLAMA_TOKEN_ATTR_USER_DEFINED
+        tokens = range(self._library.llama_vocab_n_tokens(self._vocabulary))
+        special = (t for t in tokens if self._library.llama_vocab_get_attr(self._vocabulary, t) & kinds)
+        return {text: t for t in special if (text := self._piece(t).decode("utf-8", errors="replace"))}
+
     def _piece(self, token: int) -> bytes:
         """Return a token's bytes. `Llama.detokenize` is not used: it loses tokens of more than 32 bytes."""
         if token < 0:
             return b""
         if token not in self._pieces:
             size = 64
-            buffer = (ctypes.c_char * size)()
+            buffer = ctypes.create_string_buffer(size)
             length = self._library.llama_token_to_piece(self._vocabulary, token, buffer, size, 0, True)
-            if length < 0:
+            if length < 0:  # too small: the length that it needs
                 size = -length
-                buffer = (ctypes.c_char * size)()
+                buffer = ctypes.create_string_buffer(size)
                 length = self._library.llama_token_to_piece(self._vocabulary, token, buffer, size, 0, True)
-            self._pieces[token] = bytes(buffer[:length])
+            self._pieces[token] = buffer.raw[:length]
         return self._pieces[token]

@@ -1,0 +1,165 @@
+"""`chat`: a thin terminal over `Session`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any, get_args
+
+from rich.console import Console
+
+from agentforge.data.tools import ToolSet, load_tools
+from agentforge.environments.sandbox import isolation
+from agentforge.errors import UserError, did_you_mean
+from agentforge.evaluation.evaluate import load_questions
+from agentforge.models.locate import locate_model
+from agentforge.recipe.schema import Recipe
+from agentforge.rollouts.policies import Policy, Sampling, open_policy
+from agentforge.serving.local_tools import LocalTools, ToolMode
+from agentforge.serving.session import Listener, Session
+from agentforge.serving.turns import Delta
+
+MAX_NEW_TOKENS = 1024
+ENDINGS = {
+    "cut": f"cut at {MAX_NEW_TOKENS} tokens",
+    "limit": "stopped: it went on calling tools",
+    "interrupted": "stopped",
+}
+
+
+class Terminal(Listener):
+    """Shows what happens: the answer as it is, everything else dimmed."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._open_line = False
+
+    def delta(self, delta: Delta) -> None:
+        kind, text = delta
+        self.console.print(text, style="dim" if kind == "reasoning" else "", end="", markup=False, soft_wrap=True)
+        self._open_line = not text.endswith("\n")
+
+    def call(self, call: dict[str, Any], problem: str | None) -> None:
+        function = call["function"]
+        arguments = ", ".join(f"{k}={json.dumps(v, ensure_ascii=False)}" for k, v in function["arguments"].items())
+        self.note(f"→ {function['name']}({arguments})", "cyan")
+
+    def result(self, call: dict[str, Any], text: str) -> None:
+        if text:
+            self.note("\n".join(f"  {line}" for line in text.splitlines()), "dim")
+
+    def problem(self, text: str) -> None:
+        self.note(f"! {text}", "yellow")
+
+    def note(self, text: str, style: str) -> None:
+        """Print a line of its own."""
+        self.end_line()
+        self.console.print(text, style=style, markup=False, soft_wrap=True)
+
+    def end_line(self) -> None:
+        if self._open_line:
+            self.console.print()
+            self._open_line = False
+
+
+def chat(
+    recipe: Recipe,
+    model: str | None = None,
+    *,
+    prompt: str | None = None,
+    examples: int = 0,
+    tools: str = "show",
+    console: Console | None = None,
+) -> None:
+    """Talk to a recipe's model.
+
+    Args:
+        recipe: its `data.tools` are on offer, its `data.system` is the system turn.
+        model: see `locate_model`.
+        prompt: answered alone; None: what comes through a pipe, or a conversation in the terminal.
+        examples: so many held-out prompts are answered instead.
+        tools: ``show`` calls, or run `bash` in the ``sandbox``.
+
+    Raises:
+        UserError: there is no such model, or the prompt is empty.
+    """
+    if tools not in get_args(ToolMode):
+        choices = list(get_args(ToolMode))
+        raise UserError(f"--tools is '{tools}', it must be one of {', '.join(choices)}{did_you_mean(tools, choices)}")
+    mode: ToolMode = "sandbox" if tools == "sandbox" else "show"
+    prompts = _prompts(recipe, prompt, examples)
+    offered = load_tools(recipe.data.tools) if recipe.data.tools else None
+    terminal = Terminal(console or Console(highlight=False))
+    with closing(LocalTools(mode)) as local_tools:
+        policy = open_policy(locate_model(recipe, model))
+        sessions = _session_maker(recipe, policy, offered, local_tools)
+        if prompts is None:
+            _converse(sessions, terminal, mode)
+        else:
+            for text in prompts:
+                _answer(sessions(), text, terminal, echo=examples > 0)
+
+
+def _prompts(recipe: Recipe, prompt: str | None, examples: int) -> list[str] | None:
+    """Return what is to be answered, None for a conversation."""
+    if examples:
+        return example_prompts(recipe, examples)
+    if prompt is None and sys.stdin.isatty():
+        return None
+    text = sys.stdin.read() if prompt is None else prompt
+    if not text.strip():
+        raise UserError("the prompt is empty; give --prompt TEXT, or pipe some text in")
+    return [text.rstrip("\n")]
+
+
+def example_prompts(recipe: Recipe, count: int) -> list[str]:
+    """Return the opening prompts of ``count`` held-out conversations, evenly spread over the files."""
+    openings = {q.context[-1]["content"]: None for q in load_questions(recipe) if _is_opening(q.context)}
+    prompts = list(openings)
+    if count > len(prompts):
+        raise UserError(f"there are {len(prompts)} held-out prompts, not {count}")
+    return [prompts[index * len(prompts) // count] for index in range(count)]
+
+
+def _is_opening(context: list[dict[str, Any]]) -> bool:
+    return [message["role"] for message in context if message["role"] != "system"] == ["user"]
+
+
+def _session_maker(
+    recipe: Recipe, policy: Policy, offered: ToolSet | None, local_tools: LocalTools
+) -> Callable[[], Session]:
+    return lambda: Session(policy, offered, recipe.data.system, local_tools, Sampling(MAX_NEW_TOKENS))
+
+
+def _answer(session: Session, text: str, terminal: Terminal, echo: bool = False) -> None:
+    if echo:
+        terminal.note(f"> {text}", "bold")
+    outcome = session.ask(text, terminal)
+    terminal.end_line()
+    if outcome in ENDINGS:
+        terminal.note(f"[{ENDINGS[outcome]}]", "yellow")
+    if echo:
+        terminal.console.print()
+
+
+def _converse(sessions: Callable[[], Session], terminal: Terminal, mode: ToolMode) -> None:
+    """Read and answer until Ctrl-D, or Ctrl-C at the prompt."""
+    session = sessions()
+    terminal.note(f"{session.policy.label}; /new starts afresh, Ctrl-C stops an answer, Ctrl-D leaves", "dim")
+    if mode == "sandbox":
+        terminal.note(isolation(), "dim")
+    while True:
+        try:
+            text = terminal.console.input("[bold]> [/]").strip()
+        except (EOFError, KeyboardInterrupt):
+            terminal.console.print()
+            return
+        if text == "/new":
+            session = sessions()
+        elif text:
+            try:
+                _answer(session, text, terminal)
+            except UserError as error:
+                terminal.note(str(error), "red")

@@ -1,0 +1,51 @@
+"""What a call gives when somebody talks to a model here: `think` and `complete` always, `bash` only in the sandbox."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from agentforge.environments.sandbox import TIMEOUT, Sandbox, SandboxResult
+
+ToolMode = Literal["show", "sandbox"]
+
+
+class LocalTools:
+    """Runs calls one after another; the sandbox's files stay until it is closed.
+
+    Args:
+        mode: ``show`` runs nothing; ``sandbox`` runs `bash`.
+
+    Raises:
+        CheckRefused: commands cannot be isolated on this machine.
+    """
+
+    def __init__(self, mode: ToolMode = "show") -> None:
+        self._sandbox = Sandbox() if mode == "sandbox" else None
+
+    def run(self, call: dict[str, Any]) -> tuple[str, bool]:
+        """Return what the tool answers, and whether it did run."""
+        name, arguments = call["function"]["name"], call["function"]["arguments"]
+        if name in ("think", "complete"):
+            return "", True  # as in the training data: they have no output
+        if name != "bash":
+            return f"{name} is not available here", False
+        if self._sandbox is None:
+            return "not executed: tools are only shown here", False
+        return describe(self._sandbox.run(arguments["command"], arguments.get("timeout", TIMEOUT))), True
+
+    def close(self) -> None:
+        """Delete the sandbox's files."""
+        if self._sandbox is not None:
+            self._sandbox.close()
+
+
+def describe(result: SandboxResult) -> str:
+    """Return a command's outputs as the model has learnt to read them (data/aj/generator/world.py writes the same)."""
+    parts = [result.stdout.rstrip("\n"), result.stderr.rstrip("\n")]
+    if result.truncated:
+        parts.append("[output cut]")
+    if result.timed_out:
+        parts.append("[timed out]")
+    elif result.exit_code:
+        parts.append(f"[exit code {result.exit_code}]")
+    return "\n".join(part for part in parts if part)
