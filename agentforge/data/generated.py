@@ -16,7 +16,16 @@ from pathlib import Path
 
 from agentforge.data.locate import cache_directory
 
-SKIPPED_DIRECTORIES = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "__pycache__", "turtledemo"}
+SKIPPED_DIRECTORIES = {
+    "test",
+    "tests",
+    "idlelib",
+    "lib2to3",
+    "site-packages",
+    "dist-packages",
+    "__pycache__",
+    "turtledemo",
+}
 SHORTEST_DOCSTRING = 40
 _DOCUMENTED = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 

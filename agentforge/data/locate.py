@@ -65,6 +65,8 @@ def locate(source: Source, data: Data) -> list[Path]:
         from agentforge.data.generated import generated_file
 
         return [generated_file(card.generator)]
+    if card.urls:
+        return _fetched(card)
     globs = card.globs(source.split)
     if data.hub_mirror is not None and (found := _in_mirror(card, globs, Path(data.hub_mirror))):
         return found
@@ -116,6 +118,21 @@ def _is_data(path: Path) -> bool:
     return path.is_file() and path.name.removesuffix(".gz").endswith(SUFFIXES) and not path.name.startswith(".")
 
 
+def url_file(card: DatasetCard, name: str) -> Path:
+    """Return where `download` puts a file that is not on the Hub."""
+    return cache_directory() / "files" / card.id / name
+
+
+def _fetched(card: DatasetCard) -> list[Path]:
+    files = [url_file(card, name) for name in card.urls]
+    if absent := [url for (name, url), path in zip(card.urls.items(), files, strict=True) if not path.is_file()]:
+        raise MissingData(
+            f"data set {card.id} ({', '.join(absent)}) is not here; run `agentforge download` where that address is "
+            "reachable, or set data.allow_missing=true to go on without it"
+        )
+    return files
+
+
 def _in_mirror(card: DatasetCard, globs: list[str], mirror: Path) -> list[Path]:
     if not mirror.is_dir():
         raise UserError(f"data.hub_mirror: there is no directory {mirror}; it must hold ORG/NAME/files like the Hub")
@@ -134,7 +151,9 @@ def choose_files(names: Iterable[str], globs: list[str]) -> list[str]:
     named = [(name, name.split("/")) for name in names]
     for pattern in globs:
         wanted = pattern.split("/")
-        found = [name for name, parts in named if len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))]
+        found = [
+            name for name, parts in named if len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))
+        ]
         if found:
             return sorted(found)
     return []
@@ -186,6 +205,12 @@ def snapshot(hub_id: str, revision: str, kind: str = "dataset") -> Path:
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE) / f"{kind}s--{hub_id.replace('/', '--')}" / "snapshots" / revision
+
+
+def resolved_revision(card: DatasetCard) -> str | None:
+    """Return the commit of a card's files in the cache: its pin, or what the first download recorded."""
+    lock = read_lock(card.hub_id, card.revision) if card.hub_id else None
+    return lock.revision if lock else card.revision
 
 
 def in_cache(card: DatasetCard, globs: list[str]) -> list[Path]:

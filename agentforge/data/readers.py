@@ -1,7 +1,7 @@
 """Raw rows of JSON Lines, JSON arrays, Parquet and text files: streamed, and every unreadable row counted.
 
-What can be repaired without guessing (a byte order mark, raw control characters inside strings, half surrogate pairs) is
-repaired and counted; everything else is counted as bad with the numbers of the first lines. Nothing is skipped silently.
+What can be repaired without guessing (a byte order mark, raw control characters inside strings, half surrogate pairs)
+is repaired and counted; everything else is counted as bad, with the numbers of the first lines.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from io import BufferedIOBase
 from json.decoder import JSONDecodeError
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from agentforge.errors import CheckRefused, UserError
 
@@ -25,6 +26,7 @@ BOM = b"\xef\xbb\xbf"
 CHUNK_CHARACTERS = 1 << 20
 TEXT_CHARACTERS = 1 << 24
 """A text file is one document up to this size (a herbal is 2 MB); a longer one is cut at an empty line."""
+LONGEST_ROW = 1 << 28
 FIRST_LINES = 5
 
 _STRICT, _LAX = json.JSONDecoder(), json.JSONDecoder(strict=False)
@@ -79,17 +81,17 @@ class ReadCounts:
         if self.bad > max_bad_rows * (self.rows + self.bad):
             share = self.bad / (self.rows + self.bad)
             raise CheckRefused(
-                f"{what}: {self.bad} of {self.rows + self.bad} rows ({share:.1%}) cannot be read: {self.describe_bad()}; "
-                f"mend the file, or set data.max_bad_rows above {share:.2g}"
+                f"{what}: {self.bad} of {self.rows + self.bad} rows ({share:.1%}) cannot be read: "
+                f"{self.describe_bad()}; mend the file, or set data.max_bad_rows above {share:.2g}"
             )
 
 
 def read_rows(path: Path, counts: ReadCounts, columns: Sequence[str] | None = None) -> Iterator[Raw]:
     """Yield the raw rows of a file, in constant memory.
 
-    A `.txt` or `.md` file gives rows ``{"text": ...}``. Parquet's structs have every key in every row: keys whose value is
-    None are dropped, at any depth, because Arrow cannot tell them from absent ones and a tool call must not get arguments
-    that nobody gave it.
+    A `.txt` or `.md` file gives rows ``{"text": ...}``. Parquet's structs have every key in every row: keys whose value
+    is None are dropped, at any depth, because Arrow cannot tell them from absent ones and a tool call must not get
+    arguments that nobody gave it. (JSON can: an explicit null there stays.)
 
     Args:
         path: `.jsonl`, `.json` (an array, or lines), `.parquet`, `.txt` or `.md`; all but Parquet also as `.gz`.
@@ -109,7 +111,8 @@ def read_rows(path: Path, counts: ReadCounts, columns: Sequence[str] | None = No
         raise UserError(f"{path}: {path.suffix or 'no suffix'} is no kind of data file; known: {', '.join(SUFFIXES)}")
     else:
         try:
-            with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            opened: BufferedIOBase = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+            with opened as file:
                 yield from reader(file, path, counts)
         except (EOFError, gzip.BadGzipFile) as error:
             raise CheckRefused(
@@ -117,7 +120,7 @@ def read_rows(path: Path, counts: ReadCounts, columns: Sequence[str] | None = No
             ) from None
 
 
-def _read_lines(file: IO[bytes], path: Path, counts: ReadCounts) -> Iterator[Raw]:
+def _read_lines(file: BufferedIOBase, path: Path, counts: ReadCounts) -> Iterator[Raw]:
     for number, line in enumerate(file, 1):
         whole = line.endswith(b"\n")
         if line.startswith(BOM):
@@ -167,19 +170,18 @@ def _whole_characters(row: Raw, counts: ReadCounts) -> Raw:
     return row
 
 
-def _read_json(file: IO[bytes], path: Path, counts: ReadCounts) -> Iterator[Raw]:
+def _read_json(file: BufferedIOBase, path: Path, counts: ReadCounts) -> Iterator[Raw]:
     """Read a JSON array row by row, or JSON Lines under the name ``.json``."""
     head = file.read(4096).removeprefix(BOM).lstrip()
     file.seek(0)
     yield from _read_array(file, path, counts) if head.startswith(b"[") else _read_lines(file, path, counts)
 
 
-def _read_array(file: IO[bytes], path: Path, counts: ReadCounts) -> Iterator[Raw]:
+def _read_array(file: BufferedIOBase, path: Path, counts: ReadCounts) -> Iterator[Raw]:
     """Decode one element after the other from a buffer; broken bytes become lone surrogates, to be counted by row."""
     buffer = file.read(CHUNK_CHARACTERS)
     if buffer.startswith(BOM):
         counts.repaired["byte order mark"] += 1
-
     decoder = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape")
     text, ended = decoder.decode(buffer), False
     position, number = text.index("[") + 1, 0
@@ -220,8 +222,9 @@ def _next_element(text: str, position: int) -> tuple[Any, int, bool] | None:
             problem = error
             if not error.msg.startswith("Invalid control character"):
                 break
+    # What a chunk's end cuts is an unterminated string, or a problem at the very end; a bad row may look like it too.
     unfinished = problem.msg.startswith("Unterminated string") or problem.pos >= len(text) - len("-Infinity")
-    return None if unfinished else (_UNREADABLE, position, False)
+    return None if unfinished and len(text) - position < LONGEST_ROW else (_UNREADABLE, position, False)
 
 
 def _array_row(value: Any, text: str, path: Path, number: int, counts: ReadCounts, lax: bool) -> Raw | None:
@@ -237,7 +240,7 @@ def _array_row(value: Any, text: str, path: Path, number: int, counts: ReadCount
     return _whole_characters(value, counts) if "\\u" in text else value
 
 
-def _read_text(file: IO[bytes], path: Path, counts: ReadCounts) -> Iterator[Raw]:
+def _read_text(file: BufferedIOBase, path: Path, counts: ReadCounts) -> Iterator[Raw]:
     """Yield the file as one document; a file of more than 16 MB in pieces that end at an empty line."""
     held, number = b"", 0
     while True:
@@ -289,7 +292,7 @@ def drop_none(value: Any) -> Any:
     return value
 
 
-_READERS: dict[str, Callable[[IO[bytes], Path, ReadCounts], Iterator[Raw]]] = {
+_READERS: dict[str, Callable[[BufferedIOBase, Path, ReadCounts], Iterator[Raw]]] = {
     ".jsonl": _read_lines,
     ".json": _read_json,
     ".txt": _read_text,

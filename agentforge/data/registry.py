@@ -21,6 +21,7 @@ class DatasetCard(Section):
     title: str
     hub_id: str | None = Field(None, description="ORG/NAME of a Hub data set")
     generator: Literal["python_docs"] | None = Field(None, description="made on this machine instead of downloaded")
+    urls: dict[str, str] = Field(default_factory=dict, description="file name to address, of what is not on the Hub")
     revision: str | None = Field(
         None, description="commit that is downloaded; none: the first download records its own"
     )
@@ -46,8 +47,8 @@ class DatasetCard(Section):
     def _complete(self) -> DatasetCard:
         if not self.enabled and not self.reason:
             raise ValueError("a data set that is off needs a reason")
-        if self.enabled and (self.hub_id is None) == (self.generator is None):
-            raise ValueError("it must have either a hub_id or a generator")
+        if self.enabled and sum(map(bool, (self.hub_id, self.generator, self.urls))) != 1:
+            raise ValueError("it must have one of hub_id, generator and urls")
         if self.hub_id and self.enabled and not self.revision and not self.pin_note:
             raise ValueError("without revision it needs a pin_note")
         if self.enabled and self.hub_id and self.default_split not in self.files:
@@ -108,7 +109,8 @@ def card_rows() -> list[tuple[str, ...]]:
 
 
 def _cells(card: DatasetCard) -> tuple[str, ...]:
-    origin = card.hub_id or (f"made here ({card.generator})" if card.generator else "no public copy")
+    made = f"made here ({card.generator})" if card.generator else "no public copy"
+    origin = card.hub_id or ", ".join(card.urls.values()) or made
     instead = f"; instead: {', '.join(card.fallbacks)}" if card.fallbacks else ""
     state = "on" if card.enabled else f"off: {card.reason}{instead}"
     return (card.id, origin, _number(card.rows), _number(card.megabytes), card.licence, state)

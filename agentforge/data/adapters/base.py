@@ -61,7 +61,7 @@ def text_of(value: Any) -> str:
 def conversation(turns: Sequence[Mapping[str, Any]], tools: Any = None) -> Row | Rejected:
     """Return checked messages in the form of docs/architecture.md.
 
-    Empty system turns are left out, and so is what stands after the last assistant turn: nothing of it would be trained.
+    Empty system turns are left out, and so is what stands after the last assistant turn: none of it would be trained.
 
     Args:
         turns: messages with our four roles; calls flat or nested.

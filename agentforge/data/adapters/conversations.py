@@ -23,7 +23,7 @@ def messages(raw: Raw, options: SourceOptions) -> Row | Rejected:
 
 
 def sharegpt(raw: Raw, options: SourceOptions) -> Row | Rejected:
-    """ShareGPT: ``conversations`` of ``from`` and ``value``, calls as ``function_call`` turns; leading answers are left out."""
+    """ShareGPT: ``conversations`` of ``from`` and ``value``, calls as ``function_call`` turns."""
     turns = options.get(raw, "conversations")
     if isinstance(turns, list) and turns and isinstance(turns[0], Mapping) and "role" in turns[0]:
         return _conversation(turns, options.get(raw, "tools"), role="role", content="content")
@@ -48,7 +48,7 @@ def _conversation(turns: Any, tools: Any, role: str, content: str) -> Row | Reje
     if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
         return Rejected("no conversation")
     made: list[dict[str, Any]] = []
-    names: dict[str, str] = {}
+    names: dict[str, Any] = {}
     for turn in turns:
         message = _message(turn, role, content, names)
         if isinstance(message, Rejected):
@@ -63,12 +63,12 @@ def _conversation(turns: Any, tools: Any, role: str, content: str) -> Row | Reje
 
 
 def _message(
-    turn: Mapping[str, Any], role_key: str, content_key: str, names: dict[str, str]
+    turn: Mapping[str, Any], role_key: str, content_key: str, names: dict[str, Any]
 ) -> dict[str, Any] | Rejected:
     """Translate one turn.
 
     Args:
-        names: call id to tool name; filled by assistant turns, read by tool results, whose name is often only in the call.
+        names: call id to tool name; filled by assistant turns, read by tool results that have no name themselves.
     """
     role = ROLES.get(str(turn.get(role_key)).lower())
     value = turn.get(content_key)
@@ -88,7 +88,7 @@ def _message(
     return message
 
 
-def _assistant(message: dict[str, Any], turn: Mapping[str, Any], names: dict[str, str]) -> dict[str, Any] | Rejected:
+def _assistant(message: dict[str, Any], turn: Mapping[str, Any], names: dict[str, Any]) -> dict[str, Any] | Rejected:
     calls = turn.get("tool_calls") or ([turn["function_call"]] if turn.get("function_call") else [])
     if not isinstance(calls, list):
         return Rejected("tool call is no JSON")
@@ -105,7 +105,7 @@ def _assistant(message: dict[str, Any], turn: Mapping[str, Any], names: dict[str
 
 
 def _calls_in_text(value: Any) -> list[Any] | None:
-    """Read the calls of a ``function_call`` turn: an object or a list of them, as JSON or (Toucan) as a Python literal."""
+    """Read a ``function_call`` turn: one call or a list of them, as JSON or (Toucan) as a Python literal."""
     if isinstance(value, str):
         for read in (json.loads, ast.literal_eval):
             try:

@@ -1,10 +1,10 @@
 """Glaive function calling v2: a transcript in one string, taken apart without losing or altering anything.
 
-What public parsers get wrong, and this one does not: (a) the arguments are JSON inside single quotes, and the text in them
-has single quotes too; (b) a call may have no arguments, or an unquoted object; (c) turns have several lines; (d) the tools
-are concatenated JSON objects, nested and with braces in strings; (e) text and call share a turn, a turn is split in two,
-a user says nothing, a response follows no call; (f) there are no call ids to keep; (g) so none are invented either: a row
-is a function of its text.
+What public parsers get wrong, and this one does not: (a) the arguments are JSON inside single quotes, and the text in
+them has single quotes too; (b) a call may have no arguments, or an unquoted object; (c) turns have several lines;
+(d) the tools are concatenated JSON objects, nested and with braces in strings; (e) text and call share a turn, a turn
+is split in two, a user says nothing, a response follows no call; (f) calls are single and have no ids; (g) so no random
+ones are made up either: a row is a function of its text.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def _turn(role: str, text: str, before: list[dict[str, Any]]) -> dict[str, Any] 
 
 
 def _append(turns: list[dict[str, Any]], turn: dict[str, Any]) -> None:
-    """Add a turn; two assistant turns in a row are one, unless the first has called already. Empty answers are left out."""
+    """Add a turn. Two assistant turns in a row are one, unless the first has called already; empty ones are left out."""
     if turn["role"] == "assistant" and not turn["content"] and "tool_calls" not in turn:
         return
     last = turns[-1] if turns else None

@@ -19,23 +19,26 @@ _START = re.compile(
 _END = re.compile(r"^\*{3}\s*END OF (?:THE|THIS) PROJECT GUTENBERG", re.MULTILINE | re.IGNORECASE)
 _HEADING = re.compile(r"^[ \t]*(?:_|=)?([A-Z][A-Z'’,.&\- ]{2,60}?)\.?(?:_|=)?[ \t]*$")
 _SECTION = re.compile(
-    r"^_?(Descript(?:ion)?|Place|Time|Government and Virtues|Government|Virtues|Names|The Vertues|Vertues|Use|Dose)\.?[_.:]*"
-    r"\s*[\]:.—–-]*\s*",
+    r"^_?(Place and Time|Government and Virtues|Descript(?:ion)?|Place|Time|Government|(?:The )?(?:Virtues|Vertues)"
+    r"|Names|Use|Dose)"
+    r"(?:\._?\]|\]|\.?_?:|\.\s*[—–]+|\.--+)\s*",
     re.IGNORECASE,
 )
+"""A section's name with the mark that sets it off; without the mark, ``Place it in the shade`` would be one."""
 
 QUESTIONS = {
     "description": "How does the old herbal describe {plant}?",
     "place": "Where does {plant} grow, according to the old herbal?",
+    "place and time": "Where and when does {plant} grow and flower, according to the old herbal?",
     "time": "When does {plant} flower, according to the old herbal?",
     "virtues": "Which virtues does the old herbal ascribe to {plant}?",
     "names": "By which names does the old herbal know {plant}?",
     "use": "How was {plant} used, according to the old herbal?",
     "dose": "What dose of {plant} does the old herbal name?",
-    "text": "What does the old herbal say about {plant}?",
 }
 _KINDS = {
-    "descript": "description", "description": "description", "place": "place", "time": "time", "names": "names",
+    "descript": "description", "description": "description", "place": "place", "time": "time",
+    "place and time": "place and time", "names": "names",
     "government and virtues": "virtues", "government": "virtues", "virtues": "virtues", "vertues": "virtues",
     "the vertues": "virtues", "use": "use", "dose": "dose",
 }  # fmt: skip
@@ -64,7 +67,7 @@ def herbal(raw: Raw, options: SourceOptions) -> list[Row] | Rejected:
 
 
 def strip_gutenberg(document: str) -> str:
-    """Return the book without Project Gutenberg's header and licence, which are neither the book nor public domain text."""
+    """Return the book without Project Gutenberg's header and licence."""
     document = document.replace("\r\n", "\n")
     start, end = _START.search(document), _END.search(document)
     return document[start.end() if start else 0 : end.start() if end else len(document)].strip()
@@ -82,11 +85,11 @@ class Section:
 def sections(book: str) -> Iterator[Section]:
     """Yield the sections of all plants in the order of the book.
 
-    A plant's entry starts with its name in capitals on a line of its own; a section starts with its name and ``.]``, as in
-    Culpeper's *Complete Herbal*. Front matter is passed over: a heading counts as a plant only if a section follows it.
+    A plant's entry starts with its name in capitals on a line of its own; a section starts with its name and ``.]``, as
+    in Culpeper's *Complete Herbal*. A heading without any section (front matter, recipes) is passed over.
     """
     plant: str | None = None
-    kind, paragraphs = "text", list[str]()
+    kind, paragraphs = "", list[str]()
     seen_section = False
 
     def made() -> Iterator[Section]:
@@ -99,7 +102,7 @@ def sections(book: str) -> Iterator[Section]:
             continue
         if len(lines) == 1 and (heading := _HEADING.match(lines[0])):
             yield from made()
-            plant, kind, paragraphs, seen_section = _plant_name(heading[1]), "text", [], False
+            plant, kind, paragraphs, seen_section = _plant_name(heading[1]), "", [], False
             continue
         paragraph = " ".join(lines)
         if start := _SECTION.match(paragraph):
