@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 TEMPLATE = Path(__file__).with_name("templates") / "hermes.jinja"
 GENERATION_TAG = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
+TAG = re.compile(r"<\S+>|\[\S+\]")
 GUARDS = "\ufdd0\ufdd1\ufdd2\ufdd3"
 """Unicode noncharacters: texts do not hold them, and if one does another is taken."""
 
@@ -281,7 +282,11 @@ def _render(
 
 @dataclass(frozen=True)
 class Codec:
-    """A tokenizer's added tokens, and the tokenizer as it reads when it does not know them."""
+    """A tokenizer's control tokens, and the tokenizer as it reads when it does not know them.
+
+    Control tokens are the special ones and the tags (``<tool_call>`` is not special, so that decoding keeps it). Other
+    added tokens (runs of spaces, words of a trade) are ordinary text.
+    """
 
     control: re.Pattern[str]
     ids: dict[str, int]
@@ -293,9 +298,10 @@ _codecs: WeakKeyDictionary[PreTrainedTokenizerBase, Codec] = WeakKeyDictionary()
 
 def _codec(tokenizer: PreTrainedTokenizerBase) -> Codec:
     codec = _codecs.get(tokenizer)
-    added = {token.content: index for index, token in tokenizer.added_tokens_decoder.items()}
-    if codec is None or codec.ids != added:
-        codec = _codecs[tokenizer] = Codec(any_of(added), added, _plain_copy(tokenizer))
+    added = tokenizer.added_tokens_decoder
+    control = {token.content: index for index, token in added.items() if token.special or TAG.fullmatch(token.content)}
+    if codec is None or codec.ids != control:
+        codec = _codecs[tokenizer] = Codec(any_of(control), control, _plain_copy(tokenizer, control))
     return codec
 
 
@@ -304,13 +310,13 @@ def any_of(words: Iterable[str]) -> re.Pattern[str]:
     return re.compile("(" + "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True)) + ")")
 
 
-def _plain_copy(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    """Return a copy that reads every added token as ordinary text."""
+def _plain_copy(tokenizer: PreTrainedTokenizerBase, control: Container[str]) -> Tokenizer:
+    """Return a copy that reads the control tokens as ordinary text."""
     from tokenizers import Tokenizer
 
     description = json.loads(tokenizer.backend_tokenizer.to_str())
     for token in description["added_tokens"]:
-        token["special"] = True
+        token["special"] = token["content"] in control
     description["truncation"] = description["padding"] = None
     plain = Tokenizer.from_str(json.dumps(description))
     plain.encode_special_tokens = True

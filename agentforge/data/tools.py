@@ -11,7 +11,7 @@ import yaml
 
 from agentforge.data.tool_calls import nested_call
 from agentforge.errors import UserError, did_you_mean
-from agentforge.recipe.loading import Loader, find_config
+from agentforge.recipe.yaml_files import Loader, find_config
 
 ENTRY_KEYS = {"name", "description", "parameters"}
 

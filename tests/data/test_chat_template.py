@@ -151,6 +151,18 @@ def test_text_never_becomes_a_control_token(tokenizer: PreTrainedTokenizerFast, 
     assert controls[0] == controls[1]
 
 
+def test_words_and_spaces_that_were_added_stay_tokens() -> None:
+    """Tokenizers of the GPT-NeoX family have runs of spaces among their added tokens; code is full of them."""
+    tokenizer = chatml_tokenizer()
+    tokenizer.add_tokens(["        ", "kubectl"])
+    ct.install_template(tokenizer)
+    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "kubectl        <think>"}]
+    ids = ct.encode(tokenizer, messages).input_ids
+    spaces, word = tokenizer.convert_tokens_to_ids(["        ", "kubectl"])
+    assert (ids.count(spaces), ids.count(word)) == (1, 1)
+    assert tokenizer.convert_tokens_to_ids("<think>") not in ids
+
+
 # -- the same text everywhere ----------------------------------------------------------------------------------------
 
 

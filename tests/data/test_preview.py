@@ -131,7 +131,7 @@ def write(path: Path, rows: list[dict]) -> str:
 
 
 def test_rows_of_every_source_as_prepare_makes_them(tmp_path: Path) -> None:
-    good = [{"messages": CONVERSATION, "tools": TOOLS}] * 3
+    good = [{"messages": CONVERSATION[:-2], "tools": TOOLS}] * 3
     bad = {"messages": [{"role": "user", "content": "no answer"}]}
     made = Recipe(
         name="x",
