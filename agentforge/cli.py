@@ -76,10 +76,12 @@ def doctor(
     profile: Profile = None,
 ) -> None:
     """What this machine has and lacks for a recipe, and the command that mends it."""
-    from agentforge.planning.doctor import diagnose, to_table
+    from agentforge.planning.doctor import diagnose
+    from agentforge.planning.show import checks_table
 
-    checks = diagnose(load(context, recipe, profile) if recipe else None)
-    show_table(to_table(checks))
+    command = " ".join([recipe or "RECIPE", *(["--profile", profile] if profile else []), *context.args])
+    checks = diagnose(load(context, recipe, profile) if recipe else None, command)
+    show_table(checks_table(checks))
     if any(check.state == "missing" for check in checks):
         raise typer.Exit(3)
 
@@ -111,10 +113,11 @@ def show(
 @app.command(context_settings=PASS_ON)
 def plan(context: typer.Context, recipe: RecipeName, profile: Profile = None) -> None:
     """Parameters, tokens, memory per GPU, hours and dollars; exit code 3 over budget."""
-    from agentforge.planning.plan import check_budget, make_plan, to_table
+    from agentforge.planning.plan import check_budget, make_plan
+    from agentforge.planning.show import plan_table
 
     planned = make_plan(load(context, recipe, profile))
-    show_table(to_table(planned))
+    show_table(plan_table(planned))
     check_budget(planned)
 
 
@@ -144,7 +147,8 @@ def download(
 @app.command(context_settings=PASS_ON)
 def prepare(context: typer.Context, recipe: RecipeName, profile: Profile = None, replace: Replace = False) -> None:
     """The mixed, deduplicated, decontaminated, split and tokenised set."""
-    from agentforge.data.prepare import prepare, summary_table
+    from agentforge.data.prepare import prepare
+    from agentforge.data.summary import summary_table
 
     made = prepare(load(context, recipe, profile), replace=replace)
     show_table(summary_table(made))
@@ -183,7 +187,11 @@ def train(context: typer.Context, recipe: RecipeName, profile: Profile = None, r
 
 @app.command(context_settings=PASS_ON)
 def evaluate(
-    context: typer.Context, recipe: RecipeName, profile: Profile = None, model: WhichModel = None, replace: Replace = False
+    context: typer.Context,
+    recipe: RecipeName,
+    profile: Profile = None,
+    model: WhichModel = None,
+    replace: Replace = False,
 ) -> None:
     """Scores of one model, each with n, interval and chance level."""
     from agentforge.evaluation.evaluate import evaluate
@@ -299,11 +307,16 @@ def main() -> None:
     logging.basicConfig(level=os.environ.get("AGENTFORGE_LOG", "INFO"), format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "filelock", "urllib3", "huggingface_hub", "transformers", "datasets", "jax"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # the stages show their own progress; both are read at import
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         app()
     except UserError as error:
         typer.secho(f"agentforge: {error}", err=True, fg="red")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        typer.secho("agentforge: stopped; nothing half-written was left, run the same command again", err=True, fg="red")
+        typer.secho(
+            "agentforge: stopped; nothing half-written was left, run the same command again", err=True, fg="red"
+        )
         sys.exit(75)

@@ -52,10 +52,16 @@ class Claims(Section):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was said, and why it cannot be right (None: it is)."""
+    """What was said, and what arithmetic says.
+
+    Attributes:
+        wrong: why it cannot be right; None if it can.
+        note: what to know beside it.
+    """
 
     says: str
     wrong: str | None
+    note: str | None = None
 
 
 def claims_for(recipe: Recipe) -> list[Claim]:
@@ -77,12 +83,15 @@ def claims_for(recipe: Recipe) -> list[Claim]:
 
 def check_claims(claims: list[Claim], recipe: Recipe, shape: Shape) -> list[Verdict]:
     """Return a verdict on each claim."""
-    return [Verdict(claim.says, "; ".join(_objections(claim, recipe, shape)) or None) for claim in claims]
+    return [
+        Verdict(claim.says, "; ".join(_objections(claim, recipe, shape)) or None, _epochs(claim, recipe))
+        for claim in claims
+    ]
 
 
 def _objections(claim: Claim, recipe: Recipe, shape: Shape) -> Iterator[str]:
     checks: list[Callable[[Claim, Recipe, Shape], str | None]] = [
-        _trainable, _speed, _consistent, _hardware, _epochs, _parts, _share, _download,
+        _trainable, _speed, _consistent, _hardware, _parts, _share, _download,
     ]  # fmt: skip
     for check in checks:
         if objection := check(claim, recipe, shape):
@@ -117,12 +126,14 @@ def _speed(claim: Claim, recipe: Recipe, shape: Shape) -> str | None:
     done = rate * flops_per_token(recipe, shape, recompute=recomputes) / peak
     if useful <= MAX_MFU and done <= MATMUL_CEILING:
         return None
-    text = f"{seconds:.2f} s a step is {rate:,.0f} tokens a second, {useful:.0%} of the peak of {hardware.name} in useful work"
+    text = (
+        f"{seconds:.2f} s a step is {rate:,.0f} tokens a second, {useful:.0%} of {hardware.name}'s peak in useful work"
+    )
     text += f" and {done:.0%} with the recomputation" if recomputes else ""
     if done > 1:
         return text
     length = _possible_length(seconds, recipe, shape)
-    return f"{text}; matrix products reach {MATMUL_CEILING:.0%}. It holds only if rows average below {length:,} tokens unpadded"
+    return f"{text}; matrix products reach {MATMUL_CEILING:.0%}. Only rows of at most {length:,} tokens, unpadded, would allow it"
 
 
 def _possible_length(seconds: float, recipe: Recipe, shape: Shape) -> int:
@@ -130,7 +141,7 @@ def _possible_length(seconds: float, recipe: Recipe, shape: Shape) -> int:
     hardware = load_hardware(recipe.hardware)
     flops = seconds * hardware.devices * hardware.peak_flops * hardware.mfu.high
     per_token = flops_per_token(recipe, shape, recompute=estimate_memory(recipe).recomputes)
-    return round(flops / per_token / rows_per_step(recipe), -1)
+    return int(flops / per_token / rows_per_step(recipe))
 
 
 def _consistent(claim: Claim, recipe: Recipe, shape: Shape) -> str | None:
@@ -148,25 +159,25 @@ def _hardware(claim: Claim, recipe: Recipe, shape: Shape) -> str | None:
     if claim.hardware is None:
         return None
     hardware = load_hardware(claim.hardware)
-    has = hardware.memory_gib * 2**30 / 1e9
     objections = []
-    if claim.gpu_memory_gb is not None and has < claim.gpu_memory_gb * (1 - TOLERANCE):
-        objections.append(f"one {hardware.gpu} has {has:.0f} GB")
+    if claim.gpu_memory_gb is not None and hardware.memory_gib < (stated := claim.gpu_memory_gb * 1e9 / 2**30):
+        objections.append(f"one {hardware.gpu} has {hardware.memory_gib:g} GiB, not {stated:.0f}")
     there = recipe.model_copy(update={"hardware": claim.hardware})
     if not (memory := estimate_memory(there, sharded=False)).fits(gradient_checkpointing=True):
-        needed = memory.total(gradient_checkpointing=True) / 1e9
-        objections.append(f"the run needs {needed:.0f} GB and {1 - USABLE:.0%} to spare, even with recomputation")
+        needed = memory.total(gradient_checkpointing=True) / 2**30
+        usable = USABLE * hardware.memory_gib
+        objections.append(f"the run needs {needed:.1f} GiB even with recomputation, {usable:.1f} can be used")
     return " and ".join(objections) or None
 
 
-def _epochs(claim: Claim, recipe: Recipe, shape: Shape) -> str | None:
-    """Object to a mix that the stated steps cannot get through once."""
+def _epochs(claim: Claim, recipe: Recipe) -> str | None:
+    """Note that the steps do not get through a mix of the stated size once."""
     steps = recipe.train.args.get("max_steps", -1)
     if claim.rows is None or claim.parts or claim.part or steps <= 0:
         return None
     seen = steps * rows_per_step(recipe)
     epochs = seen / (claim.rows * (1 - recipe.data.eval_fraction))
-    return None if epochs >= 1 else f"{steps} steps see {seen:,} rows of the train split: {epochs:.2f} of one epoch"
+    return None if epochs >= 1 else f"{steps} steps see {seen:,} rows, {epochs:.2f} of one epoch unless they are packed"
 
 
 def _parts(claim: Claim, recipe: Recipe, shape: Shape) -> str | None:
@@ -182,7 +193,8 @@ def _share(claim: Claim, recipe: Recipe, shape: Shape) -> str | None:
     if not _differs(share, claim.part_share):
         return None
     repeats = claim.part_share * claim.rows / claim.part
-    return f"{claim.part:,} of {claim.rows:,} rows are {share:.2%}; {claim.part_share:.0%} would repeat each {repeats:.0f} times"
+    said = f"{claim.part:,} of {claim.rows:,} rows are {share:.2%}"
+    return f"{said}; {claim.part_share:.0%} would repeat each {repeats:.0f} times"
 
 
 def _download(claim: Claim, recipe: Recipe, shape: Shape) -> str | None:

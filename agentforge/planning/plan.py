@@ -124,7 +124,7 @@ def _stages(
         share = f"{hardware.mfu.low:.0%} to {hardware.mfu.high:.0%} of {hardware.peak_flops / 1e12:g} TFLOP/s"
         add("train", compute_hours(per_token * tokens.slots, hardware), f"{per_token / 1e9:.3g} GFLOP a token, {share}")
     sizes = {item.what: item.size or 0.0 for item in made}
-    if merged := sizes.get("merged"):
+    if merged := sizes.get("merged", 0.0):
         # Read base and adapter, write the result, read both again for the check.
         add("merge", transfer_hours(4 * merged, DISK_RATES), "four passes over the weights at 0.3 to 2 GB/s")
     if files := sum(size for what, size in sizes.items() if what.startswith("gguf")):
@@ -141,7 +141,7 @@ def check_budget(plan: Plan) -> None:
     budget, name = plan.recipe.budget, plan.recipe.full_name
     if budget.max_cost is not None and plan.dollars.mid > budget.max_cost:
         raise CheckRefused(
-            f"{name} is likely to cost ${plan.dollars.mid:,.2f} (${plan.dollars.low:,.2f} to ${plan.dollars.high:,.2f}), "
+            f"{name} is likely to cost ${plan.dollars.mid:,.2f} ({plan.dollars.low:,.2f} to {plan.dollars.high:,.2f}), "
             f"budget.max_cost is ${budget.max_cost:,.2f}; raise it, or train fewer steps"
         )
     if budget.max_hours is not None and plan.hours.mid > budget.max_hours:

@@ -6,7 +6,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from agentforge.planning.claims import Verdict
 from agentforge.planning.cost import Range
+from agentforge.planning.doctor import Check
 from agentforge.planning.memory import USABLE, Memory
 from agentforge.planning.plan import Plan
 from agentforge.planning.storage import Item
@@ -15,13 +17,15 @@ from agentforge.planning.storage import Item
 def plan_table(plan: Plan) -> RenderableType:
     """Return a plan as tables, the verdicts on stated figures last."""
     parts: list[RenderableType] = [_facts(plan), _memory(plan), _stages(plan), _storage(plan)]
-    parts += [
-        Text(f"cannot be right: {verdict.says}: {verdict.wrong}", style="red")
-        if verdict.wrong
-        else Text(f"right: {verdict.says}", style="green")
-        for verdict in plan.verdicts
-    ]
-    return Group(*parts)
+    return Group(*parts, *map(_verdict_line, plan.verdicts))
+
+
+def _verdict_line(verdict: Verdict) -> Text:
+    if verdict.wrong:
+        return Text(f"cannot be right: {verdict.says}: {verdict.wrong}", style="red")
+    if verdict.note:
+        return Text(f"note: {verdict.says}: {verdict.note}", style="yellow")
+    return Text(f"right: {verdict.says}", style="green")
 
 
 def _facts(plan: Plan) -> Table:
@@ -58,11 +62,11 @@ def _memory(plan: Plan) -> Table:
     kept = "layers' inputs (recomputing)" if plan.memory.recomputes else "activations"
     table.add_row(kept, *(_gib(m.checkpoints if m.recomputes else m.activations) for _, m in columns))
     table.add_row("sum", *(_gib(memory.total()) for _, memory in columns))
-    table.add_row(f"of {plan.hardware.memory_gib:g}, {USABLE:.0%} usable", *(_verdict(memory) for _, memory in columns))
+    table.add_row(f"of {plan.hardware.memory_gib:g}, {USABLE:.0%} usable", *(_fit(memory) for _, memory in columns))
     return table
 
 
-def _verdict(memory: Memory) -> str:
+def _fit(memory: Memory) -> str:
     if memory.fits():
         return "fits"
     return "fits with gradient_checkpointing" if memory.fits(gradient_checkpointing=True) else "does not fit"
@@ -107,3 +111,15 @@ def _hours(span: Range) -> str:
 
 def _dollars(span: Range) -> str:
     return f"${span.mid:,.2f} ({span.low:,.2f} to {span.high:,.2f})" if span.high else "none"
+
+
+def checks_table(checks: list[Check]) -> Table:
+    """Return what a machine has and lacks; what mends a line stands under it."""
+    table = Table("", "what", "found", box=None, pad_edge=False)
+    styles = {"ok": "green", "warn": "yellow", "missing": "red"}
+    for check in checks:
+        text = Text(check.detail)
+        if check.mend:
+            text.append(f"\n-> {check.mend}", style="bold")
+        table.add_row(Text(check.state, style=styles[check.state]), check.name, text)
+    return table

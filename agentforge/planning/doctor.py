@@ -1,0 +1,242 @@
+"""What this machine has and lacks for a recipe, each with the command that mends it. Imports no heavy library."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from agentforge.data.locate import MissingData, locate, registered
+from agentforge.errors import UserError
+from agentforge.planning import storage
+from agentforge.planning.cost import compute_hours
+from agentforge.planning.hub import hub_check
+from agentforge.planning.memory import USABLE
+from agentforge.planning.plan import Plan, make_plan
+from agentforge.planning.shapes import cached_config, maker_of
+from agentforge.planning.work import flops_per_token
+from agentforge.recipe.hardware import load_hardware, this_machine
+from agentforge.recipe.schema import Recipe
+
+SHOWN_LIBRARIES = ("torch", "transformers", "trl", "accelerate", "datasets", "peft")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of `agentforge doctor`.
+
+    Attributes:
+        state: ``missing`` stops the recipe, ``warn`` does not.
+        mend: the command that mends it.
+    """
+
+    name: str
+    state: Literal["ok", "warn", "missing"]
+    detail: str
+    mend: str = ""
+
+
+def diagnose(recipe: Recipe | None = None, command: str = "RECIPE") -> list[Check]:
+    """Return what is there and what is not.
+
+    Args:
+        recipe: None: only what every recipe needs.
+        command: how the recipe is called on the command line (``aj --profile tiny``), for the commands that mend.
+
+    Raises:
+        UserError: the recipe's base, data or hardware is not known.
+    """
+    checks = [_python(), _libraries(), _torch()]
+    if recipe is None:
+        return [*checks, Check("machine", "ok", str(this_machine())), *_disk(Path("."), 0.0), *_gguf(needed=False)]
+    plan = make_plan(recipe)
+    checks += [_accelerator(plan, command), _host_memory(plan), *_disk(Path(recipe.output_dir), _space(plan))]
+    checks += [*_base(plan, command), *_sources(recipe, command)]
+    if any(not item.here for item in plan.downloads):
+        checks += hub_check()
+    return [*checks, *(_gguf(needed=True) if recipe.export.gguf and recipe.train.lora is not None else [])]
+
+
+def _python() -> Check:
+    return Check("python", "ok", f"{platform.python_version()} ({sys.executable})")
+
+
+def _libraries() -> Check:
+    """Compare the installed versions with what the distribution asks for."""
+    from packaging.requirements import Requirement
+
+    wrong = []
+    for text in metadata.requires("agentforge-train") or []:
+        need = Requirement(text)
+        if need.marker is not None and not need.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            here = metadata.version(need.name)
+        except metadata.PackageNotFoundError:
+            wrong.append(f"{need.name} is not installed")
+            continue
+        if not need.specifier.contains(here, prereleases=True):
+            wrong.append(f"{need.name} is {here}, {need.specifier} is needed")
+    if wrong:
+        return Check("libraries", "missing", "; ".join(wrong), "make setup")
+    return Check("libraries", "ok", ", ".join(f"{name} {metadata.version(name)}" for name in SHOWN_LIBRARIES))
+
+
+def _torch() -> Check:
+    """Compare the CUDA that torch was built for with the driver's, without importing torch."""
+    built, driver = _torch_cuda(), _driver_cuda()
+    if not this_machine().gpus:
+        return Check("torch", "ok", f"built for CUDA {built}, no GPU here" if built else "CPU build, no GPU here")
+    if built is None:
+        version = metadata.version("torch").partition("+")[0]
+        return Check(
+            "torch",
+            "missing",
+            "CPU build, but there is a GPU",
+            f".venv/bin/pip install --force-reinstall torch=={version}",
+        )
+    if driver is not None and int(driver.split(".")[0]) < int(built.split(".")[0]):
+        return Check("torch", "missing", f"built for CUDA {built}, the driver has {driver}", "update the NVIDIA driver")
+    return Check("torch", "ok", f"built for CUDA {built}, the driver has {driver or 'an unknown version'}")
+
+
+def _torch_cuda() -> str | None:
+    spec = importlib.util.find_spec("torch")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    text = (Path(spec.submodule_search_locations[0]) / "version.py").read_text(encoding="utf-8")
+    found = re.search(r"^cuda[^=\n]*= *'([\d.]+)'", text, re.MULTILINE)
+    return found.group(1) if found else None
+
+
+def _driver_cuda() -> str | None:
+    if not shutil.which("nvidia-smi"):
+        return None
+    try:
+        header = subprocess.run(["nvidia-smi"], capture_output=True, text=True, timeout=10).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    found = re.search(r"CUDA Version: *([\d.]+)", header)
+    return found.group(1) if found else None
+
+
+def _accelerator(plan: Plan, command: str) -> Check:
+    """Say whether the recipe's hardware is here and large enough; if not, why not and what it would cost."""
+    machine, hardware = this_machine(), plan.hardware
+    needs = f"{plan.memory.total() / 2**30:.1f} GiB on each device"
+    if not plan.fits:
+        return Check("hardware", "missing", f"{hardware} cannot hold it: {needs}", f"agentforge plan {command}")
+    if hardware.gpus == 0:
+        return Check(
+            "hardware", "ok", f"{machine.cores} CPU cores; the run needs {plan.memory.total() / 2**30:.2f} GiB"
+        )
+    if (found := machine.matching(hardware)) >= hardware.gpus:
+        return Check("hardware", "ok", f"{found}x {hardware.gpu}; the run needs {needs}")
+    detail = f"the recipe is for {hardware} and needs {needs}; here: {machine}"
+    if machine.gpus:
+        largest = max(gpu.memory_gib for gpu in machine.gpus)
+        enough = plan.memory.total() / 2**30 <= USABLE * largest
+        verdict = "large enough, with a profile of your own" if enough else "too small"
+        detail += f". One GPU here has {largest:.0f} GiB: {verdict}"
+    elif plan.tokens is not None:
+        detail += f". {_on_the_cpu(plan)}"
+    train = next((stage for stage in plan.stages if stage.stage == "train"), None)
+    if train is not None:
+        detail += f"; on {hardware.name} about {train.hours.mid:.3g} h and ${train.dollars.mid:,.0f}"
+    return Check("hardware", "missing", detail, f"agentforge plan {command}   (or the same code in small: make demo)")
+
+
+def _on_the_cpu(plan: Plan) -> str:
+    assert plan.tokens is not None
+    cpu = load_hardware("cpu")
+    flops = plan.tokens.slots * flops_per_token(plan.recipe, plan.shape, recompute=plan.memory.recomputes)
+    hours = compute_hours(flops, cpu).mid * cpu.cores / this_machine().cores
+    length = (
+        f"{hours / 8766:,.0f} years" if hours > 8766 else f"{hours / 24:,.0f} days" if hours > 48 else f"{hours:.1f} h"
+    )
+    return f"These CPU cores would train about {length}"
+
+
+def _host_memory(plan: Plan) -> Check:
+    """The CPU trains in it; merge and gguf hold the whole model in it to compare with the original."""
+    machine = this_machine()
+    merged = next((item.size or 0.0 for item in plan.made if item.what == "merged"), 0.0)
+    needed = max(merged, plan.memory.total() if plan.hardware.gpus == 0 else 0.0) / 2**30
+    detail = f"{machine.memory_gib:.1f} GiB; {needed:.1f} are needed"
+    if needed <= USABLE * machine.memory_gib:
+        return Check("host memory", "ok", detail)
+    why = "merge and gguf load the model to check it" if plan.hardware.gpus else "it trains there"
+    return Check("host memory", "missing", f"{detail}: {why}", "take a machine with more memory, or a smaller profile")
+
+
+def _space(plan: Plan) -> float:
+    return storage.total(plan.downloads, missing_only=True) + storage.total(plan.made)
+
+
+def _disk(directory: Path, needed: float) -> Iterator[Check]:
+    there = next(place for place in (directory, *directory.absolute().parents) if place.exists())
+    free = shutil.disk_usage(there).free
+    detail = f"{free / 1e9:.1f} GB free at {there.absolute()}"
+    if needed:
+        detail += f"; the plan needs {needed / 1e9:.3g} GB"
+    if free >= needed:
+        yield Check("disk", "ok", detail)
+    else:
+        yield Check("disk", "missing", detail, "free some, or set output_dir (and HF_HOME) to a larger disk")
+
+
+def _base(plan: Plan, command: str) -> Iterator[Check]:
+    model = plan.recipe.model
+    if model.path is None:
+        return
+    if Path(model.path).is_dir() or cached_config(model) is not None:
+        yield Check("base", "ok", f"{model.path} is here")
+    elif (maker := maker_of(model.path, plan.recipe)) is not None:
+        mend = f"agentforge prepare {maker[0]} && agentforge train {maker[0]}"
+        yield Check("base", "warn", f"{model.path} is not made yet (`agentforge run {command}` makes it first)", mend)
+    else:
+        yield Check("base", "missing", f"{model.path} is not in the Hub's cache", f"agentforge download {command}")
+
+
+def _sources(recipe: Recipe, command: str) -> Iterator[Check]:
+    for source in recipe.data.mix:
+        try:
+            card = registered(source)
+            files = [] if card is not None and card.generator else locate(source, recipe.data)
+        except MissingData as error:
+            state: Literal["warn", "missing"] = "warn" if recipe.data.allow_missing else "missing"
+            yield Check(
+                f"data {source.dataset}", state, str(error).partition("; run")[0], f"agentforge download {command}"
+            )
+        except UserError as error:
+            yield Check(f"data {source.dataset}", "missing", str(error), "take its line out of data.mix")
+        else:
+            made = "made on this machine from what every Python has"
+            yield Check(f"data {source.dataset}", "ok", f"{len(files)} files" if files else made)
+
+
+def _gguf(*, needed: bool) -> Iterator[Check]:
+    from agentforge.export.llama_cpp import VERSION, converter_source
+
+    problems = []
+    try:
+        converter_source()
+    except UserError:
+        problems.append("llama.cpp's converter is not in the cache")
+    if importlib.util.find_spec("llama_cpp") is None:
+        problems.append(f"llama-cpp-python {VERSION} is not installed")
+    elif (here := metadata.version("llama-cpp-python")) != VERSION:
+        problems.append(f"llama-cpp-python is {here}, {VERSION} is needed")
+    state: Literal["warn", "missing"] = "missing" if needed else "warn"
+    if problems:
+        yield Check("gguf", state, "; ".join(problems), "make gguf-setup")
+    else:
+        yield Check("gguf", "ok", f"llama-cpp-python {VERSION} and llama.cpp's converter")
