@@ -124,7 +124,10 @@ def preview_row(tokenizer: PreTrainedTokenizerBase, recipe: Recipe, row: Row, so
         for message in row.get("messages", ())
         for call in message.get("tool_calls", ())
     ]
-    return PreviewRow(source, number, tokens, calls, _note(len(tokens), limit, overflow))
+    note = _note(len(tokens), limit, overflow)
+    if not any(token.state == "trained" for token in tokens):
+        note = f"{note}; no trained token is left, so the row is dropped".removeprefix("; ")
+    return PreviewRow(source, number, tokens, calls, note)
 
 
 def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> Iterator[tuple[int, str]]:

@@ -93,6 +93,10 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedT
     from transformers import AutoTokenizer
     from transformers.utils import cached_file
 
+    if not Path(path).is_dir() and str(path).count("/") != 1:  # a Hub id has one slash
+        raise UserError(
+            f"no tokenizer could be loaded from {path}: there is no such directory; run the stage that makes it"
+        )
     try:
         tokenizer = cast("PreTrainedTokenizerFast", AutoTokenizer.from_pretrained(path, revision=revision))
         file = cached_file(path, "tokenizer.json", revision=revision)

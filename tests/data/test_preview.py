@@ -61,6 +61,12 @@ def test_what_is_too_long_is_shown(tokenizer: PreTrainedTokenizerFast, overflow:
     assert [token.state == "cut" for token in row.tokens] == [cut and i >= 50 for i in range(len(row.tokens))]
 
 
+def test_a_row_of_which_nothing_is_trained_is_called_so(tokenizer: PreTrainedTokenizerFast) -> None:
+    """The tools block alone can be longer than max_length."""
+    assert "no trained token is left" in preview_row(tokenizer, recipe(max_length=50), ROW, "aj", 1).note
+    assert "no trained token" not in preview_row(tokenizer, recipe(max_length=2048), ROW, "aj", 1).note
+
+
 def test_texts_of_tokens_join_to_the_text(tokenizer: PreTrainedTokenizerFast) -> None:
     """Most characters here are several tokens."""
     messages = [{"role": "user", "content": "日本 👩‍👩‍👧 é"}, {"role": "assistant", "content": "한국어"}]

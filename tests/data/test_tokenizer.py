@@ -82,3 +82,8 @@ def test_a_missing_tokenizer_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no tokenizer could be loaded") as caught:
         load_tokenizer(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_directory_that_a_stage_has_not_made_yet_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="base-model: there is no such directory; run the stage that makes it"):
+        load_tokenizer(tmp_path / "base-model")
