@@ -2,53 +2,68 @@
 
 from __future__ import annotations
 
-import gc
+import json
+import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from agentforge.artifacts import write_json
 from agentforge.errors import CheckRefused, UserError
-from agentforge.export.compare import Agreement, tokenizer_texts
-from agentforge.export.llama_cpp import library
+from agentforge.export.compare import Agreement, agreement, tokenizer_texts
+from agentforge.export.llama_cpp import ask_llama_cpp
 from agentforge.recipe.schema import Quantization, Recipe
 
 
-@contextmanager
-def opened(file: Path, context: int) -> Iterator[Any]:
-    """Open a GGUF that gives the logits of every position.
+@dataclass(frozen=True)
+class Reference:
+    """What a GGUF is held against.
+
+    Attributes:
+        tokenizer: the checkpoint's.
+        template: the chat template that must be in the file, None for a model without one.
+        rows: token ids.
+        logits: directory with the checkpoint's logits of each row, ``logits-NNN.npy`` (T, V).
+    """
+
+    tokenizer: Any
+    template: str | None
+    rows: Sequence[Sequence[int]]
+    logits: Path
+
+
+def check_file(file: Path, reference: Reference) -> Agreement:
+    """Load a GGUF and compare tokenizer, stop token, template and logits with the checkpoint's.
 
     Raises:
-        CheckRefused: llama.cpp cannot load it.
+        CheckRefused: it does not load, or reads texts, ends turns or renders conversations differently.
     """
-    llama_cpp = library()
+    scratch = file.with_suffix(".check")
+    scratch.mkdir()
     try:
-        sizes = dict.fromkeys(("n_ctx", "n_batch", "n_ubatch"), context)
-        model = llama_cpp.Llama(str(file), **sizes, logits_all=True, verbose=False)
-    except (ValueError, AssertionError) as error:
-        raise CheckRefused(f"llama.cpp cannot load {file.name} ({error}); it was not published") from None
-    try:
-        yield model
+        texts = tokenizer_texts(reference.tokenizer)
+        write_json(scratch / "questions.json", {"rows": reference.rows, "texts": texts})
+        ask_llama_cpp("examine", file, scratch / "questions.json", scratch)
+        answers = json.loads((scratch / "answers.json").read_text(encoding="utf-8"))
+        check_answers(answers, texts, reference)
+        return agreement(saved_logits(reference.logits), saved_logits(scratch))
     finally:
-        model.close()
-        gc.collect()
+        shutil.rmtree(scratch)
 
 
-def gguf_logits(model: Any, rows: Sequence[Sequence[int]]) -> Iterator[np.ndarray]:
-    """Yield float32 logits (T, V) of each row."""
-    for row in rows:
-        model.reset()
-        model.eval(row)
-        yield model.scores[: len(row)].copy()
+def saved_logits(directory: Path) -> Iterator[np.ndarray]:
+    """Yield the logits of each row; one row of a large vocabulary is hundreds of megabytes."""
+    for file in sorted(directory.glob("logits-*.npy")):
+        yield np.load(file)
 
 
-def check_tokenizer(model: Any, tokenizer: Any, template: str | None) -> None:
+def check_answers(answers: dict[str, Any], texts: Sequence[str], reference: Reference) -> None:
     """Refuse a GGUF whose tokenizer, stop token or chat template is not the checkpoint's."""
-    for text in tokenizer_texts(tokenizer):
-        expected = tokenizer.encode(text, add_special_tokens=False)
-        found = model.tokenize(text.encode("utf-8"), add_bos=False, special=True)
+    for text, found in zip(texts, answers["tokens"], strict=True):
+        expected = reference.tokenizer.encode(text, add_special_tokens=False)
         if found != expected:
             pairs = enumerate(zip(found, expected, strict=False))
             at = next((index for index, (left, right) in pairs if left != right), min(len(found), len(expected)))
@@ -56,12 +71,10 @@ def check_tokenizer(model: Any, tokenizer: Any, template: str | None) -> None:
                 f"the GGUF reads {text!r} as other tokens than the checkpoint: from the {at}th on "
                 f"{found[at : at + 8]} instead of {expected[at : at + 8]}; it was not published"
             )
-    stop = tokenizer.eos_token_id
-    if stop is not None and model.token_eos() != stop:
-        raise CheckRefused(
-            f"the GGUF stops at token {model.token_eos()}, the checkpoint at {stop}; it was not published"
-        )
-    if template is not None and model.metadata.get("tokenizer.chat_template") != template:
+    stop = reference.tokenizer.eos_token_id
+    if stop is not None and answers["eos"] != stop:
+        raise CheckRefused(f"the GGUF stops at token {answers['eos']}, the checkpoint at {stop}; it was not published")
+    if reference.template is not None and answers["metadata"].get("tokenizer.chat_template") != reference.template:
         raise CheckRefused("the GGUF has another chat template than the checkpoint; it was not published")
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import ast
-import ctypes
 import json
 import logging
-import os
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -16,7 +14,7 @@ from typing import Any
 from agentforge.artifacts import write_json
 from agentforge.data.tokenizer import QWEN2_PATTERN
 from agentforge.errors import CheckRefused
-from agentforge.export.llama_cpp import VERSION, converter_source, library
+from agentforge.export.llama_cpp import VERSION, ask_llama_cpp, converter_source
 from agentforge.recipe.schema import Quantization
 
 log = logging.getLogger(__name__)
@@ -157,13 +155,7 @@ def quantize(source: Path, target: Path, quantization: Quantization) -> None:
     Raises:
         CheckRefused: it fails.
     """
-    llama_cpp = library()
-    settings = llama_cpp.llama_model_quantize_default_params()
-    settings.ftype = FILE_TYPES[quantization]
-    settings.nthread = len(os.sched_getaffinity(0))
-    code = llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(settings))
-    if code or not target.is_file():
-        raise CheckRefused(f"llama.cpp cannot quantise {source.name} to {quantization} (code {code})")
+    ask_llama_cpp("quantize", source, target, str(FILE_TYPES[quantization]))
 
 
 def tensor_types(file: Path) -> dict[str, int]:

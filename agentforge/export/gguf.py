@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,10 +15,8 @@ import torch
 
 from agentforge.artifacts import is_current, read_manifest, stage_directory, write_json
 from agentforge.errors import CheckRefused
-from agentforge.export.check_gguf import check_tokenizer, gguf_logits, opened, refuse_disagreement
+from agentforge.export.check_gguf import Reference, check_file, refuse_disagreement
 from agentforge.export.compare import (
-    Agreement,
-    agreement,
     comparison_place,
     comparison_rows,
     load_model,
@@ -34,11 +32,13 @@ from agentforge.export.convert import (
 )
 from agentforge.export.deployment import write_deployment
 from agentforge.export.files import require_space
-from agentforge.export.llama_cpp import converter_source, library
+from agentforge.export.llama_cpp import converter_source, require_library
 from agentforge.models.checkpoint import DTYPES, Checkpoint
 from agentforge.recipe.schema import Quantization, Recipe
 
 log = logging.getLogger(__name__)
+
+ROWS = "rows.json"
 
 
 def gguf(recipe: Recipe, replace: bool = False) -> list[Path]:
@@ -57,7 +57,7 @@ def gguf(recipe: Recipe, replace: bool = False) -> list[Path]:
     read_manifest(checkpoint)
     if all(is_current(recipe.artifact(q), **_identity(recipe, q, checkpoint)) for q in wanted):
         return [recipe.artifact(q) for q in wanted]
-    library()
+    require_library()
     plan = plan_conversion(Checkpoint(checkpoint).config, converter_source())
     log.debug("conversion: %s", plan)
     original = Unquantized(recipe, checkpoint)
@@ -90,7 +90,7 @@ def _make(recipe: Recipe, quantization: Quantization, original: Unquantized, rep
             file = work.path / f"{recipe.full_name}-{quantization}.gguf"
             log.info("quantising to %s", quantization)
             quantize(original.file, file, quantization)
-            found = check_file(file, original)
+            found = check_file(file, original.reference())
             refuse_disagreement(recipe, quantization, found)
             write_deployment(recipe, quantization, work.path, original.tokenizer)
             work.metrics.update(found.as_dict(), tensor_types=tensor_types(file), bytes=file.stat().st_size)
@@ -171,32 +171,13 @@ class Unquantized:
         log.info("logits of %s on %d tokens (%s)", self.checkpoint, sum(map(len, rows)), place.device)
         for number, logits in enumerate(logits_of(lambda: load_model(self.checkpoint, place, trust), rows)):
             np.save(directory / f"logits-{number:03}.npy", logits)
-        write_json(directory / "rows.json", rows)
+        write_json(directory / ROWS, rows)
 
-    @cached_property
-    def rows(self) -> list[list[int]]:
-        """The token ids that are compared."""
-        import json
-
-        loaded: list[list[int]] = json.loads((self.directory / "rows.json").read_text(encoding="utf-8"))
-        return loaded
-
-    def logits(self) -> Iterator[np.ndarray]:
-        """The checkpoint's logits, row by row."""
-        for number in range(len(self.rows)):
-            yield np.load(self.directory / f"logits-{number:03}.npy")
+    def reference(self) -> Reference:
+        """What a GGUF of it is held against."""
+        rows = json.loads((self.directory / ROWS).read_text(encoding="utf-8"))
+        return Reference(self.tokenizer, self.template, rows, self.directory)
 
     def remove(self) -> None:
         """Free its disk."""
         shutil.rmtree(self.directory, ignore_errors=True)
-
-
-def check_file(file: Path, original: Unquantized) -> Agreement:
-    """Load a GGUF and compare tokenizer, template, stop token and logits with the checkpoint's.
-
-    Raises:
-        CheckRefused: it does not load, or reads texts, ends turns or renders conversations differently.
-    """
-    with opened(file, max(map(len, original.rows))) as model:
-        check_tokenizer(model, original.tokenizer, original.template)
-        return agreement(original.logits(), gguf_logits(model, original.rows))

@@ -7,7 +7,6 @@ from the same revision. Everything lies under ``~/.cache/agentforge`` (or $XDG_C
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import importlib.util
 import logging
@@ -18,12 +17,10 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
-from agentforge.errors import UserError
+from agentforge.errors import CheckRefused, UserError
 
 log = logging.getLogger(__name__)
 
@@ -52,29 +49,26 @@ def converter_source() -> Path:
     return tree
 
 
-def library() -> Any:
-    """Import llama_cpp with its messages sent to `logging`.
-
-    Raises:
-        UserError: it is not installed.
-    """
+def require_library() -> None:
+    """Refuse to begin what will need llama.cpp if it is not installed."""
     if importlib.util.find_spec("llama_cpp") is None:
         raise UserError("llama-cpp-python is not installed; run `make gguf-setup` once")
-    import llama_cpp
-
-    llama_cpp.llama_log_set(_log_callback(), ctypes.c_void_p(0))
-    return llama_cpp
 
 
-@cache  # the C library keeps the pointer: the callback must live as long as the process
-def _log_callback() -> Any:
-    import llama_cpp
+def ask_llama_cpp(task: str, *arguments: str | Path) -> None:
+    """Run a task of `llama_worker` in a process of its own.
 
-    @llama_cpp.llama_log_callback
-    def forward(level: int, text: bytes, _: Any) -> None:
-        log.debug("llama.cpp: %s", text.decode("utf-8", "replace").rstrip())
-
-    return forward
+    Raises:
+        CheckRefused: it failed or llama.cpp aborted; with the last thing it said.
+    """
+    command = [sys.executable, "-m", "agentforge.export.llama_worker", task, *map(str, arguments)]
+    # without this an abort starts a debugger to print the C stack
+    environment = {**os.environ, "GGML_NO_BACKTRACE": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace")
+    log.debug("%s", done.stderr)
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.strip()] or [f"it ended with {done.returncode}"]
+        raise CheckRefused(f"llama.cpp cannot {task} {Path(arguments[0]).name}: {said[-1].strip()}")
 
 
 def setup_llama_cpp() -> Path:

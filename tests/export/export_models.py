@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from agentforge.errors import UserError
-from agentforge.export.llama_cpp import converter_source, library
+from agentforge.export.llama_cpp import converter_source, require_library
 from agentforge.models.fingerprint import write_base
 from agentforge.recipe.schema import Recipe
 
@@ -58,7 +58,7 @@ def make_recipe(output: Path, base: Path, **export: Any) -> Recipe:
 
 def _llama_cpp_lacks() -> str | None:
     try:
-        library()
+        require_library()
         converter_source()
     except UserError as error:
         return str(error)

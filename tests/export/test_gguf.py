@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from export_models import MakeBase, make_adapter, make_recipe, needs_llama_cpp
+from gguf import GGUFReader
 from tokenizers import Tokenizer, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from agentforge.artifacts import read_manifest
 from agentforge.data.chat_template import GENERATION_TAG, serving_template
 from agentforge.errors import CheckRefused, UserError
-from agentforge.export.check_gguf import check_tokenizer, opened
+from agentforge.export.check_gguf import check_answers, check_file
 from agentforge.export.convert import is_qwen2_pre_tokenizer, plan_conversion, tensor_types
-from agentforge.export.gguf import Unquantized, check_file, gguf
+from agentforge.export.gguf import Unquantized, gguf
 from agentforge.export.llama_cpp import converter_source
 from agentforge.export.merge import merge_stage
 from agentforge.recipe.schema import Recipe
@@ -88,12 +90,12 @@ def test_template_for_serving_is_inside(tmp_path: Path, merged: Recipe) -> None:
     """llama.cpp's Jinja does not know {% generation %}; the template in the file has none, and is ours otherwise."""
     (made,) = gguf(with_export(copy_of(merged, tmp_path), gguf=["q8"]))
     tokenizer = AutoTokenizer.from_pretrained(merged.artifact("merged"))
-    with opened(made / "Tiny-v1.0.0-q8.gguf", 64) as model:
-        assert model.metadata["tokenizer.chat_template"] == serving_template(tokenizer)
-        assert not GENERATION_TAG.search(model.metadata["tokenizer.chat_template"])
-        assert GENERATION_TAG.search(tokenizer.chat_template)
-        assert model.token_eos() == tokenizer.convert_tokens_to_ids("<|im_end|>")
-        assert model.metadata["tokenizer.ggml.pre"] == "qwen2"
+    inside = {name: field.contents() for name, field in GGUFReader(made / "Tiny-v1.0.0-q8.gguf").fields.items()}
+    assert inside["tokenizer.chat_template"] == serving_template(tokenizer)
+    assert not GENERATION_TAG.search(inside["tokenizer.chat_template"])
+    assert GENERATION_TAG.search(tokenizer.chat_template)
+    assert inside["tokenizer.ggml.eos_token_id"] == tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert inside["tokenizer.ggml.pre"] == "qwen2"
 
 
 def test_a_bad_file_is_not_published(tmp_path: Path, merged: Recipe) -> None:
@@ -114,10 +116,10 @@ def test_bfloat16_is_not_squeezed_through_float16(tmp_path: Path, merged: Recipe
     original.make()
     assert original.file.stat().st_mtime_ns == written  # a killed run's conversion is used again
     assert set(tensor_types(original.file)) == {"BF16", "F32"}
-    assert check_file(original.file, original).kl < 1e-4
+    assert check_file(original.file, original.reference()).kl < 1e-4
     original.file.write_bytes(original.file.read_bytes()[:-1000])
-    with pytest.raises(CheckRefused, match=r"llama\.cpp cannot load model\.gguf"):
-        check_file(original.file, original)
+    with pytest.raises(CheckRefused, match=r"llama\.cpp cannot examine model\.gguf"):
+        check_file(original.file, original.reference())
 
 
 def test_all_weights_trained(tmp_path: Path, wide_base: Path) -> None:
@@ -136,12 +138,13 @@ def test_tokenizer_that_reads_otherwise_is_refused(tmp_path: Path, merged: Recip
     described = json.loads(original.tokenizer.backend_tokenizer.to_str())
     described["model"]["merges"] = described["model"]["merges"][:5]
     other = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(described)), eos_token="<|im_end|>")
-    with opened(original.file, 64) as model:
-        check_tokenizer(model, original.tokenizer, original.template)
-        with pytest.raises(CheckRefused, match=r"reads .* as other tokens than the checkpoint"):
-            check_tokenizer(model, other, original.template)
-        with pytest.raises(CheckRefused, match="another chat template"):
-            check_tokenizer(model, original.tokenizer, "{{ messages }}")
+    with pytest.raises(CheckRefused, match=r"reads .* as other tokens than the checkpoint"):
+        check_file(original.file, replace(original.reference(), tokenizer=other))
+    with pytest.raises(CheckRefused, match="another chat template"):
+        check_file(original.file, replace(original.reference(), template="{{ messages }}"))
+    answers = {"tokens": [], "eos": 7, "metadata": {}}
+    with pytest.raises(CheckRefused, match="stops at token 7"):
+        check_answers(answers, [], original.reference())
 
 
 def test_unknown_pre_tokenizer_is_refused(tmp_path: Path, merged: Recipe) -> None:

@@ -1,0 +1,56 @@
+"""What llama.cpp is asked to do, in a process of its own.
+
+Where it meets what it does not expect it aborts, and with it the process it lives in; and only the end of a process
+surely gives back the memory of a 35 GB model. ``python -m agentforge.export.llama_worker quantize|examine ...``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import sys
+from pathlib import Path
+
+
+def quantize(source: str, target: str, file_type: str) -> None:
+    """Write a quantised copy of a GGUF; ``file_type`` is a number of enum llama_ftype."""
+    import llama_cpp
+
+    settings = llama_cpp.llama_model_quantize_default_params()
+    settings.ftype = int(file_type)
+    settings.nthread = len(os.sched_getaffinity(0))
+    if code := llama_cpp.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(settings)):
+        sys.exit(f"llama_model_quantize: code {code}")
+
+
+def examine(file: str, questions: str, directory: str) -> None:
+    """Answer what the check of a GGUF asks.
+
+    Args:
+        file: the GGUF.
+        questions: JSON with ``rows`` (token ids whose logits are wanted) and ``texts`` (to be tokenised).
+        directory: where logits-NNN.npy (T, V) and answers.json are written.
+    """
+    import llama_cpp
+    import numpy as np
+
+    asked = json.loads(Path(questions).read_text(encoding="utf-8"))
+    size, threads = max(map(len, asked["rows"])), len(os.sched_getaffinity(0))
+    model = llama_cpp.Llama(
+        file, n_ctx=size, n_batch=size, n_ubatch=size, n_threads=threads, logits_all=True, verbose=False
+    )
+    for number, row in enumerate(asked["rows"]):
+        model.reset()
+        model.eval(row)
+        np.save(Path(directory) / f"logits-{number:03}.npy", model.scores[: len(row)])
+    answers = {
+        "tokens": [model.tokenize(text.encode("utf-8"), add_bos=False, special=True) for text in asked["texts"]],
+        "eos": model.token_eos(),
+        "metadata": model.metadata,
+    }
+    (Path(directory) / "answers.json").write_text(json.dumps(answers), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    {"quantize": quantize, "examine": examine}[sys.argv[1]](*sys.argv[2:])
