@@ -67,22 +67,22 @@ def test_secrets_of_the_environment_are_not_passed_on(box: Sandbox, monkeypatch:
 
 def test_time_is_up_for_every_process(box: Sandbox) -> None:
     started = time.monotonic()
-    result = box.run("sleep 4321 & sleep 4321 & echo begun; wait", timeout=0.5)
+    result = box.run("sleep 4321 & sleep 4321 & echo begun; wait", timeout=3)
     assert result.timed_out
     assert result.stdout == "begun\n"
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
     assert running("4321") == []
 
 
 @isolated_only
 @pytest.mark.parametrize(
-    "command", ["setsid sleep 5432 & exit 3", "(setsid nohup sleep 5432 >/dev/null 2>&1 &) ; exit 3"]
+    "command", ["setsid sleep 54321 & exit 3", "(setsid nohup sleep 54321 >/dev/null 2>&1 &) ; exit 3"]
 )
 def test_nothing_survives_the_command(box: Sandbox, command: str) -> None:
     result = box.run(command)
     assert result.exit_code == 3
-    assert result.seconds < 5
-    assert running("5432") == []
+    assert result.seconds < 30
+    assert running("54321") == []
 
 
 def test_output_is_capped() -> None:
@@ -111,7 +111,7 @@ def test_a_signal_is_an_exit_code(box: Sandbox) -> None:
     ],
 )
 def test_limits_bind(limits: Limits, command: str, shown: str) -> None:
-    result = run_command(command, limits=limits, timeout=10, allow_unisolated=True)
+    result = run_command(command, limits=limits, timeout=60, allow_unisolated=True)
     assert result.exit_code != 0 or shown in result.stderr
     assert shown in result.stderr
     assert not result.timed_out
