@@ -1,8 +1,8 @@
 """Exact and near-duplicate removal: of rows that say the same, the earliest stays.
 
-MinHash signatures with banding (Broder 1997; Leskovec, Rajaraman, Ullman, Mining of Massive Datasets, ch. 3). Signatures
-are made for a batch of rows with one pass of numpy a permutation, and each value is stored as one byte (b-bit minwise
-hashing, Li and Koenig 2010, b = 8), so that a row costs ``bands * rows`` bytes and 8 bytes a band in memory.
+MinHash signatures with banding (Broder 1997; Leskovec, Rajaraman, Ullman, Mining of Massive Datasets, ch. 3).
+Signatures are made for a batch of rows with one pass of numpy a permutation, and each value is kept as one byte (b-bit
+minwise hashing, Li and Koenig 2010, b = 8), so a row costs ``bands * rows`` bytes and 8 bytes a band in memory.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ class Signatures:
     """What is kept of each row to find its near-duplicates.
 
     Attributes:
-        bands: `(rows, bands)` a hash of each band of the signature.
+        bands: `(rows, bands)` a hash of each band of the signature. Two bands in 2^32 agree by chance, which costs one
+            comparison of values.
         values: `(rows, bands * rows_per_band)` the lowest byte of each minimum.
         present: `(rows,)` False for rows with fewer words than one n-gram; they are nobody's near-duplicates.
     """
 
-    bands: Hashes
+    bands: NDArray[np.uint32]
     values: NDArray[np.uint8]
     present: NDArray[np.bool_]
 
@@ -67,7 +68,7 @@ def sign(words: Ragged, ngram: int, bands: int, rows: int) -> Signatures:
             np.minimum.reduceat(products, starts, out=minima[permutation])
     values = np.zeros((len(words), bands * rows), dtype=np.uint8)
     values[present] = minima.T.astype(np.uint8)
-    band_hashes = np.zeros((len(words), bands), dtype=np.uint64)
+    band_hashes = np.zeros((len(words), bands), dtype=np.uint32)
     band_hashes[present] = _band_hashes(minima, bands, rows)
     return Signatures(band_hashes, values, present)
 
@@ -76,11 +77,11 @@ def _odd_factors(count: int) -> NDArray[np.uint32]:
     return (scramble(np.arange(1, count + 1, dtype=np.uint64)) >> np.uint64(32)).astype(np.uint32) | np.uint32(1)
 
 
-def _band_hashes(minima: NDArray[np.uint32], bands: int, rows: int) -> Hashes:
+def _band_hashes(minima: NDArray[np.uint32], bands: int, rows: int) -> NDArray[np.uint32]:
     hashes = np.zeros((bands, minima.shape[1]), dtype=np.uint64)
     for row in range(rows):
         hashes = scramble(hashes + minima[row::rows][:bands].astype(np.uint64))
-    return hashes.T
+    return (hashes >> np.uint64(32)).astype(np.uint32).T
 
 
 def first_occurrences(hashes: Hashes) -> NDArray[np.bool_]:
@@ -100,18 +101,23 @@ def estimate_jaccard(signatures: Signatures, row: int, others: NDArray[np.int64]
     return (agree - _COLLISION) / (1 - _COLLISION)
 
 
-def near_duplicates(signatures: Signatures, threshold: float) -> NDArray[np.int64]:
+def near_duplicates(
+    signatures: Signatures, threshold: float, among: NDArray[np.bool_] | None = None
+) -> NDArray[np.int64]:
     """Find for each row the earlier row that makes it superfluous.
 
     Rows are taken in order. A row is dropped if an earlier row that is kept shares a band with it and has an estimated
     Jaccard of at least ``threshold`` with it. So every dropped row is like a kept one, and chains of ever less similar
     rows are not swallowed.
 
+    Args:
+        among: `(rows,)` the rows that are compared, None for all.
+
     Returns:
         `(rows,)`: index of the kept row it repeats, -1 where the row is kept.
     """
     repeats = np.full(len(signatures), -1, dtype=np.int64)
-    rows, buckets = _shared_buckets(signatures)
+    rows, buckets = _shared_buckets(signatures, among)
     kept: defaultdict[int, list[int]] = defaultdict(list)
     position = 0
     while position < len(rows):
@@ -132,9 +138,11 @@ def near_duplicates(signatures: Signatures, threshold: float) -> NDArray[np.int6
     return repeats
 
 
-def _shared_buckets(signatures: Signatures) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _shared_buckets(
+    signatures: Signatures, among: NDArray[np.bool_] | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the (row, bucket) pairs of all buckets with at least two rows, by row. Most rows share none."""
-    present = np.flatnonzero(signatures.present)
+    present = np.flatnonzero(signatures.present if among is None else signatures.present & among)
     rows: list[NDArray[np.int64]] = [np.zeros(0, dtype=np.int64)]
     buckets: list[NDArray[np.int64]] = [np.zeros(0, dtype=np.int64)]
     first = 0

@@ -1,4 +1,4 @@
-"""From raw rows to clean ones: adapt, clean, filter, and note what later steps compare. Rows go to disk, hashes stay."""
+"""From raw rows to clean ones: adapt, clean, filter, hash what later steps compare. Rows go to disk, hashes stay."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ class Ingestor:
 
 
 def document_parts(text: str) -> Iterator[str]:
-    """Cut a long document at empty lines (else at line ends, else anywhere) into parts of `DOCUMENT_CHARACTERS` at most.
+    """Cut a long document into parts of at most `DOCUMENT_CHARACTERS`, at empty lines if there are any, else at lines.
 
     So a book in one file can be split into train and eval, and no chunk outgrows memory.
     """

@@ -1,7 +1,8 @@
 """How much of each source, and which of its rows: weights, caps on repeats, seeded order.
 
 Amounts are in rows or in tokens. A source gets ``weight / sum of weights`` of the mix. If that is more than
-``max_repeats`` times what the source has, it gets just that and the others share the rest in proportion to their weights.
+``max_repeats`` times what the source has, it gives just that and the others share the rest, in proportion to their
+weights.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def ordered_map(worker: Callable[[Task], Result], tasks: Iterable[Task], workers
     """Yield ``worker(task)`` for each task, in order, with at most ``2 * workers`` tasks under way.
 
     Args:
-        worker: a pure function or a callable object; forked processes inherit it, so only tasks and results are pickled.
+        worker: a pure callable; forked processes inherit it, so only tasks and results are pickled.
         tasks: read lazily, in this process.
         workers: processes; 1 runs everything here.
     """

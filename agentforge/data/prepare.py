@@ -2,8 +2,8 @@
 
     read -> clean -> filter -> exact and near duplicates -> decontaminate -> tokenise -> split -> mix -> Arrow files
 
-Rows go through in chunks and lie on disk between the steps; memory holds hashes and lengths, some 300 bytes a row. Chunks
-are worked on by several processes and joined in order, so the files are the same whatever the number of processes.
+Rows go through in chunks and lie on disk between the steps; memory holds hashes and lengths, some 300 bytes a row.
+Chunks are worked on by several processes and joined in order, so the files are the same whatever their number.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def _make(
     mixture = mix_tokens(data, recipe.seed, sources, rows, tokens)
     if not len(mixture.train):
         raise CheckRefused(
-            f"prepare: no row is left to train on ({_reasons(tallies, tokens)}); look at the filters and data.max_length"
+            f"no row is left to train on ({_reasons(tallies, tokens)}); look at data.filters and data.max_length"
         )
     if data.eval_fraction and not len(mixture.eval):
         log.warning("data.eval_fraction is %g, but no row fell into eval: the data are too few", data.eval_fraction)
@@ -212,9 +212,7 @@ def _keep(data: Data, rows: Rows, tallies: Sequence[Tally]) -> NDArray[np.bool_]
     keep = first_occurrences(rows.content)
     reject(~keep, "exact duplicate")
     if rows.signatures is not None:
-        unique = np.flatnonzero(keep)
-        near = np.zeros(len(rows), dtype=bool)
-        near[unique] = near_duplicates(rows.signatures.select(keep), data.minhash.threshold) >= 0
+        near = near_duplicates(rows.signatures, data.minhash.threshold, among=keep) >= 0
         rows.signatures = None
         reject(near, "near duplicate")
         keep &= ~near

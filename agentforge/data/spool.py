@@ -9,7 +9,7 @@ from pathlib import Path
 class Spool:
     """A file of bytes, written by one process and read by any.
 
-    Reads are `os.pread`s: unlike a memory map they leave no pages in the process, and a forked process can share the file.
+    Reads are `os.pread`s: unlike a memory map they leave no pages in the process, and forked processes share the file.
     """
 
     def __init__(self, path: Path) -> None:

@@ -33,10 +33,8 @@ def test_reads_conversations_whatever_their_case_and_punctuation():
     question = "Natalia sold clips to 48 of her friends in April, and then she sold half as many in May."
     row = {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": "72"}]}
     evaluation = collect_evaluation([row], N)
-    assert contaminated(evaluation, [f"Q: {question.upper()} Answer?", question.replace("April", "June")]) == [
-        True,
-        False,
-    ]
+    texts = [f"Q: {question.upper()} Answer?", question.replace("April", "June")]
+    assert contaminated(evaluation, texts) == [True, False]
 
 
 def test_prompts_shorter_than_an_ngram_are_compared_whole():
