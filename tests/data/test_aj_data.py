@@ -13,17 +13,11 @@ from typing import Any
 import pytest
 import yaml
 
+from agentforge.data.tools import load_tools
+
 REPOSITORY = Path(__file__).parents[2]
 AJ = REPOSITORY / "data" / "aj"
-TOOLS = {
-    "bash": {"command"},
-    "remote_bash": {"agent", "command"},
-    "remote_bash_all": {"pattern", "command"},
-    "list_agents": set(),
-    "think": {"thought"},
-    "complete": {"summary"},
-}
-OPTIONAL = {"pattern"}
+TOOLS = load_tools("aj")
 FILES = sorted(AJ.glob("*/*.jsonl"))
 ENTITY = re.compile(
     r"\b(?:\w+/\w+(?:\.\w+)?|\w+\.(?:log|csv|py|md|txt|ini)|(?:web|db|cache|mail)(?:prod|test)?\d*|\d+)\b"
@@ -55,12 +49,21 @@ def test_every_call_fits_its_tool_and_has_its_result(path: Path) -> None:
         assert not row[-1].get("tool_calls")
         assert all(isinstance(message["content"], str) for message in row)
         for call in calls(row):
-            given = set(call["arguments"])
-            assert TOOLS[call["name"]] - OPTIONAL <= given <= TOOLS[call["name"]]
+            assert TOOLS.check({"type": "function", "function": call}) is None
         for index, message in enumerate(row):
             names = [call["function"]["name"] for call in message.get("tool_calls", [])]
             results = [result.get("name") for result in row[index + 1 : index + 1 + len(names)]]
             assert results == names
+
+
+def test_the_compact_tools_ask_for_the_same_arguments() -> None:
+    def required(name: str) -> dict[str, list[str]]:
+        return {
+            schema["function"]["name"]: schema["function"]["parameters"].get("required", [])
+            for schema in load_tools(name).schemas
+        }
+
+    assert required("aj_compact") == required("aj")
 
 
 def test_there_are_several_hundred_conversations_and_enough_questions() -> None:
@@ -70,7 +73,7 @@ def test_there_are_several_hundred_conversations_and_enough_questions() -> None:
     assert sum(len(calls(row)) for row in heldout) >= 150
     for rows in (train, heldout):
         used = Counter(call["name"] for row in rows for call in calls(row))
-        assert set(used) == set(TOOLS)
+        assert set(used) == set(TOOLS.names)
     assert any(len(message.get("tool_calls", [])) == 2 for row in train for message in row)
 
 

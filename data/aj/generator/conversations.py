@@ -53,7 +53,7 @@ class Conversation:
             case "remote_bash":
                 return self.world.run(arguments["command"], arguments["agent"])
             case "remote_bash_all":
-                answers = self.everywhere(arguments.get("pattern", "*"), arguments["command"])
+                answers = self.everywhere(arguments["pattern"], arguments["command"])
                 return 0, "\n".join(f"[{agent}]\n{output}".rstrip() for agent, (_, output) in answers.items())
             case "list_agents":
                 return 0, "\n".join(self.world.agents)
@@ -123,7 +123,7 @@ def on_all(talk: Conversation) -> None:
     """One command on every agent."""
     request = talk.draw(target="*", intents=CHANGES_NOTHING)
     talk.user(talk.frame("all_agents", request))
-    talk.call(("remote_bash_all", {"command": request.command}))
+    talk.call(("remote_bash_all", {"pattern": "*", "command": request.command}))
     report_each(talk, request, "*")
 
 
@@ -188,12 +188,12 @@ def converse(category: str, seed: int, split: Split) -> list[Message]:
 
 
 def _parts(category: str, rng: random.Random, split: Split) -> list[Part]:
-    """What happens in it: held-out conversations ask once; training ones go on, to make the most of their tokens."""
+    """What happens in it: held-out conversations ask once; training ones go on: the tools are read only once."""
     parts = [rng.choice(CATEGORIES[category])]
     if category == "agents":  # the list of agents is there to be used
         parts.append(rng.choice([on_agent, on_agent, on_group]))
     if category == "talk":  # a conversation without any call would teach that tools are rare
         parts.append(rng.choice([local, on_agent, small_talk]))
     if split == "train" and category != "talk":
-        parts += rng.choices(CATEGORIES[category], k=rng.randint(0, 2))
+        parts += rng.choices(CATEGORIES[category], k=rng.randint(1, 4))
     return parts
