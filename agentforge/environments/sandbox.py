@@ -36,6 +36,7 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 NOBODY = 65534
 TIMEOUT = 30.0
 """Seconds of wall time."""
+KILL_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -225,7 +226,10 @@ def _execute(
         finally:
             os.close(status_write)
         with process:
-            outputs, timed_out, truncated = _collect(process, started + timeout, limits.output)
+            try:
+                outputs, timed_out, truncated = _collect(process, started + timeout, limits.output)
+            finally:
+                _kill(process, isolated)
         problem = status.read().decode() or None
     code = process.returncode if process.returncode >= 0 else 128 - process.returncode
     stdout, stderr = (output.decode("utf-8", errors="replace") for output in outputs)
@@ -233,19 +237,15 @@ def _execute(
 
 
 def _collect(process: subprocess.Popen[bytes], deadline: float, keep: int) -> tuple[list[bytes], bool, bool]:
-    """Read both outputs until they end, the process ends, or the deadline passes; then kill what is left."""
+    """Read both outputs and wait for the process, until the deadline; return outputs, timed out, truncated."""
     outputs: dict[IO[bytes], bytearray] = {}
-    truncated = timed_out = False
+    truncated = False
     with selectors.DefaultSelector() as selector:
         for stream in (process.stdout, process.stderr):
             assert stream is not None
             outputs[stream] = bytearray()
             selector.register(stream, selectors.EVENT_READ)
-        while selector.get_map():
-            left = deadline - time.monotonic()
-            if left <= 0:
-                timed_out = True
-                break
+        while selector.get_map() and (left := deadline - time.monotonic()) > 0:
             ready = selector.select(min(left, 0.1))
             for key, _ in ready:
                 stream = cast("IO[bytes]", key.fileobj)
@@ -257,15 +257,25 @@ def _collect(process: subprocess.Popen[bytes], deadline: float, keep: int) -> tu
                 kept.extend(data[: max(0, keep - len(kept))])
             if not ready and process.poll() is not None:
                 break
-    _kill_group(process)
+    timed_out = not _ends(process, max(0.05, deadline - time.monotonic()))  # its outputs may be closed before its end
     return [bytes(output) for output in outputs.values()], timed_out, truncated
 
 
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    """Kill the launcher's process group; in a namespace this ends every process of the command, wherever it hid."""
-    if process.poll() is None:
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=0.05)  # the outputs are closed an instant before the exit code is known
+def _kill(process: subprocess.Popen[bytes], isolated: bool) -> None:
+    """End every process of the command.
+
+    An isolated launcher kills its namespace and ends when the kernel has emptied it: none is left, wherever it hid.
+    Otherwise the group is killed, which a process that made itself another group survives.
+    """
+    if isolated:
+        process.terminate()
+        _ends(process, KILL_SECONDS)
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def _ends(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+    return process.returncode is not None

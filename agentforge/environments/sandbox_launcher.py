@@ -133,6 +133,7 @@ def launch(job: dict[str, Any]) -> int:
     enter_namespaces()
     first = os.fork()
     if first:
+        signal.signal(signal.SIGTERM, lambda *_: os.kill(first, signal.SIGKILL))  # then the namespace is emptied first
         os.close(job["status_fd"])
         return wait_for(first)
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

@@ -85,6 +85,12 @@ def test_nothing_survives_the_command(box: Sandbox, command: str) -> None:
     assert running("54321") == []
 
 
+def test_closed_outputs_do_not_end_the_command(box: Sandbox) -> None:
+    result = box.run("exec >&- 2>&-; sleep 0.3; echo x > f; exit 3")
+    assert (result.exit_code, box.run("cat f").stdout) == (3, "x\n")
+    assert box.run("exec >&- 2>&-; sleep 4321", timeout=1).timed_out
+
+
 def test_output_is_capped() -> None:
     result = run_command("yes | head -c 5000000; echo end", limits=Limits(output=1000), allow_unisolated=True)
     assert result.truncated
