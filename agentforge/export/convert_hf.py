@@ -10,9 +10,12 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from agentforge.export.llama_worker import die_with_parent
+
 
 def main() -> None:
     """Patch the one method that identifies the pre-tokenizer, then hand over."""
+    die_with_parent()
     tree, named, *arguments = sys.argv[1:]
     sys.path[:0] = [tree, f"{tree}/gguf-py"]  # its own gguf package: PyPI's of the same version differs
     from conversion.base import TextModel

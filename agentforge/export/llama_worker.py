@@ -9,8 +9,16 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import signal
 import sys
 from pathlib import Path
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def die_with_parent() -> None:
+    """Ask Linux to end this process when its parent ends: an orphan would write into the next run's directory."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def quantize(source: str, target: str, file_type: str) -> None:
@@ -53,4 +61,5 @@ def examine(file: str, questions: str, directory: str) -> None:
 
 
 if __name__ == "__main__":
+    die_with_parent()
     {"quantize": quantize, "examine": examine}[sys.argv[1]](*sys.argv[2:])

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -182,3 +185,25 @@ def test_architectures_that_need_telling() -> None:
     assert plan_conversion({"architectures": ["Qwen3NextForCausalLM"]}, tree).arguments == ("--no-mtp",)
     granite = {"architectures": ["GraniteMoeHybridForCausalLM"], "layer_types": ["linear_attention", "full_attention"]}
     assert plan_conversion(granite, tree).config == {"layer_types": ["mamba", "attention"]}
+
+
+def test_a_worker_ends_with_its_parent() -> None:
+    """kill -9 of a stage leaves nothing behind that writes into the directory of the next run."""
+    code = (
+        "import subprocess, sys, time\n"
+        "child = 'from agentforge.export.llama_worker import die_with_parent, os; die_with_parent();'\n"
+        "child += 'print(1); import time; time.sleep(60)'\n"
+        "process = subprocess.Popen([sys.executable, '-uc', child], stdout=subprocess.PIPE)\n"
+        "process.stdout.read(1)\n"
+        "print(process.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout
+        child = Path("/proc") / parent.stdout.readline().strip()
+        assert "die_with_parent" in (child / "cmdline").read_text()
+        parent.kill()
+    deadline = time.monotonic() + 10
+    while child.exists() and "\nState:\tZ" not in (child / "status").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
