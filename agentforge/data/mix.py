@@ -76,7 +76,8 @@ def _natural_size(
     once = max(available[source] * total / weights[source] for source in active)
     at_cap = {source: max_repeats[source] * available[source] * total / weights[source] for source in active}
     source = min(at_cap, key=lambda s: at_cap[s])
-    return (int(at_cap[source] + 1e-6), source) if at_cap[source] < once else (round(once), None)
+    # rounded down, so that no source is asked for a part of a row more than it has
+    return (int(at_cap[source] + 1e-6), source) if at_cap[source] < once else (int(once + 1e-6), None)
 
 
 def _round_to_sum(shares: Sequence[float]) -> list[int]:

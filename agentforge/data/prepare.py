@@ -194,7 +194,8 @@ def _refuse_empty_sources(sources: Sequence[OpenSource], rows: Rows, tallies: Se
 
 
 def _reasons(tallies: Sequence[Tally], tokens: Tokens) -> str:
-    counts = sum((tally.rejected for tally in tallies), Counter()) + sum(tokens.counts, Counter())
+    counts = sum((tally.rejected for tally in tallies), Counter())
+    counts += Counter({key: n for part in tokens.counts for key, n in part.items() if key.startswith("rows")})
     return (
         ", ".join(f"{reason.replace('_', ' ')}: {count}" for reason, count in counts.most_common(4))
         or "all are held out"
