@@ -98,7 +98,8 @@ def download(recipe: Recipe) -> DownloadReport:
     """Bring everything that a recipe reads onto this machine.
 
     What is here already (local files, `data.hub_mirror`, the Hub's cache) is not asked for again, so that a second run
-    needs no network. A file that was cut off goes on where it stopped; a finished one has its hash compared.
+    needs no network, and one after a kill fetches only the files that were not finished. A connection that breaks is
+    taken up where it broke; each finished file has its hash compared.
 
     Raises:
         UserError: something cannot be had, and `data.allow_missing` is false or nothing is left.
@@ -180,7 +181,7 @@ def _plan(card: DatasetCard, split: str | None) -> Plan:
 
 
 def _fetch(plan: Plan) -> None:
-    """Fetch a plan's files and record each at once, so that an interrupted run is not hashed again."""
+    """Fetch a plan's files; what the cache has already is only hashed."""
     hub_id = str(plan.card.hub_id)
     old = read_lock(hub_id, plan.card.revision)
     locked: dict[str, LockedFile] = dict(old.files) if old and old.revision == plan.commit else {}

@@ -62,7 +62,9 @@ def list_files(hub_id: str, revision: str | None, kind: Kind = "dataset") -> tup
 
 
 def fetch_file(hub_id: str, commit: str, file: RemoteFile, kind: Kind = "dataset") -> LockedFile:
-    """Fetch a file into the Hub's cache, going on where an earlier attempt stopped, and compare its hash.
+    """Fetch a file into the Hub's cache and compare its hash.
+
+    The Hub's client goes on where a connection broke; what a killed process had of a file it fetches again.
 
     Raises:
         UserError, Unreachable: as `list_files`.
@@ -96,7 +98,7 @@ def git_blob_id(path: Path) -> str:
 @contextlib.contextmanager
 def hub_errors(hub_id: str, revision: str | None) -> Iterator[None]:
     """Turn what the Hub's client raises into one sentence."""
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
     where = f"at revision {revision}" if revision else "on the Hub"
     try:
@@ -117,10 +119,9 @@ def hub_errors(hub_id: str, revision: str | None) -> Iterator[None]:
             raise UserError(f"{hub_id}: the Hub answers {status} ({_first_line(error)})") from None
         if isinstance(error, OSError) and error.errno is not None and status is None and not _is_network(error):
             raise
-        host = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
         raise Unreachable(
-            f"the Hub ({host}) cannot be reached ({_first_line(error)}); mend the network, set data.hub_mirror to a "
-            "local copy, or data.allow_missing=true to go on with what is here"
+            f"the Hub ({constants.ENDPOINT}) cannot be reached ({_first_line(error)}); mend the network, set "
+            "data.hub_mirror to a local copy, or data.allow_missing=true to go on with what is here"
         ) from None
 
 

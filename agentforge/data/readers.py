@@ -111,8 +111,7 @@ def read_rows(path: Path, counts: ReadCounts, columns: Sequence[str] | None = No
         raise UserError(f"{path}: {path.suffix or 'no suffix'} is no kind of data file; known: {', '.join(SUFFIXES)}")
     else:
         try:
-            opened: BufferedIOBase = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
-            with opened as file:
+            with path.open("rb") as packed, gzip.GzipFile(fileobj=packed) if path.suffix == ".gz" else packed as file:
                 yield from reader(file, path, counts)
         except (EOFError, gzip.BadGzipFile) as error:
             raise CheckRefused(
@@ -215,15 +214,18 @@ _UNREADABLE = object()
 
 def _next_element(text: str, position: int) -> tuple[Any, int, bool] | None:
     """Decode the element at ``position``: value, end, whether it had raw control characters; None if it may go on."""
+    message, place = "", 0
     for decoder, lax in ((_STRICT, False), (_LAX, True)):
         try:
             return (*decoder.raw_decode(text, position), lax)
         except JSONDecodeError as error:
-            problem = error
-            if not error.msg.startswith("Invalid control character"):
+            message, place = error.msg, error.pos  # the error itself would keep the whole chunk alive
+            if not message.startswith("Invalid control character"):
                 break
+        except RecursionError:
+            return _UNREADABLE, position, False
     # What a chunk's end cuts is an unterminated string, or a problem at the very end; a bad row may look like it too.
-    unfinished = problem.msg.startswith("Unterminated string") or problem.pos >= len(text) - len("-Infinity")
+    unfinished = message.startswith("Unterminated string") or place >= len(text) - len("-Infinity")
     return None if unfinished and len(text) - position < LONGEST_ROW else (_UNREADABLE, position, False)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
@@ -81,6 +83,10 @@ def load_card(id: str) -> DatasetCard:
         card = DatasetCard.model_validate({"id": id} | read_yaml(path))
     except ValidationError as error:
         first = error.errors()[0]
+        if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
+            key = str(first["loc"][0])
+            near = did_you_mean(key, list(DatasetCard.model_fields))
+            raise UserError(f"{path}: there is no key '{key}'{near}") from None
         where = ".".join(map(str, first["loc"]))
         raise UserError(
             f"{path}{f', key {where}' if where else ''}: {first['msg'].removeprefix('Value error, ')}"
@@ -100,6 +106,7 @@ def list_cards() -> list[DatasetCard]:
     return [load_card(id) for id in card_ids()]
 
 
+TABLE_START, TABLE_END = "<!-- cards -->", "<!-- /cards -->"
 HEADINGS = ("id", "from", "rows", "MB", "licence", "state")
 
 
@@ -139,3 +146,14 @@ def cards_markdown() -> str:
         traps = " ".join([*card.caveats, *([card.pin_note] if card.pin_note else [])])
         lines.append(f"| `{id}` | {source} | {card.default_split} | {rows} | {licence} | {state} | {traps} |")
     return "\n".join(lines) + "\n"
+
+
+def update_page(path: Path) -> None:
+    """Write the table of the registered data sets into a Markdown page, between its two marks."""
+    before, _, rest = path.read_text(encoding="utf-8").partition(TABLE_START)
+    _, _, after = rest.partition(TABLE_END)
+    path.write_text(f"{before}{TABLE_START}\n{cards_markdown()}{TABLE_END}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    update_page(Path(sys.argv[1]))

@@ -80,7 +80,7 @@ def _message(
             return Rejected("tool call is no JSON")
         return {"role": "assistant", "content": "", "tool_calls": calls, "joins": True}
     if role == "tool":
-        name = turn.get("name") or names.get(str(turn.get("tool_call_id")))
+        name = turn.get("name") or names.get(str(turn.get("tool_call_id", "")))
         return {"role": "tool", **({"name": name} if isinstance(name, str) else {}), "content": _unwrap_response(value)}
     message: dict[str, Any] = {"role": role, "content": value}
     if role == "assistant":
@@ -100,8 +100,13 @@ def _assistant(message: dict[str, Any], turn: Mapping[str, Any], names: dict[str
         message["reasoning_content"] = reasoning
     if calls:
         message["tool_calls"] = calls
-        names.update({str(c.get("id")): (c.get("function") or c).get("name") for c in calls if isinstance(c, Mapping)})
+        names.update({str(call["id"]): _called(call) for call in calls if isinstance(call, Mapping) and call.get("id")})
     return message
+
+
+def _called(call: Mapping[str, Any]) -> Any:
+    function = call.get("function", call)
+    return function.get("name") if isinstance(function, Mapping) else None
 
 
 def _calls_in_text(value: Any) -> list[Any] | None:

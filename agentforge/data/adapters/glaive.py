@@ -44,9 +44,11 @@ def glaive(raw: Raw, options: SourceOptions) -> Row | Rejected:
 def split_turns(chat: str) -> list[tuple[str, str]]:
     """Split a transcript into (role, text), whatever stands between the turns; the end marks are removed."""
     marks = list(_TURN.finditer(chat))
-    ends = [mark.start() for mark in marks[1:]] + [len(chat)]
-    texts = (chat[mark.end() : end].replace(_END, "").strip() for mark, end in zip(marks, ends, strict=True))
-    return [(_ROLES[mark[1]], text) for mark, text in zip(marks, texts, strict=True)]
+    ends = [*(mark.start() for mark in marks[1:]), len(chat)]
+    return [
+        (_ROLES[mark[1]], chat[mark.end() : end].replace(_END, "").strip())
+        for mark, end in zip(marks, ends, strict=False)
+    ]
 
 
 def read_tools(system: str) -> list[Any] | None:
@@ -111,7 +113,7 @@ def _turn(role: str, text: str, before: list[dict[str, Any]]) -> dict[str, Any] 
 
 
 def _append(turns: list[dict[str, Any]], turn: dict[str, Any]) -> None:
-    """Add a turn. Two assistant turns in a row are one, unless the first has called already; empty ones are left out."""
+    """Add a turn. Two assistant turns in a row are one, unless the first has called; empty ones are left out."""
     if turn["role"] == "assistant" and not turn["content"] and "tool_calls" not in turn:
         return
     last = turns[-1] if turns else None
