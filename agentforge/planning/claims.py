@@ -47,6 +47,7 @@ class Claims(Section):
     """One file of configs/claims."""
 
     name: str = Field(description="the recipe's `name`")
+    hardware: str = Field(description="what the figures were stated for; on other hardware they are not checked")
     claims: list[Claim]
 
 
@@ -65,7 +66,7 @@ class Verdict:
 
 
 def claims_for(recipe: Recipe) -> list[Claim]:
-    """Return what has been stated for a recipe of this name.
+    """Return what has been stated for a recipe of this name on its hardware.
 
     Raises:
         UserError: a file of configs/claims is wrong.
@@ -76,7 +77,7 @@ def claims_for(recipe: Recipe) -> list[Claim]:
         except ValidationError as error:
             detail = error.errors()[0]
             raise UserError(f"{path}: {'.'.join(map(str, detail['loc']))}: {detail['msg']}") from None
-        if stated.name == recipe.name:
+        if (stated.name, stated.hardware) == (recipe.name, recipe.hardware):
             return stated.claims
     return []
 
@@ -133,7 +134,8 @@ def _speed(claim: Claim, recipe: Recipe, shape: Shape) -> str | None:
     if done > 1:
         return text
     length = _possible_length(seconds, recipe, shape)
-    return f"{text}; matrix products reach {MATMUL_CEILING:.0%}. Only rows of at most {length:,} tokens, unpadded, would allow it"
+    ceiling = f"matrix products reach {MATMUL_CEILING:.0%}"
+    return f"{text}; {ceiling}. Only rows of at most {length:,} tokens, unpadded, would allow it"
 
 
 def _possible_length(seconds: float, recipe: Recipe, shape: Shape) -> int:

@@ -19,9 +19,9 @@ from agentforge.recipe.tables import fields_of
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 NF4_BYTES = 0.5 + 0.127 / 8  # 4 bits a weight and its doubly quantised scale (Dettmers et al., arXiv 2305.14314)
-# Bytes of optimiser state for each trained parameter; the trained parameters are fp32.
-OPTIMIZER_BYTES = {"8bit": 2, "4bit": 1, "adafactor": 0.1, "lion": 4, "sgd": 0, "adagrad": 4, "rmsprop": 4}
-ADAM_BYTES = 8
+# Numbers that an optimiser keeps for each trained parameter; Adam and its kin keep two. Adafactor's are rows and columns.
+OPTIMIZER_STATES = {"ademamix": 3, "lion": 1, "adagrad": 1, "rmsprop": 1, "sgd": 0, "adafactor": 0.03}
+ADAM_STATES = 2
 # CUDA context, cuBLAS workspaces and NCCL's buffers
 CUDA_OVERHEAD = 1.5 * 2**30
 # The rest is for the allocator's fragmentation and for what the formulas do not know.
@@ -148,7 +148,8 @@ def weight_bytes(recipe: Recipe, shape: Shape) -> float:
 def optimizer_bytes(recipe: Recipe) -> float:
     """Return the bytes of optimiser state for each trained parameter."""
     name = str(recipe.train.args.get("optim", fields_of("TrainingArguments")["optim"]["default"]))
-    return next((size for part, size in OPTIMIZER_BYTES.items() if part in name), ADAM_BYTES)
+    states = next((number for part, number in OPTIMIZER_STATES.items() if part in name), ADAM_STATES)
+    return states * (1 if "8bit" in name else 0.5 if "4bit" in name else 4)
 
 
 def activation_bytes(recipe: Recipe) -> int:

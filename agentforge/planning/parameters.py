@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from agentforge.planning.shapes import Shape
@@ -80,6 +82,12 @@ def adapted_modules(shape: Shape, lora: dict[str, Any]) -> dict[str, tuple[int, 
         shape: of the base.
         lora: fields of `peft.LoraConfig`.
     """
+    return _adapted(shape, json.dumps(lora, sort_keys=True))
+
+
+@lru_cache(maxsize=8)  # a plan asks a dozen times, and a 70B model has 560 modules
+def _adapted(shape: Shape, options: str) -> dict[str, tuple[int, int, int]]:
+    lora = json.loads(options)
     everywhere = linear_modules(shape)
     modules = everywhere | {
         "lm_head": (shape.hidden_size, shape.vocab_size),

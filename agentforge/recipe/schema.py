@@ -17,7 +17,9 @@ Quantization = Literal["f16", "q8", "q5km", "q4km"]
 class Section(BaseModel):
     """A part of the recipe: strict keys, immutable once loaded."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, validate_default=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, validate_default=True, protected_namespaces=(), defer_build=True
+    )
 
 
 class Budget(Section):

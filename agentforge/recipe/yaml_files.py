@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -126,12 +127,14 @@ def _named(text: str, name: str) -> Any:
 
 def config_roots() -> list[Path]:
     """Directories that hold shipped configuration, nearest first: ./configs, then the package's."""
-    candidates = [Path("configs"), PACKAGE_CONFIGS, REPOSITORY_CONFIGS]
-    roots: list[Path] = []
-    for root in candidates:
-        if root.is_dir() and root.resolve() not in [seen.resolve() for seen in roots]:
-            roots.append(root)
-    return roots
+    return list(_config_roots(Path.cwd()))
+
+
+@cache
+def _config_roots(here: Path) -> tuple[Path, ...]:
+    candidates = {(here / "configs").resolve(): Path("configs"), PACKAGE_CONFIGS: PACKAGE_CONFIGS}
+    candidates.setdefault(REPOSITORY_CONFIGS, REPOSITORY_CONFIGS)
+    return tuple(shown for place, shown in candidates.items() if place.is_dir())
 
 
 def find_config(kind: str, name: str) -> Path:

@@ -1,0 +1,130 @@
+"""What doctor finds here; the hardware and the cache are set, the rest is this machine."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agentforge.planning import doctor
+from agentforge.planning.doctor import Check, diagnose, requirements
+from agentforge.recipe import load_recipe
+from agentforge.recipe.hardware import Gpu, Machine
+
+H200 = Gpu("NVIDIA H200", 140.4)
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, *gpus: Gpu, memory: float = 8.0) -> None:
+    monkeypatch.setattr(doctor, "this_machine", lambda: Machine(gpus, 2, memory))
+
+
+def by_name(checks: list[Check]) -> dict[str, Check]:
+    return {check.name: check for check in checks}
+
+
+def test_without_a_recipe_it_looks_at_the_machine_alone() -> None:
+    checks = by_name(diagnose())
+    assert set(checks) == {"python", "libraries", "torch", "machine", "disk", "gguf"}
+    assert checks["libraries"].state == "ok"
+
+
+def test_a_cpu_user_learns_why_not_here_and_what_it_would_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch)
+    checks = by_name(diagnose(load_recipe("aj"), "aj"))
+    hardware = checks["hardware"]
+    assert hardware.state == "missing" and hardware.mend.startswith("agentforge plan aj")
+    for part in (
+        "1x H200, 139.8 GiB",
+        "needs 76.9 GiB",
+        "no GPU, 2 cores, 8 GiB",
+        "years",
+        "on 1xh200 about 26.9 h and $94",
+    ):
+        assert part in hardware.detail
+    assert checks["host memory"].state == "missing" and "61.0 are needed" in checks["host memory"].detail
+    assert checks["base"] == Check(
+        "base",
+        "missing",
+        "deepseek-ai/DeepSeek-R1-Distill-Qwen-32B is not in the Hub's cache",
+        "agentforge download aj",
+    )
+    assert checks["data wildchat"].mend == "agentforge download aj"
+    assert checks["hub"].mend == "unset HF_HUB_OFFLINE"
+
+
+def test_the_right_gpu_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, H200, memory=200.0)
+    checks = by_name(diagnose(load_recipe("aj"), "aj"))
+    assert checks["hardware"].state == "ok" and checks["host memory"].state == "ok"
+
+
+def test_a_gpu_with_a_cpu_build_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, H200)
+    monkeypatch.setattr(doctor, "_torch_cuda", lambda: None)
+    check = by_name(diagnose())["torch"]
+    assert check.state == "missing" and "--force-reinstall torch==" in check.mend
+    monkeypatch.setattr(doctor, "_torch_cuda", lambda: "13.0")
+    monkeypatch.setattr(doctor, "_driver_cuda", lambda: "12.4")
+    assert by_name(diagnose())["torch"].mend == "update the NVIDIA driver"
+
+
+def test_another_gpu_is_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, Gpu("NVIDIA GeForce RTX 4090", 24.0))
+    assert "24 GiB: too small" in by_name(diagnose(load_recipe("aj")))["hardware"].detail
+
+
+def test_the_tiny_profile_runs_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pretend(monkeypatch)
+    checks = by_name(diagnose(load_recipe("aj", profile="tiny"), "aj --profile tiny"))
+    assert checks["hardware"].state == checks["host memory"].state == checks["disk"].state == "ok"
+    assert "hub" not in checks
+
+
+def test_a_source_that_is_off_says_why() -> None:
+    checks = by_name(diagnose(load_recipe("aj", ["data.mix=[{dataset: skein}]"])))
+    assert checks["data skein"].state == "missing" and "is off" in checks["data skein"].detail
+
+
+def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = type("Usage", (), {"free": 1e9})()
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda place: usage)
+    check = by_name(diagnose(load_recipe("aj")))["disk"]
+    assert check.state == "missing" and check.detail.startswith("1.0 GB free")
+
+
+def test_an_old_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "requirements", lambda: {"trl": "<1", "nothing-like-this": ">=1"})
+    check = by_name(diagnose())["libraries"]
+    assert check.mend == "make setup"
+    assert "trl is 1." in check.detail and "<1 is needed" in check.detail
+    assert "nothing-like-this is not installed" in check.detail
+
+
+def test_requirements_are_the_distribution_s_without_extras() -> None:
+    found = requirements()
+    assert found["trl"] == "<1.17,>=1.16" and "pytest" not in found and "llama-cpp-python" not in found
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["show", "aj"], ["plan", "aj"], ["doctor", "aj"], ["show", "--json-schema"]]
+)
+def test_nothing_heavy_is_imported(arguments: list[str]) -> None:
+    code = f"""
+import sys
+sys.argv = ["agentforge", *{arguments!r}]
+from agentforge.cli import main
+try:
+    main()
+except SystemExit as leave:
+    assert leave.code in (0, 3, None), leave.code
+heavy = {{"torch", "transformers", "datasets", "numpy", "scipy", "pyarrow", "trl", "peft", "huggingface_hub"}}
+print("HEAVY", sorted(heavy & set(sys.modules)))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert run.stdout.rstrip().endswith("HEAVY []"), run.stdout[-200:] + run.stderr[-2000:]

@@ -1,0 +1,89 @@
+"""Counts from shapes against the models and adapters themselves."""
+
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from agentforge.errors import UserError
+from agentforge.planning.parameters import count_lora, count_parameters
+from agentforge.planning.shapes import DEFAULTS, known_models, shape_from_config
+
+TINY = {
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+CONFIGS = [
+    {"model_type": "llama", **TINY},
+    {"model_type": "llama", **TINY, "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True},
+    {"model_type": "mistral", **TINY},
+    {"model_type": "qwen2", **TINY},
+    {"model_type": "qwen2", **TINY, "tie_word_embeddings": True, "num_key_value_heads": 4},
+    {"model_type": "qwen3", **TINY, "head_dim": 16},
+    {"model_type": "qwen3", **TINY, "head_dim": 8, "attention_bias": True, "tie_word_embeddings": True},
+]
+ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+LORAS: list[dict[str, Any]] = [
+    {"r": 4},
+    {"r": 4, "target_modules": ALL},
+    {"r": 4, "target_modules": "all-linear"},
+    {"r": 4, "target_modules": r".*layers\.[01]\..*(q|down)_proj"},
+    {"r": 4, "target_modules": ["self_attn.q_proj", "up_proj"], "rank_pattern": {"up_proj": 2}},
+    {"r": 4, "target_modules": ALL, "layers_to_transform": [0, 2]},
+    {"r": 4, "target_modules": ALL, "exclude_modules": ["k_proj"], "use_dora": True},
+    {"r": 4, "target_modules": ["q_proj"], "lora_bias": True},
+    {"r": 4, "target_modules": ["q_proj", "lm_head"]},
+    {"r": 4, "target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+]
+
+
+def on_meta(config: dict[str, Any]) -> Any:
+    fields = dict(config)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(AutoConfig.for_model(fields.pop("model_type"), **fields))
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config["model_type"])
+def test_parameters_are_those_of_the_model(config: dict[str, Any]) -> None:
+    assert count_parameters(shape_from_config(config)).total == sum(p.numel() for p in on_meta(config).parameters())
+
+
+@pytest.mark.parametrize("model_type", list(DEFAULTS))
+def test_defaults_are_those_of_the_config_class(model_type: str) -> None:
+    real = AutoConfig.for_model(model_type).to_dict()
+    assert shape_from_config({"model_type": model_type}) == shape_from_config(real)
+
+
+@pytest.mark.parametrize("lora", LORAS, ids=str)
+@pytest.mark.parametrize("config", [CONFIGS[0], CONFIGS[5]], ids=lambda config: config["model_type"])
+def test_lora_is_what_peft_makes(config: dict[str, Any], lora: dict[str, Any]) -> None:
+    with torch.device("meta"):
+        adapted = get_peft_model(on_meta(config), LoraConfig(task_type="CAUSAL_LM", **lora))
+    assert count_lora(shape_from_config(config), lora) == adapted.get_nb_trainable_parameters()[0]
+
+
+def test_known_models_have_their_published_sizes() -> None:
+    counts = {name: count_parameters(shape_from_config(config)).total for name, config in known_models().items()}
+    assert counts["deepseek-ai/DeepSeek-R1-Distill-Qwen-32B"] == 32_763_876_352
+    assert counts["deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"] == 7_615_616_512
+    assert counts["deepseek-ai/DeepSeek-R1-Distill-Llama-8B"] == 8_030_261_248
+    assert counts["Qwen/Qwen2.5-0.5B"] == 494_032_768
+    assert counts["Qwen/Qwen3-0.6B"] == 596_049_920
+
+
+def test_adapters_of_known_models() -> None:
+    known = known_models()
+    lora = {"r": 64, "target_modules": ALL}
+    assert count_lora(shape_from_config(known["deepseek-ai/DeepSeek-R1-Distill-Qwen-32B"]), lora) == 536_870_912
+    assert count_lora(shape_from_config(known["Qwen/Qwen3-4B"]), lora) == 132_120_576
+
+
+def test_an_unknown_architecture_is_named() -> None:
+    with pytest.raises(UserError, match=r"llama, mistral, qwen2, qwen3; this model_type is 'qwen4'; did you mean"):
+        shape_from_config({"model_type": "qwen4"})
