@@ -1,6 +1,7 @@
 """The command line: ``agentforge VERB RECIPE [key=value ...] [--profile NAME]``. Parse, call one function, print.
 
-Every import of a stage is inside its verb, so that `--help`, `show`, `plan` and `doctor` start without torch.
+Every import of a stage is inside its verb, and after the recipe is read: `--help`, `show`, `plan` and `doctor` start
+without torch, and a typo is answered before seconds of imports.
 """
 
 from __future__ import annotations
@@ -139,18 +140,20 @@ def download(
         return
     if recipe is None:
         raise UserError("download needs a RECIPE, or --list")
+    loaded = load(context, recipe, profile)
     from agentforge.data.download import download, report_table
 
-    show_table(report_table(download(load(context, recipe, profile))))
+    show_table(report_table(download(loaded)))
 
 
 @app.command(context_settings=PASS_ON)
 def prepare(context: typer.Context, recipe: RecipeName, profile: Profile = None, replace: Replace = False) -> None:
     """The mixed, deduplicated, decontaminated, split and tokenised set."""
+    loaded = load(context, recipe, profile)
     from agentforge.data.prepare import prepare
     from agentforge.data.summary import summary_table
 
-    made = prepare(load(context, recipe, profile), replace=replace)
+    made = prepare(loaded, replace=replace)
     show_table(summary_table(made))
     done(made)
 
@@ -164,9 +167,10 @@ def preview(
     html: Annotated[Path | None, typer.Option(help="write a page instead of printing")] = None,
 ) -> None:
     """A few rows as the model will see them: trained, not trained, truncated."""
+    loaded = load(context, recipe, profile)
     from agentforge.data.preview import preview_rows, render_terminal, write_html
 
-    previews = preview_rows(load(context, recipe, profile), rows)
+    previews = preview_rows(loaded, rows)
     if html is None:
         show_table(render_terminal(previews))
     else:
@@ -180,9 +184,10 @@ def preview(
 @app.command(context_settings=PASS_ON)
 def train(context: typer.Context, recipe: RecipeName, profile: Profile = None, replace: Replace = False) -> None:
     """One training stage; run it again after a stop and it goes on from the newest complete checkpoint."""
+    loaded = load(context, recipe, profile)
     from agentforge.trainers.train import train
 
-    done(train(load(context, recipe, profile), replace=replace))
+    done(train(loaded, replace=replace))
 
 
 @app.command(context_settings=PASS_ON)
@@ -194,10 +199,11 @@ def evaluate(
     replace: Replace = False,
 ) -> None:
     """Scores of one model, each with n, interval and chance level."""
+    loaded = load(context, recipe, profile)
     from agentforge.evaluation.evaluate import evaluate
     from agentforge.evaluation.report import compare_table
 
-    made = evaluate(load(context, recipe, profile), model, replace=replace)
+    made = evaluate(loaded, model, replace=replace)
     show_table(compare_table([made]))
     done(made)
 
@@ -213,17 +219,19 @@ def compare(context: typer.Context, recipe: RecipeName, profile: Profile = None)
 @app.command(context_settings=PASS_ON)
 def merge(context: typer.Context, recipe: RecipeName, profile: Profile = None, replace: Replace = False) -> None:
     """The adapter into the base, checked against the unmerged model."""
+    loaded = load(context, recipe, profile)
     from agentforge.export.merge import merge_stage
 
-    done(merge_stage(load(context, recipe, profile), replace=replace))
+    done(merge_stage(loaded, replace=replace))
 
 
 @app.command(context_settings=PASS_ON)
 def gguf(context: typer.Context, recipe: RecipeName, profile: Profile = None, replace: Replace = False) -> None:
     """GGUF files, each checked against the original before it is published."""
+    loaded = load(context, recipe, profile)
     from agentforge.export.gguf import gguf
 
-    done(gguf(load(context, recipe, profile), replace=replace))
+    done(gguf(loaded, replace=replace))
 
 
 # -- use ------------------------------------------------------------------------------------------------------------
@@ -240,9 +248,10 @@ def chat(
     tools: Annotated[str, typer.Option(help="'show' tool calls, or run bash in the 'sandbox'")] = "show",
 ) -> None:
     """Talk to a checkpoint or a GGUF with its tools."""
+    loaded = load(context, recipe, profile)
     from agentforge.serving.chat import chat
 
-    chat(load(context, recipe, profile), model, prompt=prompt, examples=examples, tools=tools)
+    chat(loaded, model, prompt=prompt, examples=examples, tools=tools)
 
 
 @app.command(context_settings=PASS_ON)
@@ -255,9 +264,10 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8080,
 ) -> None:
     """OpenAI-compatible server with parsed tool calls."""
+    loaded = load(context, recipe, profile)
     from agentforge.serving.server import serve
 
-    serve(load(context, recipe, profile), model, host=host, port=port)
+    serve(loaded, model, host=host, port=port)
 
 
 @app.command(context_settings=PASS_ON)
@@ -269,9 +279,10 @@ def push(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show what would go, send nothing")] = False,
 ) -> None:
     """To the Hub with a model card."""
+    loaded = load(context, recipe, profile)
     from agentforge.export.hub import push, report
 
-    show_table(report(push(load(context, recipe, profile), model, dry_run=dry_run)))
+    show_table(report(push(loaded, model, dry_run=dry_run)))
 
 
 @app.command(context_settings=PASS_ON)

@@ -1,0 +1,88 @@
+"""The command line: exit codes, one sentence for bad input, and a quick start without the heavy libraries."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+HEAVY = ("torch", "transformers", "trl", "datasets", "numpy", "pyarrow")
+
+
+def run(*words: str, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "agentforge", *words], cwd=cwd, capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["train", "ajj"], "there is no recipe 'ajj'; did you mean 'aj'?"),
+        (["train", "aj", "--profile", "tinny"], "did you mean 'tiny'?"),
+        (["train", "aj", "train.args.learning_rat=1e-4"], "did you mean 'train.args.learning_rate'?"),
+        (["train", "aj", "--train.args.learning-rat", "1e-4"], "did you mean 'train.args.learning_rate'?"),
+        (["train", "aj", "--train.args.lr_scheduler_type=cosinee"], "did you mean 'cosine'?"),
+        (["train", "aj", "train.lora.rr=3"], "rr"),
+        (["train", "aj", "data.mix.0.wieght=1"], "did you mean"),
+        (["train", "aj", "--profle", "tiny"], "did you mean '--profile'?"),
+        (["trian", "aj"], "Did you mean 'train'?"),
+        (["prepare", "aj", "data.mix=[{dataset: wildchatt}]", "--profile", "tiny"], "wildchat"),
+        (["surgery", "aj"], "comes with a later version"),
+        (["collect", "aj"], "comes with a later version"),
+        (["train", "aj", "train.method=grpo", "train.args={}"], "comes with a later"),
+        (["chat", "aj", "--model", "q5kmm", "--prompt", "hi"], "did you mean 'q5km'?"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(words: list[str], says: str) -> None:
+    result = run(*words)
+    assert result.returncode == 2, result.stderr
+    assert says in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not result.stdout
+
+
+def test_an_artefact_from_another_recipe_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(
+        "".join(
+            f'{{"messages": [{{"role": "user", "content": "question {n}"}}, {{"role": "assistant", "content": "yes"}}]}}\n'
+            for n in range(40)
+        )
+    )
+    (tmp_path / "small.yaml").write_text(
+        "name: Small\nmodel: {tokenizer: {vocab_size: 400}, config: {model_type: qwen3}}\n"
+        "data: {mix: [{dataset: rows.jsonl}], eval_fraction: 0, workers: 1, minhash: {enabled: false}}\n"
+    )
+    first = run("prepare", "small.yaml", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    manifest = (tmp_path / "runs/Small-v0.1.0-data/manifest.json").read_bytes()
+    again = run("prepare", "small.yaml", cwd=tmp_path)
+    assert again.returncode == 0
+    assert (tmp_path / "runs/Small-v0.1.0-data/manifest.json").read_bytes() == manifest
+    other = run("prepare", "small.yaml", "data.max_length=64", cwd=tmp_path)
+    assert other.returncode == 3
+    assert "data.max_length: 2048 -> 64" in other.stderr
+    assert (tmp_path / "runs/Small-v0.1.0-data/manifest.json").read_bytes() == manifest
+
+
+@pytest.mark.parametrize("words", [["--help"], ["show", "aj"], ["show", "--json-schema"], ["plan", "aj"], ["doctor", "aj"]])
+def test_what_is_asked_before_a_run_needs_no_heavy_library(words: list[str]) -> None:
+    program = (
+        "import sys\nfrom agentforge.cli import app\n"
+        f"try:\n    app({words!r})\nexcept BaseException as error:\n    assert getattr(error, 'code', 0) in (0, 3), error\n"
+        f"print('LOADED', [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    assert result.stdout.splitlines()[-1] == "LOADED []", result.stderr
+
+
+def test_every_verb_explains_itself() -> None:
+    listed = run("--help").stdout
+    for verb in ("doctor", "show", "plan", "download", "prepare", "preview", "surgery", "collect", "train", "evaluate"):
+        assert verb in listed
+    for verb in ("compare", "merge", "gguf", "chat", "serve", "push", "run"):
+        assert verb in listed
+        assert run(verb, "--help").stdout.startswith("Usage:")
