@@ -85,7 +85,7 @@ def _identity(recipe: Recipe) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "data": recipe.data.model_dump(exclude={"workers", "hub_mirror", "allow_missing"}),
-        "model": recipe.model.model_dump(include={"path", "revision", "tokenizer"}),
+        "tokenizer": recipe.model.model_dump(include={"tokenizer"} if recipe.model.tokenizer else {"path", "revision"}),
         "documents": _documents(recipe),
         "seed": recipe.seed,
     }
@@ -96,7 +96,12 @@ def _documents(recipe: Recipe) -> bool:
 
 
 def _inputs(recipe: Recipe, sources: Sequence[OpenSource], tools: list[dict[str, Any]] | None) -> dict[str, Path | str]:
-    inputs: dict[str, Path | str] = {str(file): file for source in sources for file in source.files}
+    files = [(f"{source.dataset} {file.name}", file) for source in sources for file in source.files]
+    # named without their directories: the same data in a mirror or in the Hub's cache are the same input
+    inputs: dict[str, Path | str] = {}
+    for position, (name, file) in enumerate(files):
+        repeated = [known for known, _ in files[:position]].count(name)
+        inputs[f"{name} #{repeated + 1}" if repeated else name] = file
     inputs |= {f"card {source.dataset}": source.card_hash for source in sources if source.card_hash}
     if tools is not None:
         inputs["tools"] = hash_json(tools)
@@ -170,7 +175,7 @@ def _raw_chunks(sources: Sequence[OpenSource], tallies: Sequence[Tally], max_bad
             if len(chunk) == CHUNK_ROWS or characters > CHUNK_CHARACTERS:
                 yield Raws(index, chunk)
                 chunk, characters = [], 0
-        if chunk:
+        if chunk or not counts.rows:
             yield Raws(index, chunk)
         counts.check(source.name, max_bad_rows)
         tallies[index].unreadable = counts.bad

@@ -320,6 +320,14 @@ def test_refusals_are_one_sentence_and_leave_nothing(make, rows_file, tmp_path, 
     assert not list((tmp_path / "runs").glob(".*.partial"))
 
 
+def test_an_empty_file_is_refused(make, rows_file, tmp_path):
+    empty = {"dataset": write(tmp_path / "empty.jsonl", []), "adapter": "messages"}
+    with pytest.raises(CheckRefused, match=r"empty\.jsonl: there are no rows in it"):
+        make([empty])
+    with pytest.raises(CheckRefused, match=r"empty\.jsonl: there are no rows in it"):
+        make([{"dataset": rows_file}, empty])
+
+
 def test_too_many_unreadable_rows_are_refused(make, rows_file):
     with open(rows_file, "a") as file:
         file.write("{broken\n" * 3)
