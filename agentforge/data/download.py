@@ -17,6 +17,7 @@ from agentforge.data.locate import (
     LockedFile,
     MissingData,
     choose_files,
+    evaluation_source,
     locate,
     read_lock,
     registered,
@@ -107,7 +108,7 @@ def download(recipe: Recipe) -> DownloadReport:
     """
     data = recipe.data
     wanted = [(source, "mix") for source in data.mix] + [
-        (evaluation(entry), "evaluation") for entry in data.decontaminate.against
+        (evaluation_source(entry), "evaluation") for entry in data.decontaminate.against
     ]
     report = DownloadReport()
     plans: list[tuple[SourceReport, Source, Plan]] = []
@@ -126,12 +127,6 @@ def download(recipe: Recipe) -> DownloadReport:
     _finish(report, recipe, problems)
     _download_model(recipe, report)
     return report
-
-
-def evaluation(entry: str) -> Source:
-    """Return an entry of `data.decontaminate.against` as a source: an id, ``id:split`` or a path."""
-    dataset, _, split = entry.partition(":")
-    return Source(dataset=dataset, split=split or None, enabled=True)
 
 
 def _name(source: Source) -> str:
@@ -158,13 +153,13 @@ def _look(source: Source, data: Data, entry: SourceReport, problems: Sequence[Us
         card = registered(source)
         if card is None:
             raise
-    if unreachable := next((p for p in problems if isinstance(p, hub.Unreachable)), None):
-        raise unreachable  # one wait for the network is enough
     if card.urls:
         for name, url in card.urls.items():
             hub.fetch_url(url, url_file(card, name))
         _describe(entry, source, data, "downloaded")
         return None
+    if unreachable := next((p for p in problems if isinstance(p, hub.Unreachable)), None):
+        raise unreachable  # one wait for the network is enough
     return _plan(card, source.split)
 
 
@@ -216,10 +211,14 @@ def _check_disk(plans: Sequence[Plan], model_bytes: int) -> None:
 
 
 def _finish(report: DownloadReport, recipe: Recipe, problems: Sequence[UserError]) -> None:
-    """Share the weight of what is missing among the rest, or say what is missing."""
+    """Share the weight of what is missing among the rest, or say what is missing.
+
+    An evaluation set may not be missing: training on it could not be ruled out, and nobody would see it.
+    """
     mix = [(entry, source) for entry, source in zip(report.sources, recipe.data.mix, strict=False)]
     here = [(entry, source) for entry, source in mix if entry.status != "missing"]
-    if problems and not (recipe.data.allow_missing and here):
+    complete = all(entry.status != "missing" for entry in report.sources if entry.use == "evaluation")
+    if problems and not (recipe.data.allow_missing and here and complete):
         reasons = list(dict.fromkeys(str(problem) for problem in problems))
         raise UserError(f"missing: {', '.join(report.missing)}; {'; '.join(reasons)}")
     total = sum(source.weight for _, source in here)

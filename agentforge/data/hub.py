@@ -23,7 +23,7 @@ TIMEOUT = 15.0
 
 
 class Unreachable(UserError):
-    """Neither the Hub nor an address answers: trying the next data set is of no use."""
+    """The Hub does not answer: asking it for the next data set is of no use."""
 
 
 @dataclass(frozen=True)
@@ -137,8 +137,7 @@ def fetch_url(url: str, target: Path) -> None:
     """Fetch a file from an address that is not the Hub, going on where an earlier attempt stopped.
 
     Raises:
-        Unreachable: the address does not answer.
-        UserError: it answers, but not with the file.
+        UserError: the address does not answer, or not with the file.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")
@@ -153,12 +152,12 @@ def fetch_url(url: str, target: Path) -> None:
                 shutil.copyfileobj(answer, file)
             length = answer.headers.get("Content-Length")
         if length is not None and partial.stat().st_size != int(length) + (have if resumed else 0):
-            raise Unreachable(f"{url} broke off; run the same command again, it goes on where it stopped")
+            raise UserError(f"{url} broke off; run the same command again, it goes on where it stopped")
     except urllib.error.HTTPError as error:
         partial.unlink(missing_ok=True)
         raise UserError(
             f"{url} answers {error.code} {error.reason}; save the file yourself and name its path"
         ) from None
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-        raise Unreachable(f"{url} cannot be reached ({_first_line(error)})") from None
+        raise UserError(f"{url} cannot be reached ({_first_line(error)})") from None
     os.replace(partial, target)

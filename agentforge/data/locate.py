@@ -20,7 +20,7 @@ from agentforge.recipe.schema import Data, Source
 
 
 class MissingData(UserError):
-    """The files of a source are not on this machine; `data.allow_missing` goes on without it."""
+    """The files of a source are not on this machine; of a line of the mix, `data.allow_missing` goes on without it."""
 
 
 def cache_directory() -> Path:
@@ -28,6 +28,12 @@ def cache_directory() -> Path:
     if given := os.environ.get("AGENTFORGE_CACHE"):
         return Path(given)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "agentforge"
+
+
+def evaluation_source(entry: str) -> Source:
+    """Return an entry of `data.decontaminate.against` as a source: an id, ``id:split`` or a path."""
+    dataset, _, split = entry.partition(":")
+    return Source(dataset=dataset, split=split or None, enabled=True)
 
 
 def registered(source: Source) -> DatasetCard | None:
@@ -75,7 +81,7 @@ def locate(source: Source, data: Data) -> list[Path]:
     where = f"{data.hub_mirror} and the Hub's cache" if data.hub_mirror else "the Hub's cache"
     raise MissingData(
         f"data set {card.id} ({card.hub_id}: {' or '.join(globs)}) is not in {where}; run `agentforge download` where "
-        "the Hub is reachable, or set data.allow_missing=true to go on without it"
+        "the Hub is reachable"
     )
 
 
@@ -128,7 +134,7 @@ def _fetched(card: DatasetCard) -> list[Path]:
     if absent := [url for (name, url), path in zip(card.urls.items(), files, strict=True) if not path.is_file()]:
         raise MissingData(
             f"data set {card.id} ({', '.join(absent)}) is not here; run `agentforge download` where that address is "
-            "reachable, or set data.allow_missing=true to go on without it"
+            "reachable"
         )
     return files
 

@@ -11,7 +11,7 @@ from typing import Any
 from agentforge.artifacts import hash_json
 from agentforge.data.adapters import Adapter, Rejected, SourceOptions, detect_adapter, get_adapter
 from agentforge.data.filters import RowFilter, effective_filters
-from agentforge.data.locate import MissingData, locate, registered
+from agentforge.data.locate import MissingData, evaluation_source, locate, registered, resolved_revision
 from agentforge.data.prose import Row
 from agentforge.data.readers import ReadCounts, read_rows
 from agentforge.errors import UserError, did_you_mean
@@ -101,7 +101,7 @@ def open_sources(data: Data) -> tuple[list[OpenSource], list[str]]:
             opened.append(_open(source, data, name))
         except MissingData as error:
             if not data.allow_missing:
-                raise
+                raise MissingData(f"{error}, or set data.allow_missing=true to go on without it") from None
             log.warning("%s is left out, and the others share its weight: %s", name, error)
             missing.append(name)
     if not opened:
@@ -115,8 +115,10 @@ def open_evaluation(data: Data) -> list[OpenSource]:
     """Open the evaluation sets of `data.decontaminate.against`: ids (with a split as in ``gsm8k:test``) or files."""
     opened = []
     for entry in data.decontaminate.against:
-        dataset, _, split = entry.partition(":")
-        opened.append(_open(Source(dataset=dataset, split=split or None, enabled=True), data, entry))
+        try:
+            opened.append(_open(evaluation_source(entry), data, entry))
+        except MissingData as error:
+            raise MissingData(f"{error}, or take it out of data.decontaminate.against") from None
     return opened
 
 
@@ -140,7 +142,7 @@ def _open(source: Source, data: Data, name: str) -> OpenSource:
         split_key=source.split_key or (card.split_key if card else None),
         system=source.system or data.system,
         licence=card.licence if card else None,
-        revision=card.revision if card else None,
+        revision=resolved_revision(card) if card else None,
         card_hash=hash_json(card.model_dump()) if card else None,
     )
 

@@ -21,6 +21,7 @@ from agentforge.data.download import download, report_table
 from agentforge.data.locate import MissingData, choose_files, locate, read_lock, resolved_revision
 from agentforge.data.readers import ReadCounts, read_rows
 from agentforge.data.registry import load_card
+from agentforge.data.sources import open_evaluation
 from agentforge.errors import CheckRefused, UserError
 from agentforge.recipe.schema import Data, Recipe, Source
 
@@ -250,6 +251,17 @@ def test_a_file_by_address_is_resumed(hub: FakeHub, tmp_path: Path) -> None:
     write_card(tmp_path, "book", f"title: t\nurls: {{gone.jsonl: '{hub.url}/gone'}}\nlicence: x\nadapter: text\n")
     with pytest.raises(UserError, match="gone answers 404"):
         download(recipe("book"))
+
+
+def test_an_evaluation_set_may_not_be_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Otherwise `allow_missing` would train on what the model is scored on, and nobody would see it."""
+    use_endpoint(monkeypatch, "http://127.0.0.1:9")
+    (tmp_path / "a.jsonl").write_text('{"text": "x"}\n')
+    wanted = recipe("a.jsonl", allow_missing=True, decontaminate={"against": ["things:meta"]})
+    with pytest.raises(UserError, match="missing: things:meta"):
+        download(wanted)
+    with pytest.raises(MissingData, match=r"or take it out of data\.decontaminate\.against"):
+        open_evaluation(wanted.data)
 
 
 def test_names_and_globs_choose_as_paths_do() -> None:
