@@ -19,7 +19,7 @@ from agentforge.recipe.tables import fields_of
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 NF4_BYTES = 0.5 + 0.127 / 8  # 4 bits a weight and its doubly quantised scale (Dettmers et al., arXiv 2305.14314)
-# Numbers that an optimiser keeps for each trained parameter; Adam and its kin keep two. Adafactor's are rows and columns.
+# Numbers that an optimiser keeps for each trained parameter; Adam and its kin keep two, Adafactor rows and columns.
 OPTIMIZER_STATES = {"ademamix": 3, "lion": 1, "adagrad": 1, "rmsprop": 1, "sgd": 0, "adafactor": 0.03}
 ADAM_STATES = 2
 # CUDA context, cuBLAS workspaces and NCCL's buffers

@@ -137,13 +137,13 @@ class Export(Section):
     dtype: Literal["bfloat16", "float32", "float16"] = "bfloat16"
     max_logit_difference: float = Field(1e-3, gt=0, description="merged against unmerged, fp32; above: refused")
     adapters: dict[str, float] = Field(default_factory=dict, description="further adapters and their weights")
-    gguf: list[Quantization] = Field(default_factory=lambda: ["q8", "q4km"])
+    gguf: list[Quantization] = Field(["q8", "q4km"])
     max_kl: dict[Quantization, float] = Field(
-        default_factory=lambda: {"f16": 1e-3, "q8": 5e-3, "q5km": 0.03, "q4km": 0.08},
+        {"f16": 1e-3, "q8": 5e-3, "q5km": 0.03, "q4km": 0.08},
         description="mean KL(HF || GGUF) in nats a token; above: not published",
     )
     min_top1: dict[Quantization, float] = Field(
-        default_factory=lambda: {"f16": 0.98, "q8": 0.95, "q5km": 0.88, "q4km": 0.80},
+        {"f16": 0.98, "q8": 0.95, "q5km": 0.88, "q4km": 0.80},
         description="share of tokens whose likeliest next token is the same; below: not published",
     )
     hub_repo: str | None = Field(None, description="ORG/NAME that `push` uploads to")
