@@ -80,7 +80,7 @@ def agreement(reference: Iterable[np.ndarray], other: Iterable[np.ndarray]) -> A
         tokens += len(left)
         kl += float((np.exp(p) * (p - q)).sum())
         same += int((left.argmax(-1) == right.argmax(-1)).sum())
-        greatest = max(greatest, float(np.abs(left - right).max()))
+        greatest = max(greatest, float(np.abs(left - right).max(initial=0)))
     if not tokens:
         raise CheckRefused("there are no tokens to compare the models on")
     return Agreement(tokens, max(kl / tokens, 0.0), same / tokens, greatest)

@@ -93,7 +93,12 @@ def _make(recipe: Recipe, quantization: Quantization, original: Unquantized, rep
             found = check_file(file, original.reference())
             refuse_disagreement(recipe, quantization, found)
             write_deployment(recipe, quantization, work.path, original.tokenizer)
-            work.metrics.update(found.as_dict(), tensor_types=tensor_types(file), bytes=file.stat().st_size)
+            types = tensor_types(file)
+            if quantization.endswith("km") and not any(name.endswith("_K") for name in types):
+                log.warning(
+                    "%s: rows are no multiple of 256, so llama.cpp used %s instead", file.name, ", ".join(types)
+                )
+            work.metrics.update(found.as_dict(), tensor_types=types, bytes=file.stat().st_size)
     return work.target
 
 
