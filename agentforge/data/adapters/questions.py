@@ -76,7 +76,8 @@ def mbpp(raw: Raw, options: SourceOptions) -> Row | Rejected:
             return Rejected("of another split")
     checks = "\n".join(str(test) for test in tests)
     program = code.replace("\r\n", "\n").strip()
-    return exchange(f"{task}\nYour code should pass these tests:\n\n{checks}", f"```python\n{program}\n```")
+    # No sentence between them: it would be part of most 13-grams, and every task would look like an evaluation task.
+    return exchange(f"{task}\n\n{checks}", f"```python\n{program}\n```")
 
 
 def stackexchange(raw: Raw, options: SourceOptions) -> Row | Rejected:

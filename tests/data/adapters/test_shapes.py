@@ -110,7 +110,7 @@ def test_toucan_reads_json_messages_with_python_literals_inside() -> None:
         ),
         (
             "mbpp",
-            "Write a function to double a number.\nYour code should pass these tests:\n\nassert double(2) == 4",
+            "Write a function to double a number.\n\nassert double(2) == 4",
             "```python\ndef double(x): \n\treturn 2 * x\n```",
         ),
         (
