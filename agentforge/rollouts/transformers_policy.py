@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     GenerationConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     StoppingCriteria,
@@ -19,6 +20,7 @@ from transformers import (
 from agentforge.data import chat_template
 from agentforge.data.tokenizer import load_tokenizer
 from agentforge.errors import UserError
+from agentforge.models.build import packing_refusal
 from agentforge.models.locate import ModelLocation
 from agentforge.rollouts.policies import Completion, Message, OnToken, Policy, Sampling, ToolSchema
 
@@ -44,6 +46,8 @@ class TransformersPolicy(Policy):
         self.tokenizer = tokenizer
         self.label = label
         self.context_length = context_length or getattr(model.config, "max_position_embeddings", None) or 1 << 30
+        self._stateful = packing_refusal(model.config) is not None
+        self._full_attention = not self._stateful and has_full_attention(model.config)
         self.stop_ids = chat_template.stop_token_ids(tokenizer)
         # A checkpoint's own generation defaults (repetition penalty, top-k ...) would change what is measured.
         model.generation_config = GenerationConfig(eos_token_id=self.stop_ids, pad_token_id=self._pad_id())
@@ -87,7 +91,7 @@ class TransformersPolicy(Policy):
         A state-space model has no attention mask to hide padding from its state: there only equal lengths go together.
         """
         rows = range(len(prompts))
-        if not getattr(self.model, "_is_stateful", False):
+        if not self._stateful:
             return [list(rows)]
         lengths = sorted({len(prompt) for prompt in prompts})
         return [[row for row in rows if len(prompts[row]) == length] for length in lengths]
@@ -95,10 +99,11 @@ class TransformersPolicy(Policy):
     def _run(
         self, rows: list[int], prompts: list[Sequence[int]], room: int, sampling: Sampling, on_token: OnToken | None
     ) -> dict[int, Completion]:
+        shared = self._shared(prompts)
         width = max(len(prompt) for prompt in prompts)
-        pad = self._pad_id()
-        input_ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=self.model.device)
-        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.model.device)
+        gaps = [width - len(prompt) for prompt in prompts]
+        padded = [[*p[:shared], *[self._pad_id()] * gap, *p[shared:]] for p, gap in zip(prompts, gaps, strict=True)]
+        mask = [[1] * shared + [0] * gap + [1] * (width - shared - gap) for gap in gaps]
         criteria = StoppingCriteriaList()
         watch = Watch(rows, frozenset(self.stop_ids), on_token) if on_token is not None else None
         if watch is not None:
@@ -107,8 +112,9 @@ class TransformersPolicy(Policy):
         with torch.inference_mode(), torch.random.fork_rng(devices):
             torch.manual_seed(sampling.seed)
             output = self.model.generate(
-                input_ids=input_ids,
-                attention_mask=mask,
+                input_ids=torch.tensor(padded, device=self.model.device),
+                attention_mask=torch.tensor(mask, device=self.model.device),
+                past_key_values=self._read_once(prompts[0][:shared], len(prompts)) if shared else None,
                 generation_config=self._decoding(sampling, room),
                 stopping_criteria=criteria,
             )
@@ -116,6 +122,29 @@ class TransformersPolicy(Policy):
         return {
             row: self._cut(ids, watch.ended.get(row) if watch else None) for row, ids in zip(rows, written, strict=True)
         }
+
+    def _shared(self, prompts: list[Sequence[int]]) -> int:
+        """Return how many first tokens of a batch are read only once.
+
+        Prompts of one recipe begin with the same system turn and tools: of 950 tokens of an aj prompt, 900. Padding
+        then stands behind the shared part, where only full attention can leave it out.
+        """
+        if len(prompts) == 1 or not self._full_attention:
+            return 0
+        first, last = (
+            min(map(list, prompts)),
+            max(map(list, prompts)),
+        )  # in lexicographic order these two share what all share
+        length = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+        return min(length, min(len(prompt) for prompt in prompts) - 1)
+
+    def _read_once(self, prefix: Sequence[int], copies: int) -> Any:
+        """Return the key-value cache of ``prefix`` for a batch of ``copies``."""
+        cache = self.model(
+            input_ids=torch.tensor([list(prefix)], device=self.model.device), use_cache=True
+        ).past_key_values
+        cache.batch_repeat_interleave(copies)
+        return cache
 
     def _cut(self, ids: list[int], ended: int | None) -> Completion:
         """Drop what follows a row's end: the batch runs on until its last row has ended."""
@@ -162,6 +191,14 @@ class Watch(StoppingCriteria):
                 self._done[index] = True
                 self.ended[row] = self._steps
         return torch.tensor(self._done, device=input_ids.device)
+
+
+def has_full_attention(config: PreTrainedConfig) -> bool:
+    """Tell whether every layer attends to the whole sequence, so that a gap in it changes nothing."""
+    layers = getattr(config, "layer_types", None)
+    if layers is None:
+        return getattr(config, "sliding_window", None) is None
+    return set(layers) == {"full_attention"}
 
 
 def load_weights(location: ModelLocation) -> PreTrainedModel:

@@ -72,6 +72,48 @@ def test_greedy_matches_a_plain_loop(policy: TransformersPolicy, talking_checkpo
         assert completion.token_ids == ids[len(prompt) :]
 
 
+def test_a_shared_beginning_is_read_once_and_changes_nothing(
+    policy: TransformersPolicy, learnt_conversations: Any, two_tools: Any
+) -> None:
+    prompts = [policy.encode(messages, two_tools) for messages in openings(learnt_conversations)]
+    read: list[int] = []
+
+    def count(_: Any, arguments: Any, options: dict[str, Any]) -> None:
+        read.append(options["input_ids"].numel())
+
+    hook = policy.model.register_forward_pre_hook(count, with_kwargs=True)
+    together = policy.complete(prompts, Sampling(max_new_tokens=10))
+    hook.remove()
+    assert read[0] > 100 and sum(read) < sum(map(len, prompts)), "the tools are in all three prompts but were read once"
+    assert together == [policy.complete([prompt], Sampling(max_new_tokens=10))[0] for prompt in prompts]
+
+
+@pytest.mark.parametrize("name", ["mistral", "gemma3_text", "mamba2"])
+def test_batches_of_other_kinds_of_layers_equal_single_prompts(name: str, talking_checkpoint: Path) -> None:
+    """Sliding windows and states cannot skip padding in the middle: they are batched in other ways."""
+    from transformers import AutoConfig
+
+    tokenizer = load_tokenizer(talking_checkpoint)
+    sizes: dict[str, Any] = {"vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 2}
+    if name == "mamba2":
+        sizes |= {"num_heads": 4, "head_dim": 16, "state_size": 8, "n_groups": 1, "expand": 2}
+    else:
+        sizes |= {
+            "intermediate_size": 64,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "head_dim": 16,
+            "sliding_window": 8,
+        }
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **sizes))
+    policy = TransformersPolicy(model, tokenizer, name)
+    texts = ["one", "one two three", "one two three four five six", "1 2 3 4 5 6 7 8 9 a b c d"]
+    prompts = [policy.encode([{"role": "user", "content": text}]) for text in texts]
+    together = policy.complete(prompts, Sampling(max_new_tokens=6))
+    assert together == [policy.complete([prompt], Sampling(max_new_tokens=6))[0] for prompt in prompts]
+
+
 def test_stops_at_max_new_tokens_and_says_so(policy: Policy, learnt_conversations: Any, two_tools: Any) -> None:
     generation = policy.chat(learnt_conversations[1][:2], two_tools, sampling=Sampling(max_new_tokens=2))
     assert len(generation.token_ids) == 2 and not generation.stopped
