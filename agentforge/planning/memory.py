@@ -122,8 +122,9 @@ def needs_gradient_checkpointing(recipe: Recipe) -> bool:
 
 
 def launched_sharded() -> bool:
-    """Tell whether `accelerate launch` has asked this process for FSDP or DeepSpeed."""
-    return any(os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true" for name in ("FSDP", "DEEPSPEED"))
+    """Tell whether `accelerate launch` has asked this process for FSDP or ZeRO-3; ZeRO-2 repeats the weights."""
+    wanted = {name: os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true" for name in ("FSDP", "DEEPSPEED")}
+    return wanted["FSDP"] or (wanted["DEEPSPEED"] and os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3")
 
 
 def trained_parameters(recipe: Recipe, shape: Shape) -> int:

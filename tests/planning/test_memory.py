@@ -118,6 +118,24 @@ def test_ddp_repeats_and_fsdp_divides() -> None:
     assert sharded.activations == plain.activations
 
 
+@pytest.mark.parametrize(
+    ("variables", "sharded"),
+    [
+        ({}, False),
+        ({"ACCELERATE_USE_FSDP": "true"}, True),
+        ({"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}, False),
+        ({"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, True),
+    ],
+)
+def test_the_launcher_decides_on_sharding(
+    variables: dict[str, str], sharded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    eight = load_recipe("aj/sft", profile="8xh200")
+    assert (estimate_memory(eight).weights < 2 * 32_763_876_352) is sharded
+
+
 def test_full_training_holds_16_bytes_a_parameter() -> None:
     memory = estimate_memory(recipe())
     assert memory.adapters == 0
