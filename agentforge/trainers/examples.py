@@ -20,7 +20,7 @@ from agentforge.models.build import packing_refusal
 log = logging.getLogger(__name__)
 
 IGNORED = -100
-# Rows that are packed together. Best-fit-decreasing fills 1,000 rows to 97 % and 50,000 to over 99.9 %.
+# Rows that are packed together. Of 1,000 conversations 0.6 % of the slots stay empty, of 20,000 0.02 %.
 PACKING_WINDOW = 50_000
 
 

@@ -20,7 +20,7 @@ from agentforge.artifacts import Workspace, stage_directory, write_json
 from agentforge.data.prepare import load_prepared
 from agentforge.data.tokenizer import load_tokenizer
 from agentforge.errors import CheckRefused, Stopped, UserError
-from agentforge.models.build import add_lora, build_model, fingerprint_base
+from agentforge.models.build import add_lora, build_model, identify_base
 from agentforge.models.fingerprint import write_base
 from agentforge.recipe.hardware import load_hardware
 from agentforge.recipe.schema import Recipe
@@ -89,7 +89,7 @@ def _shared_directory(recipe: Recipe, replace: bool) -> Iterator[Workspace]:
         path, done = share(None)
         yield Workspace(Path(path), recipe.trained, done=done)
         return
-    inputs: dict[str, Path | str] = {"data": recipe.artifact("data"), "base": fingerprint_base(recipe.model)}
+    inputs: dict[str, Path | str] = {"data": recipe.artifact("data"), "base": identify_base(recipe.model)}
     relevant = recipe.model_dump(include={"seed", "model", "train"}) | {"max_length": recipe.data.max_length}
     with stage_directory(
         recipe.trained, stage="train", recipe=relevant, inputs=inputs, resumable=True, replace=replace

@@ -72,22 +72,21 @@ def test_packed_and_separate_documents_have_the_same_loss_per_token(tmp_path: Pa
     packed = prepared(rows, tmp_path)
     assert len(packed) < len(rows)
     batch = make_collator(model, 0, packing=True)([packed[i] for i in range(len(packed))])
-    together, apart = [], []
+    labels, compared = batch.pop("labels"), 0
     with torch.no_grad():
-        losses = token_losses(
-            model(**{k: v for k, v in batch.items() if k != "labels"}, use_cache=False).logits, batch["labels"]
-        )
-        together = losses[losses != 0].tolist()
-        for row in rows:
-            ids = torch.tensor([row["input_ids"]])
-            labels = torch.where(torch.tensor([row["assistant_masks"]]) == 1, ids, IGNORED)
-            apart += [
-                loss
-                for loss in token_losses(model(ids, use_cache=False).logits, labels).flatten().tolist()
-                if loss != 0
-            ]
-    assert len(together) == len(apart) > 60
-    assert max(abs(a - b) for a, b in zip(sorted(together), sorted(apart), strict=True)) < 1e-5
+        together = token_losses(model(**batch, use_cache=False).logits, labels)
+        for number in range(len(packed)):
+            row, start = packed[number], 0
+            for length in row["seq_lengths"]:
+                ids = torch.tensor([row["input_ids"][start : start + length]])
+                assert ids[0].tolist() in [made["input_ids"] for made in rows]
+                alone = token_losses(
+                    model(ids, use_cache=False).logits, labels[number : number + 1, start : start + length]
+                )
+                torch.testing.assert_close(together[number, start : start + length - 1], alone[0], atol=1e-5, rtol=0)
+                compared += int((alone > 0).sum())
+                start += length
+    assert compared == sum(sum(made["assistant_masks"]) for made in rows)
 
 
 def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 
 from agentforge.artifacts import read_manifest
 from agentforge.errors import CheckRefused, Stopped, UserError
-from agentforge.models.build import fingerprint_base
+from agentforge.models.fingerprint import base_fingerprint
 from agentforge.recipe.schema import Model, Recipe
 from agentforge.trainers import train as stage
 from agentforge.trainers.callbacks.limits import LimitsCallback
@@ -71,7 +71,7 @@ def test_an_adapter_is_left_with_what_it_belongs_to_and_nothing_else(make_recipe
         "tokenizer_config.json",
         "training.json",
     }
-    assert json.loads((made / "base.json").read_text())["fingerprint"] == fingerprint_base(recipe.model)
+    assert json.loads((made / "base.json").read_text())["fingerprint"] == base_fingerprint(base)
     assert json.loads((made / "adapter_config.json").read_text())["base_model_name_or_path"] == str(base)
     metrics = read_manifest(made)["metrics"]
     assert metrics["trainable_parameters"] == 2 * 4 * ((64 + 64) + (64 + 32))
