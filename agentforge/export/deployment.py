@@ -25,33 +25,39 @@ VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM's --max-lora-rank 
 GENERATED = "# Written by `python -m agentforge.export.deployment {name} {directory}`; change the recipe, not this.\n"
 
 
-def write_deployment(recipe: Recipe, quantization: Quantization, directory: Path, tokenizer: Any) -> None:
-    """Write Modelfile and llama-server command beside a GGUF."""
+def write_deployment(
+    recipe: Recipe, quantization: Quantization, directory: Path, tokenizer: Any, positions: int | None = None
+) -> None:
+    """Write Modelfile and llama-server command beside a GGUF.
+
+    Args:
+        tokenizer: the model's: its template says whose turn markers the Modelfile needs.
+        positions: tokens the model has positions for, if it says so.
+    """
+    context = context_length(recipe, positions)
     file = f"{recipe.full_name}-{quantization}.gguf"
     kind = next((kind for kind in MARKERS if template_source(kind) == tokenizer.chat_template), None)
     if kind is not None:
         has_document_end = DOCUMENT_END in tokenizer.get_vocab()
         stops = [MARKERS[kind].texts["ASSISTANT_STOP"], *([DOCUMENT_END] if has_document_end else [])]
         begin = tokenizer.encode("a")[:1] != [tokenizer.bos_token_id]
-        text = modelfile(
-            file, go_template(kind, begin), stops, context_length(recipe), recipe.data.system, recipe.export.license
-        )
+        text = modelfile(file, go_template(kind, begin), stops, context, recipe.data.system, recipe.export.license)
         (directory / "Modelfile").write_text(text, encoding="utf-8")
     script = directory / "llama-server.sh"
-    script.write_text(_script(['cd "$(dirname "$0")"'], llama_server(recipe, file)), encoding="utf-8")
+    script.write_text(_script(['cd "$(dirname "$0")"'], llama_server(recipe, file, context)), encoding="utf-8")
     script.chmod(0o755)
 
 
-def context_length(recipe: Recipe) -> int:
+def context_length(recipe: Recipe, positions: int | None = None) -> int:
     """Tokens that a server offers."""
-    limit = recipe.model.config.get("max_position_embeddings", CONTEXT)
-    return int(min(limit, max(CONTEXT, recipe.data.max_length)))
+    wanted = max(CONTEXT, recipe.data.max_length)
+    return min(wanted, positions) if positions else wanted
 
 
-def llama_server(recipe: Recipe, file: str) -> list[str]:
+def llama_server(recipe: Recipe, file: str, context: int) -> list[str]:
     """Return the command of llama.cpp's server; --jinja makes it use our template and parse its tool calls."""
     where = ["--host", "127.0.0.1", "--port", str(LLAMA_SERVER_PORT)]
-    size = ["--ctx-size", str(context_length(recipe)), "--n-gpu-layers", "99"]
+    size = ["--ctx-size", str(context), "--n-gpu-layers", "99"]
     return ["llama-server", "--model", file, "--alias", recipe.full_name, "--jinja", *size, *where]
 
 
@@ -137,18 +143,16 @@ def deployment_files(recipe: Recipe, name: str, directory: str = "deploy") -> di
         directory: named in the files' first line.
     """
     note = GENERATED.format(name=name, directory=directory)
-    kind = template_kind(recipe)
+    kind, context = template_kind(recipe), context_length(recipe)
     quantization = recipe.export.gguf[-1]
     file = f"{recipe.full_name}-{quantization}.gguf"
     stops = [MARKERS[kind].texts["ASSISTANT_STOP"]]
-    ollama = modelfile(
-        file, go_template(kind), stops, context_length(recipe), recipe.data.system, recipe.export.license
-    )
+    ollama = modelfile(file, go_template(kind), stops, context, recipe.data.system, recipe.export.license)
     place = recipe.artifact(quantization) / file
     usage = f"# Copy it beside {file}, then: ollama create {recipe.name.lower()} -f Modelfile\n"
     files = {
         "Modelfile": note + usage + ollama,
-        "llama-server.sh": _script([note.strip()], llama_server(recipe, str(place))),
+        "llama-server.sh": _script([note.strip()], llama_server(recipe, str(place), context)),
         "vllm.sh": _script([note.strip()], vllm_server(recipe, adapter=False)),
         "Dockerfile": note + dockerfile(recipe, name),
         "skypilot.yaml": note + skypilot(recipe, name),

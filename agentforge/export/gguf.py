@@ -92,7 +92,12 @@ def _make(recipe: Recipe, quantization: Quantization, original: Unquantized, rep
             quantize(original.file, file, quantization)
             found = check_file(file, original.reference())
             refuse_disagreement(recipe, quantization, found)
-            write_deployment(recipe, quantization, work.path, original.tokenizer)
+            figures = (
+                f"KL {found.kl:.2g} nats a token, same top token {found.top1:.1%}, {file.stat().st_size / 1e6:,.1f} MB"
+            )
+            log.info("%s against its checkpoint on %d tokens: %s", quantization, found.tokens, figures)
+            positions = original.weights.config.get("max_position_embeddings")
+            write_deployment(recipe, quantization, work.path, original.tokenizer, positions)
             types = tensor_types(file)
             if quantization.endswith("km") and not any(name.endswith("_K") for name in types):
                 log.warning(

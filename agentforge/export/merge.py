@@ -134,6 +134,8 @@ def verify(recipe: Recipe, weights: MergedWeights, adapters: list[Adapter], merg
         exact = agreement(unmerged, logits_of(lambda: load_model(unrounded, place, trust), rows))
         shutil.rmtree(unrounded)
     _refuse_difference(recipe, exact, place)
+    differ = f"logits differ by at most {exact.max_difference:.2g}, as published by {published.max_difference:.2g}"
+    log.info("merged against base + adapter on %d tokens: %s", exact.tokens, differ)
     return {
         "adapters": {str(adapter.directory): adapter.weight for adapter in adapters},
         "changed_tensors": len(weights.changes),

@@ -83,10 +83,11 @@ def test_go_template(kind: str) -> None:
 
 
 def test_beside_a_gguf(aj: Recipe, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    write_deployment(aj, "q8", tmp_path, tokenizer)
+    write_deployment(aj, "q8", tmp_path, tokenizer, positions=4096)
     modelfile = (tmp_path / "Modelfile").read_text()
     assert modelfile.startswith("FROM ./AJ-DeepSeekR1Qwen32B-v2.0.0-q8.gguf\n")
     assert 'PARAMETER stop "<|im_end|>"' in modelfile  # the tokenizer's own markers, whatever the base is called
     assert 'PARAMETER stop "<|endoftext|>"' in modelfile
+    assert "PARAMETER num_ctx 4096" in modelfile
     assert modelfile.count('"""') % 2 == 0
     subprocess.run(["sh", "-n", tmp_path / "llama-server.sh"], check=True)
