@@ -98,7 +98,7 @@ def make_plan(recipe: Recipe) -> Plan:
         stages=_stages(recipe, hardware, shape, memory, tokens, downloads, made),
         downloads=downloads,
         made=made,
-        verdicts=check_claims(claims_for(recipe), recipe, shape) if claims_for(recipe) else [],
+        verdicts=check_claims(claims_for(recipe), recipe, shape),
     )
 
 
