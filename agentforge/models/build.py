@@ -21,7 +21,7 @@ from transformers import (
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils.hub import cached_file, extract_commit_hash
 
-from agentforge.artifacts import fingerprint_input, hash_json
+from agentforge.artifacts import hash_json
 from agentforge.errors import CheckRefused, UserError, did_you_mean
 from agentforge.recipe.schema import Model
 
@@ -105,9 +105,8 @@ def _config_class(model_type: str | None) -> type[PretrainedConfig]:
             "the recipe names no base: give model.path, or model.config with a model_type to start from scratch"
         )
     if model_type not in CONFIG_MAPPING:
-        raise UserError(
-            f"transformers knows no model_type '{model_type}' (model.config){did_you_mean(model_type, list(CONFIG_MAPPING))}"
-        )
+        hint = did_you_mean(model_type, list(CONFIG_MAPPING))
+        raise UserError(f"model.config.model_type '{model_type}' is unknown to transformers{hint}")
     config_class: type[PretrainedConfig] = CONFIG_MAPPING[model_type]
     return config_class
 
@@ -167,8 +166,8 @@ def _unreadable(path: str, error: OSError) -> UserError:
     if Path(path).is_dir():
         return CheckRefused(f"{path} cannot be read as a model: {_first_line(error)}")
     return UserError(
-        f"model.path {path} is no directory here, and the Hub did not give it ({_first_line(error)}); make the directory "
-        "with the recipe that trains it, or run `agentforge download` where the Hub is reachable"
+        f"model.path {path} is no directory here, and the Hub did not give it ({_first_line(error)}); make the "
+        "directory with the recipe that trains it, or run `agentforge download` where the Hub is reachable"
     )
 
 
@@ -255,12 +254,12 @@ def packing_refusal(config: PretrainedConfig) -> str | None:
     return f"its {', '.join(stateful)} layers carry a state across the borders of packed documents"
 
 
-def fingerprint_base(model: Model) -> str:
-    """Return what identifies the base: the hash of a directory's files, a Hub id's commit, or the config's hash."""
+def identify_base(model: Model) -> Path | str:
+    """Return what a stage's result depends on: the directory, the Hub id with its commit, or the config's hash."""
     if model.path is None:
         return hash_json(model.config)
     if Path(model.path).is_dir():
-        return fingerprint_input(Path(model.path))
+        return Path(model.path)
     return f"{model.path}@{_commit(model.path, model.revision)}"
 
 

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig
 
 from agentforge.errors import CheckRefused, UserError
-from agentforge.models.build import add_lora, build_model, fingerprint_base, from_scratch, load_model, packing_refusal
+from agentforge.models.build import add_lora, build_model, from_scratch, identify_base, load_model, packing_refusal
 from agentforge.recipe.schema import Model
 
 TINY = {
@@ -122,15 +122,9 @@ def test_qlora_needs_cuda(saved: Path) -> None:
         load_model(Model(path=str(saved), quantize="nf4"), dtype=torch.float32)
 
 
-def test_the_fingerprint_of_a_base_changes_with_one_weight(saved: Path, tmp_path: Path) -> None:
-    for file in saved.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    model = Model(path=str(tmp_path))
-    before = fingerprint_base(model)
-    assert before == fingerprint_base(Model(path=str(saved)))
-    shard = tmp_path / "model.safetensors"
-    shard.write_bytes(shard.read_bytes()[:-1] + b"\x7f")
-    assert fingerprint_base(model) != before
+def test_a_base_is_identified_by_its_files_or_its_config(saved: Path) -> None:
+    assert identify_base(Model(path=str(saved))) == saved
+    assert identify_base(tiny()) == identify_base(tiny()) != identify_base(tiny(hidden_size=32))
 
 
 @pytest.mark.parametrize(

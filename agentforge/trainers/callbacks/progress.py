@@ -59,7 +59,8 @@ class ProgressCallback(TrainerCallback):
 
     def close(self) -> None:
         """Give the terminal back; to be called also when the run ends by an error."""
-        self._bar.stop()
+        if self._shown:  # rich ends even a bar that was never begun with an empty line
+            self._bar.stop()
         enable_progress_bar()
 
 
