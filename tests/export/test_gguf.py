@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 from export_models import MakeBase, make_adapter, make_recipe, needs_llama_cpp
-from gguf import GGUFReader
 from tokenizers import Tokenizer, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -93,6 +92,8 @@ def test_template_for_serving_is_inside(tmp_path: Path, merged: Recipe) -> None:
     """llama.cpp's Jinja does not know {% generation %}; the template in the file has none, and is ours otherwise."""
     (made,) = gguf(with_export(copy_of(merged, tmp_path), gguf=["q8"]))
     tokenizer = AutoTokenizer.from_pretrained(merged.artifact("merged"))
+    from gguf import GGUFReader  # installed by make gguf-setup only
+
     inside = {name: field.contents() for name, field in GGUFReader(made / "Tiny-v1.0.0-q8.gguf").fields.items()}
     assert inside["tokenizer.chat_template"] == serving_template(tokenizer)
     assert not GENERATION_TAG.search(inside["tokenizer.chat_template"])
