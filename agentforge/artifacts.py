@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import logging
 import os
 import platform
 import shutil
@@ -25,8 +24,6 @@ from pathlib import Path
 from typing import Any
 
 from agentforge.errors import CheckRefused, UserError
-
-log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 REPORTED_LIBRARIES = ("agentforge-train", "torch", "transformers", "trl", "accelerate", "datasets", "peft", "tokenizers")
@@ -124,44 +121,34 @@ def stage_directory(
         recipe: the part of the resolved recipe that the result depends on.
         inputs: name to a path (hashed) or to a string that identifies the input (a Hub id and revision).
         resumable: keep what a killed process of the same recipe left in the partial directory.
-        replace: make it again if it is there with another recipe.
+        replace: make it again if it is there from another recipe; what a stopped run left is thrown away.
 
     Yields:
         the workspace; if ``done`` is set the caller has nothing to do.
 
     Raises:
-        CheckRefused: the target is there, made from another recipe or other inputs.
+        CheckRefused: the target, or what a stopped run left of it, was made from another recipe or other inputs.
         UserError: another process is making the same directory.
     """
     target = Path(target)
     hashed = {name: _input_entry(value) for name, value in (inputs or {}).items()}
     identity = {"stage": stage, "recipe": _plain(recipe), "inputs": {n: e["fingerprint"] for n, e in hashed.items()}}
-    fingerprint = hash_json(identity)
-    partial = target.with_name(f".{target.name}.partial")
     target.parent.mkdir(parents=True, exist_ok=True)
     with _locked(target):
-        if (target / MANIFEST).is_file() and not _must_be_made(target, fingerprint, identity, replace):
+        if (target / MANIFEST).is_file() and not _must_be_made(target, identity, replace):
             yield Workspace(target, target, done=True, metrics=dict(read_manifest(target).get("metrics", {})))
             return
-        resumed = _open_partial(partial, fingerprint, resumable)
+        partial = target.with_name(f".{target.name}.partial")
+        resumed = _open_partial(partial, identity, resumable, replace)
         work = Workspace(partial, target, resumed=resumed)
         started = time.time()
         try:
             yield work
         except BaseException:
             if not resumable:
-                shutil.rmtree(partial, ignore_errors=True)
+                _discard(partial)
             raise
-        _commit(work, identity, hashed, fingerprint, started)
-
-
-def is_current(target: Path, *, stage: str, recipe: Mapping[str, Any], inputs: Mapping[str, Path | str] | None = None) -> bool:
-    """Tell whether ``target`` is there, made by this stage from this recipe and these inputs."""
-    if not (target / MANIFEST).is_file():
-        return False
-    hashed = {name: _input_entry(value) for name, value in (inputs or {}).items()}
-    identity = {"stage": stage, "recipe": _plain(recipe), "inputs": {n: e["fingerprint"] for n, e in hashed.items()}}
-    return bool(read_manifest(target)["fingerprint"] == hash_json(identity))
+        _commit(work, identity, hashed, started)
 
 
 def _input_entry(value: Path | str) -> dict[str, str]:
@@ -174,17 +161,21 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=str))
 
 
-def _must_be_made(target: Path, fingerprint: str, identity: dict[str, Any], replace: bool) -> bool:
+def _must_be_made(target: Path, identity: dict[str, Any], replace: bool) -> bool:
     manifest = read_manifest(target)
-    if manifest["fingerprint"] == fingerprint:
+    if manifest["fingerprint"] == hash_json(identity):
         return False
     if replace:
         return True
-    changes = _differences(manifest["identity"], identity)
     raise CheckRefused(
-        f"{target} is there, made from something else ({'; '.join(changes[:3])}{' ...' if len(changes) > 3 else ''}); "
+        f"{target} is there, made from something else ({_summary(manifest['identity'], identity)}); "
         "give this run another version, or pass --replace to make it again"
     )
+
+
+def _summary(old: dict[str, Any], new: dict[str, Any]) -> str:
+    changes = _differences(old, new)
+    return "; ".join(changes[:3]) + (" ..." if len(changes) > 3 else "")
 
 
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:
@@ -205,7 +196,11 @@ def _locked(target: Path) -> Iterator[None]:
     with lock.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # a process that has just finished unlinks the file: a lock on its remains holds nobody off
+            ours = lock.exists() and os.path.samestat(os.fstat(file.fileno()), lock.stat())
         except BlockingIOError:
+            ours = False
+        if not ours:
             raise UserError(f"another process is making {target}; wait for it or stop it") from None
         try:
             yield
@@ -213,26 +208,36 @@ def _locked(target: Path) -> Iterator[None]:
             lock.unlink(missing_ok=True)
 
 
-def _open_partial(partial: Path, fingerprint: str, resumable: bool) -> bool:
-    marker = partial / ".fingerprint"
-    if partial.is_dir():
-        if resumable and marker.is_file() and marker.read_text() == fingerprint:
+def _identity_file(partial: Path) -> Path:
+    return partial.with_name(f"{partial.name}.json")
+
+
+def _open_partial(partial: Path, identity: dict[str, Any], resumable: bool, replace: bool) -> bool:
+    """Make the partial directory, and tell whether it is one that a stopped process of the same recipe left."""
+    if partial.is_dir() and resumable and not replace and _identity_file(partial).is_file():
+        left = json.loads(_identity_file(partial).read_text(encoding="utf-8"))
+        if left == identity:
             return True
-        log.warning("%s: left by a stopped run of %s; starting afresh", partial, "another recipe" if resumable else "this stage")
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
-    marker.write_text(fingerprint)
+        raise CheckRefused(
+            f"{partial} is what a stopped run of another recipe left ({_summary(left, identity)}); finish that run, "
+            "give this one another version, or pass --replace to throw it away"
+        )
+    _discard(partial)
+    write_json(_identity_file(partial), identity)
+    partial.mkdir()
     return False
 
 
-def _commit(
-    work: Workspace, identity: dict[str, Any], inputs: dict[str, dict[str, str]], fingerprint: str, started: float
-) -> None:
-    (work.path / ".fingerprint").unlink()
+def _discard(partial: Path) -> None:
+    shutil.rmtree(partial, ignore_errors=True)
+    _identity_file(partial).unlink(missing_ok=True)
+
+
+def _commit(work: Workspace, identity: dict[str, Any], inputs: dict[str, dict[str, str]], started: float) -> None:
     files = hash_files(work.path)
     manifest = {
         "stage": identity["stage"],
-        "fingerprint": fingerprint,
+        "fingerprint": hash_json(identity),
         "content": hash_json(files),
         "metrics": work.metrics,
         "seconds": round(time.time() - started, 1),
@@ -250,6 +255,7 @@ def _commit(
     if work.target.is_dir():
         os.replace(work.target, outdated)
     os.replace(work.path, work.target)
+    _identity_file(work.path).unlink(missing_ok=True)
     shutil.rmtree(outdated, ignore_errors=True)
 
 
