@@ -2,7 +2,7 @@
 
     read -> clean -> filter -> exact and near duplicates -> decontaminate -> tokenise -> split -> mix -> Arrow files
 
-Rows go through in chunks and lie on disk between the steps; memory holds hashes and lengths, some 300 bytes a row.
+Rows go through in chunks and lie on disk between the steps; memory holds hashes and lengths, some 400 bytes a row.
 Chunks are worked on by several processes and joined in order, so the files are the same whatever their number.
 """
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentforge.data.dedup import Signatures, estimate_jaccard, first_occurrences, near_duplicates, sign
-from agentforge.data.words import ngram_hashes, word_hashes
+from agentforge.data.words import Ragged, ngram_hashes, word_hashes
 
 
 def signatures(texts, ngram=5):
@@ -55,6 +55,18 @@ def test_estimate_is_unbiased():
             errors.append(estimate_jaccard(signatures(texts), 0, np.array([1]))[0] - true)
         assert abs(np.mean(errors)) < 4 * np.std(errors) / len(errors) ** 0.5 + 0.005
         assert np.std(errors) < 1.5 * (0.25 / 112) ** 0.5
+
+
+def test_bands_find_pairs_as_often_as_ideal_permutations_do():
+    rng, pairs, size, shared = np.random.default_rng(5), 3000, 200, 178
+    jaccard = shared / (2 * size - shared)
+    common = rng.integers(0, 2**64, (pairs, 1, shared), dtype=np.uint64).repeat(2, axis=1)
+    own = rng.integers(0, 2**64, (pairs, 2, size - shared), dtype=np.uint64)
+    hashes = np.concatenate([common, own], axis=2).ravel()
+    bands = sign(Ragged(hashes, np.arange(2 * pairs + 1) * size), 1, bands=14, rows=8).bands
+    found = (bands[0::2] == bands[1::2]).any(axis=1).mean()
+    expected = 1 - (1 - jaccard**8) ** 14
+    assert abs(found - expected) < 4 * (expected * (1 - expected) / pairs) ** 0.5
 
 
 rows_with_copies = st.lists(st.integers(0, 12), min_size=1, max_size=25)
