@@ -132,7 +132,7 @@ def stage_directory(
     """
     target = Path(target)
     hashed = {name: _input_entry(value) for name, value in (inputs or {}).items()}
-    identity = {"stage": stage, "recipe": _plain(recipe), "inputs": {n: e["fingerprint"] for n, e in hashed.items()}}
+    identity = _identity(stage, recipe, hashed)
     target.parent.mkdir(parents=True, exist_ok=True)
     with _locked(target):
         if (target / MANIFEST).is_file() and not _must_be_made(target, identity, replace):
@@ -151,14 +151,28 @@ def stage_directory(
         _commit(work, identity, hashed, started)
 
 
+def is_current(
+    target: Path, *, stage: str, recipe: Mapping[str, Any], inputs: Mapping[str, Path | str] | None = None
+) -> bool:
+    """Tell whether ``target`` is there, made by this stage from this recipe and these inputs."""
+    if not (target / MANIFEST).is_file():
+        return False
+    hashed = {name: _input_entry(value) for name, value in (inputs or {}).items()}
+    return bool(read_manifest(target)["fingerprint"] == hash_json(_identity(stage, recipe, hashed)))
+
+
+def _identity(stage: str, recipe: Mapping[str, Any], inputs: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    return {
+        "stage": stage,
+        "recipe": json.loads(json.dumps(recipe, default=str)),
+        "inputs": {name: entry["fingerprint"] for name, entry in inputs.items()},
+    }
+
+
 def _input_entry(value: Path | str) -> dict[str, str]:
     if isinstance(value, Path):
         return {"path": str(value), "fingerprint": fingerprint_input(value)}
     return {"id": value, "fingerprint": value}
-
-
-def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(value, default=str))
 
 
 def _must_be_made(target: Path, identity: dict[str, Any], replace: bool) -> bool:
