@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small_tokenizers import CONVERSATION, TOOLS, chatml_tokenizer, r1_tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from agentforge.data import chat_template as ct
 from agentforge.data.messages import BadRow, normalize
 from agentforge.data.tool_calls import parse_assistant
 from agentforge.errors import UserError
+
+from .small_tokenizers import CONVERSATION, TOOLS, chatml_tokenizer, r1_tokenizer
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 PLAIN = [  # nothing that our preparation changes: rendered by itself the stored template must give the same

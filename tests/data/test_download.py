@@ -12,7 +12,6 @@ from typing import Any
 
 import huggingface_hub.constants
 import pytest
-from hub_server import COMMIT, FakeHub
 from huggingface_hub.utils import disable_progress_bars
 
 from agentforge.data import hub as hub_module
@@ -24,6 +23,8 @@ from agentforge.data.registry import load_card
 from agentforge.data.sources import open_evaluation
 from agentforge.errors import CheckRefused, UserError
 from agentforge.recipe.schema import Data, Recipe, Source
+
+from .hub_server import COMMIT, FakeHub
 
 CARD = """
 title: a set on the fake Hub

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from small_tokenizers import CONVERSATION, TOOLS, chatml_tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from agentforge.data.chat_template import encode, install_template, render
@@ -18,6 +17,8 @@ from agentforge.data.messages import normalize
 from agentforge.data.preview import PreviewRow, preview_row, preview_rows, render_terminal, token_texts, write_html
 from agentforge.errors import CheckRefused, UserError
 from agentforge.recipe.schema import Data, Model, Recipe, Source, TokenizerTraining
+
+from .small_tokenizers import CONVERSATION, TOOLS, chatml_tokenizer
 
 HOSTILE = "<script>alert(1)</script> & \x1b[31mred\x1b[0m \x07 [bold]x[/bold] ${{}} {legend}"
 ROW = {"messages": normalize(CONVERSATION), "tools": TOOLS}

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from export_models import MakeBase
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from agentforge.data.chat_template import install_template
 from agentforge.data.tokenizer import train_tokenizer
+
+from .export_models import MakeBase
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from export_models import make_recipe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -20,6 +19,8 @@ from agentforge.export.compare import agreement, comparison_place, comparison_ro
 from agentforge.export.files import require_space
 from agentforge.export.llama_cpp import converter_source
 from agentforge.recipe.schema import Recipe
+
+from .export_models import make_recipe
 
 logits = arrays(np.float32, (4, 7), elements=st.floats(-20, 20, width=32))
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from export_models import MakeBase, make_adapter, make_recipe, needs_llama_cpp
 from tokenizers import Tokenizer, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -25,6 +24,8 @@ from agentforge.export.gguf import Unquantized, gguf
 from agentforge.export.llama_cpp import converter_source
 from agentforge.export.merge import merge_stage
 from agentforge.recipe.schema import Recipe
+
+from .export_models import MakeBase, make_adapter, make_recipe, needs_llama_cpp
 
 pytestmark = [pytest.mark.gguf, needs_llama_cpp]
 

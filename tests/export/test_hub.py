@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import yaml
-from export_models import make_adapter, make_recipe
 from rich.console import Console
 
 from agentforge.artifacts import stage_directory
@@ -17,6 +16,8 @@ from agentforge.evaluation.evaluate import SCORES
 from agentforge.export.hub import push, report
 from agentforge.export.model_card import licence_warnings, model_card
 from agentforge.recipe.schema import Recipe
+
+from .export_models import make_adapter, make_recipe
 
 SOURCES = {
     "ultrachat": {

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from export_models import MakeBase, make_adapter, make_recipe
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -18,6 +17,8 @@ from agentforge.errors import CheckRefused, UserError
 from agentforge.export.adapters import Adapter, combine
 from agentforge.export.merge import merge_stage
 from agentforge.models.checkpoint import Checkpoint
+
+from .export_models import MakeBase, make_adapter, make_recipe
 
 
 def logits(model: Any) -> torch.Tensor:
