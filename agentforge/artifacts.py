@@ -26,7 +26,16 @@ from typing import Any
 from agentforge.errors import CheckRefused, UserError
 
 MANIFEST = "manifest.json"
-REPORTED_LIBRARIES = ("agentforge-train", "torch", "transformers", "trl", "accelerate", "datasets", "peft", "tokenizers")
+REPORTED_LIBRARIES = (
+    "agentforge-train",
+    "torch",
+    "transformers",
+    "trl",
+    "accelerate",
+    "datasets",
+    "peft",
+    "tokenizers",
+)
 
 
 @dataclass
@@ -287,7 +296,16 @@ def library_versions() -> dict[str, str]:
 def git_revision() -> str | None:
     """The revision of the working tree, with ``+dirty`` if it has changes; None outside one."""
     try:
-        run = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+dirty", "--abbrev=40", "--exclude=*"]
+        run = [
+            "git",
+            "-C",
+            str(Path(__file__).parent),
+            "describe",
+            "--always",
+            "--dirty=+dirty",
+            "--abbrev=40",
+            "--exclude=*",
+        ]
         return subprocess.run(run, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None

@@ -81,7 +81,9 @@ def run(
     """
     recipe = load_recipe(name, overrides, profile)
     if not recipe.stages:
-        raise UserError(f"{name} declares no stages; add `stages:` to it, or run a verb such as `agentforge train {name}`")
+        raise UserError(
+            f"{name} declares no stages; add `stages:` to it, or run a verb such as `agentforge train {name}`"
+        )
     planned = [
         (stage, recipe if stage.recipe is None else load_recipe(stage.recipe, overrides, profile))
         for stage in recipe.stages

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -46,12 +47,8 @@ def test_bad_input_is_one_sentence_and_exit_code_2(words: list[str], says: str) 
 
 
 def test_an_artefact_from_another_recipe_is_not_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "rows.jsonl").write_text(
-        "".join(
-            f'{{"messages": [{{"role": "user", "content": "question {n}"}}, {{"role": "assistant", "content": "yes"}}]}}\n'
-            for n in range(40)
-        )
-    )
+    rows = [[{"role": "user", "content": f"question {n}"}, {"role": "assistant", "content": "yes"}] for n in range(40)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
     (tmp_path / "small.yaml").write_text(
         "name: Small\nmodel: {tokenizer: {vocab_size: 400}, config: {model_type: qwen3}}\n"
         "data: {mix: [{dataset: rows.jsonl}], eval_fraction: 0, workers: 1, minhash: {enabled: false}}\n"
@@ -68,11 +65,14 @@ def test_an_artefact_from_another_recipe_is_not_overwritten(tmp_path: Path) -> N
     assert (tmp_path / "runs/Small-v0.1.0-data/manifest.json").read_bytes() == manifest
 
 
-@pytest.mark.parametrize("words", [["--help"], ["show", "aj"], ["show", "--json-schema"], ["plan", "aj"], ["doctor", "aj"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["show", "aj"], ["show", "--json-schema"], ["plan", "aj"], ["doctor", "aj"]]
+)
 def test_what_is_asked_before_a_run_needs_no_heavy_library(words: list[str]) -> None:
     program = (
         "import sys\nfrom agentforge.cli import app\n"
-        f"try:\n    app({words!r})\nexcept BaseException as error:\n    assert getattr(error, 'code', 0) in (0, 3), error\n"
+        f"try:\n    app({words!r})\n"
+        "except BaseException as error:\n    assert getattr(error, 'code', 0) in (0, 3), error\n"
         f"print('LOADED', [name for name in {HEAVY!r} if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, timeout=60)

@@ -29,7 +29,10 @@ def summary_table(prepared: Path) -> Group:
 
 
 def _cells(source: Mapping[str, Any]) -> list[str]:
-    rejected = {**source["rows_rejected"], **({"unreadable": source["rows_unreadable"]} if source["rows_unreadable"] else {})}
+    rejected = {
+        **source["rows_rejected"],
+        **({"unreadable": source["rows_unreadable"]} if source["rows_unreadable"] else {}),
+    }
     return [
         source["licence"] or "not stated",
         f"{source['rows_read']:,}",

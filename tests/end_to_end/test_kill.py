@@ -54,8 +54,8 @@ def test_a_killed_stage_run_again_gives_the_same_bytes(verb: str, finished: Path
 def with_inputs_of(verb: str, finished: Path, project: Path) -> Path:
     """A project in which everything before ``verb`` is done."""
     make_project(project)
-    kept = ["MicroBase-v1.0.0-data", "MicroBase-v1.0.0-model"] + [n for v in ORDER[: ORDER.index(verb)] for n in MADE[v]]
-    for name in kept:
+    earlier = [name for before in ORDER[: ORDER.index(verb)] for name in MADE[before]]
+    for name in ["MicroBase-v1.0.0-data", "MicroBase-v1.0.0-model", *earlier]:
         shutil.copytree(finished / "runs/micro" / name, project / "runs/micro" / name)
     return project
 
