@@ -77,7 +77,7 @@ def hash_files(directory: Path) -> dict[str, str]:
 
 
 def fingerprint_input(path: Path) -> str:
-    """Return what identifies an input: the manifest's content hash of an artefact, or a hash of the files themselves."""
+    """Return what identifies an input: the content hash of an artefact, or a hash of the files themselves."""
     if path.is_file():
         return sha256_file(path)
     if (path / MANIFEST).is_file():

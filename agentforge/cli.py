@@ -141,6 +141,7 @@ def download(
     if recipe is None:
         raise UserError("download needs a RECIPE, or --list")
     loaded = load(context, recipe, profile)
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "0"  # here the Hub's bars are the progress
     from agentforge.data.download import download, report_table
 
     show_table(report_table(download(loaded)))
@@ -314,11 +315,12 @@ for _verb, _what in LATER.items():
 
 
 def main() -> None:
-    """Run the command line. Exit codes: 0 done, 1 failed, 2 wrong input, 3 refused by a check, 75 stopped, run again."""
+    """Run the command line. Exit codes: 0 done, 1 failed, 2 wrong input, 3 refused by a check, 75 stopped."""
     logging.basicConfig(level=os.environ.get("AGENTFORGE_LOG", "INFO"), format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "filelock", "urllib3", "huggingface_hub", "transformers", "datasets", "jax"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    # the stages show their own progress; both are read at import
+    # the stages show their own progress; these are read when the libraries are imported
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:

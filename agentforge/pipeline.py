@@ -77,7 +77,7 @@ def run(
         announce: called with the stage's title and None before it runs, and with what it made afterwards.
 
     Raises:
-        UserError: the recipe declares no stages, or a stage is wrong. Every stage's recipe is read before the first runs.
+        UserError: the recipe declares no stages, or one is wrong. All recipes are read before the first stage runs.
     """
     recipe = load_recipe(name, overrides, profile)
     if not recipe.stages:

@@ -50,5 +50,5 @@ def _cells(source: Mapping[str, Any]) -> list[str]:
 def _side(split: str, side: Mapping[str, Any]) -> str:
     return (
         f"{split}: {side['rows']:,} rows ({side['unique_rows']:,} different), {side['tokens']:,} tokens, "
-        f"{side['trained_tokens']:,} of them trained; packed: {side['packed_rows']:,} rows, {side['packed_fill']:.1%} full"
+        f"{side['trained_tokens']:,} trained; packed: {side['packed_rows']:,} rows, {side['packed_fill']:.1%} full"
     )
