@@ -247,12 +247,13 @@ def chat(
     prompt: Annotated[str | None, typer.Option(help="answer this and leave; without it: a conversation")] = None,
     examples: Annotated[int, typer.Option(min=0, help="answer so many held-out prompts and leave")] = 0,
     tools: Annotated[str, typer.Option(help="'show' tool calls, or run bash in the 'sandbox'")] = "show",
+    files: Annotated[Path | None, typer.Option(help="directory copied into the sandbox")] = None,
 ) -> None:
     """Talk to a checkpoint or a GGUF with its tools."""
     loaded = load(context, recipe, profile)
     from agentforge.serving.chat import chat
 
-    chat(loaded, model, prompt=prompt, examples=examples, tools=tools)
+    chat(loaded, model, prompt=prompt, examples=examples, tools=tools, files=files)
 
 
 @app.command(context_settings=PASS_ON)

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 from typing import Any, get_args
 
 from rich.console import Console
@@ -17,7 +18,7 @@ from agentforge.evaluation.evaluate import load_questions
 from agentforge.models.locate import locate_model
 from agentforge.recipe.schema import Recipe
 from agentforge.rollouts.policies import Policy, Sampling, open_policy
-from agentforge.serving.local_tools import LocalTools, ToolMode
+from agentforge.serving.local_tools import LocalTools, ToolMode, read_files
 from agentforge.serving.session import Listener, Session
 from agentforge.serving.turns import Delta
 
@@ -71,6 +72,7 @@ def chat(
     prompt: str | None = None,
     examples: int = 0,
     tools: str = "show",
+    files: Path | None = None,
     console: Console | None = None,
 ) -> None:
     """Talk to a recipe's model.
@@ -81,9 +83,10 @@ def chat(
         prompt: answered alone; None: what comes through a pipe, or a conversation in the terminal.
         examples: so many held-out prompts are answered instead.
         tools: ``show`` calls, or run `bash` in the ``sandbox``.
+        files: a directory whose files are copied into the sandbox.
 
     Raises:
-        UserError: there is no such model, or the prompt is empty.
+        UserError: there is no such model, the prompt is empty, or the files cannot be used.
     """
     if tools not in get_args(ToolMode):
         choices = list(get_args(ToolMode))
@@ -92,7 +95,9 @@ def chat(
     prompts = _prompts(recipe, prompt, examples)
     offered = load_tools(recipe.data.tools) if recipe.data.tools else None
     terminal = Terminal(console or Console(highlight=False))
-    with closing(LocalTools(mode)) as local_tools:
+    if files is not None and mode != "sandbox":
+        raise UserError("--files goes with --tools sandbox: nothing runs otherwise")
+    with closing(LocalTools(mode, read_files(files) if files else None)) as local_tools:
         policy = open_policy(locate_model(recipe, model))
         sessions = _session_maker(recipe, policy, offered, local_tools)
         if prompts is None:

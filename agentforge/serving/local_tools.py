@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from agentforge.environments.sandbox import TIMEOUT, Sandbox, SandboxResult
+from agentforge.errors import UserError
 
 ToolMode = Literal["show", "sandbox"]
+MOST_BYTES = 8 * 2**20
 
 
 class LocalTools:
@@ -14,13 +18,14 @@ class LocalTools:
 
     Args:
         mode: ``show`` runs nothing; ``sandbox`` runs `bash`.
+        files: relative path to text, in the sandbox from the start.
 
     Raises:
         CheckRefused: commands cannot be isolated on this machine.
     """
 
-    def __init__(self, mode: ToolMode = "show") -> None:
-        self._sandbox = Sandbox() if mode == "sandbox" else None
+    def __init__(self, mode: ToolMode = "show", files: Mapping[str, str] | None = None) -> None:
+        self._sandbox = Sandbox(files) if mode == "sandbox" else None
 
     def run(self, call: dict[str, Any]) -> tuple[str, bool]:
         """Return what the tool answers, and whether it did run."""
@@ -37,6 +42,23 @@ class LocalTools:
         """Delete the sandbox's files."""
         if self._sandbox is not None:
             self._sandbox.close()
+
+
+def read_files(directory: Path) -> dict[str, str]:
+    """Return the text files below a directory, to be copied into the sandbox; the originals are never touched.
+
+    Raises:
+        UserError: there is no such directory, a file is no text, or all together are over 8 MiB.
+    """
+    if not directory.is_dir():
+        raise UserError(f"--files {directory}: there is no such directory")
+    paths = sorted(path for path in directory.rglob("*") if path.is_file())
+    if (size := sum(path.stat().st_size for path in paths)) > MOST_BYTES:
+        raise UserError(f"--files {directory}: {size:,} bytes are over the limit of {MOST_BYTES:,}")
+    try:
+        return {str(path.relative_to(directory)): path.read_text(encoding="utf-8") for path in paths}
+    except UnicodeDecodeError as error:
+        raise UserError(f"--files {directory}: it must hold text files only: {error}") from None
 
 
 def describe(result: SandboxResult) -> str:

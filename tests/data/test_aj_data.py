@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 import yaml
 
 from agentforge.data.tools import load_tools
+from data.aj.generator import world
 
 REPOSITORY = Path(__file__).parents[2]
 AJ = REPOSITORY / "data" / "aj"
@@ -131,3 +133,10 @@ def test_outputs_name_nothing_of_the_machine_they_were_made_on() -> None:
         text = path.read_text(encoding="utf-8")
         assert "/tmp/" not in text
         assert str(Path.home()) not in text
+
+
+def test_the_example_files_are_made_again_byte_for_byte(tmp_path: Path) -> None:
+    world.fill(tmp_path, world.FILES, random.Random("example"))
+    made = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    example = AJ / "example"
+    assert made == {path.relative_to(example): path.read_bytes() for path in example.rglob("*") if path.is_file()}

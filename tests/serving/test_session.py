@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from agentforge.rollouts.policies import Conversation, Sampling, open_policy
 from agentforge.rollouts.scripted import ScriptedPolicy
 from agentforge.serving import chat as chat_module
 from agentforge.serving.chat import chat, example_prompts
-from agentforge.serving.local_tools import LocalTools
+from agentforge.serving.local_tools import LocalTools, read_files
 from agentforge.serving.session import Listener, Session
 from agentforge.serving.turns import Delta
 
@@ -175,6 +176,22 @@ def test_the_sandbox_keeps_files_between_calls_and_tells_failures(local_tools: L
     assert run("sleep 30", timeout=1) == "[timed out]"
 
 
+@needs_sandbox
+def test_files_are_copied_into_the_sandbox_and_stay_as_they_were(tmp_path: Path) -> None:
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "app.ini").write_text("port = 80\n")
+    with closing(LocalTools("sandbox", read_files(tmp_path))) as tools:
+        call = {"function": {"name": "bash", "arguments": {"command": "cat conf/app.ini; rm conf/app.ini; ls conf"}}}
+        assert tools.run(call) == ("port = 80", True)
+    assert (tmp_path / "conf" / "app.ini").read_text() == "port = 80\n"
+
+
+def test_only_text_is_copied_into_the_sandbox(tmp_path: Path) -> None:
+    (tmp_path / "picture").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="text files only"):
+        read_files(tmp_path)
+
+
 # -- the terminal ---------------------------------------------------------------------------------------------------
 
 
@@ -254,6 +271,8 @@ def test_a_conversation_in_the_terminal_goes_on_until_the_input_ends(
         ({"prompt": "  "}, "the prompt is empty"),
         ({"prompt": "x", "tools": "sandbx"}, "did you mean 'sandbox'"),
         ({"examples": 9}, "there are 1 held-out prompts"),
+        ({"prompt": "x", "files": Path("nowhere")}, "--files goes with --tools sandbox"),
+        ({"prompt": "x", "files": Path("nowhere"), "tools": "sandbox"}, "there is no such directory"),
     ],
 )
 def test_what_cannot_be_answered_is_said_before_the_model_is_loaded(

@@ -1,4 +1,4 @@
-"""Write data/aj/train and data/aj/heldout: ``python -m data.aj.generator [--out DIR] [--rows N]`` from the root.
+"""Write data/aj/train, data/aj/heldout and the files of data/aj/example: ``python -m data.aj.generator [--out DIR] [--rows N]`` from the root.
 
 Every row is a function of its category, number and split alone: a shorter run gives the first rows of the full files.
 """
@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
 from .conversations import Message, converse
 from .intents import Split
+from .world import FILES, fill
 
 ROWS: dict[Split, dict[str, int]] = {
     "train": {"files": 320, "remote": 260, "agents": 100, "planning": 150, "talk": 70},
@@ -38,12 +40,15 @@ def user_turns(messages: list[Message]) -> tuple[str, ...]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1], help="directory of train/ and heldout/")
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parents[1], help="directory of train/, heldout/ and example/"
+    )
     parser.add_argument("--rows", type=int, help="at most so many rows a file")
     arguments = parser.parse_args()
     with ProcessPoolExecutor() as workers:
         for split in ROWS:
             write_split(arguments.out, split, arguments.rows, workers)
+    fill(arguments.out / "example", FILES, random.Random("example"))
 
 
 if __name__ == "__main__":

@@ -85,21 +85,8 @@ class World:
         """Where the machine's files lie; they are made when it is first used."""
         directory = Path(self._root.name) / machine
         if not directory.exists():
-            self._fill(directory, random.Random(f"{self._seed}/{machine}"))
+            fill(directory, self.present, random.Random(f"{self._seed}/{machine}"))
         return directory
-
-    def _fill(self, directory: Path, rng: random.Random) -> None:
-        contents = {
-            f"{folder}/{name}": _file_text(name.rsplit(".", 1)[1], rng)
-            for folder, names in self.present.items()
-            for name in names
-        }
-        contents |= {f"run/{service}": rng.choice(["running", "stopped"]) + "\n" for service in SERVICES}
-        for name, text in contents.items():
-            path = directory / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-            os.utime(path, (MODIFIED, MODIFIED))
 
     def run(self, command: str, machine: str = "local") -> tuple[int, str]:
         """Execute `command` in bash on `machine`.
@@ -129,6 +116,21 @@ class World:
     def matching(self, pattern: str) -> list[str]:
         """The agents online whose names match a shell pattern such as ``webprod*``."""
         return [agent for agent in self.agents if fnmatch.fnmatchcase(agent, pattern)]
+
+
+def fill(directory: Path, present: dict[str, list[str]], rng: random.Random) -> None:
+    """Write a machine's files: those of each folder, and the state of its services."""
+    contents = {
+        f"{folder}/{name}": _file_text(name.rsplit(".", 1)[1], rng)
+        for folder, names in present.items()
+        for name in names
+    }
+    contents |= {f"run/{service}": rng.choice(["running", "stopped"]) + "\n" for service in SERVICES}
+    for name, text in contents.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        os.utime(path, (MODIFIED, MODIFIED))
 
 
 def _file_text(kind: str, rng: random.Random) -> str:

@@ -1,0 +1,3 @@
+raise TimeoutError
+def login(user):
+port = 80

@@ -1,0 +1,4 @@
+user = 'bob'
+server = None
+    return user
+raise TimeoutError

@@ -1,0 +1,6 @@
+server = None
+    return user
+    return user
+raise TimeoutError
+def login(user):
+def login(user):
