@@ -1,4 +1,6 @@
-"""Write data/aj/train, data/aj/heldout and the files of data/aj/example: ``python -m data.aj.generator [--out DIR] [--rows N]`` from the root.
+"""Write data/aj/train, data/aj/heldout and the files of data/aj/example.
+
+    python -m data.aj.generator [--out DIR] [--rows N]     # from the repository's root
 
 Every row is a function of its category, number and split alone: a shorter run gives the first rows of the full files.
 """

@@ -1,1 +1,2 @@
 port = 5432
+import os
