@@ -13,6 +13,7 @@ CONFIG_OF_METHOD = {
     "pretrain": "TrainingArguments",
     "sft": "SFTConfig",
     "dpo": "DPOConfig",
+    "kto": "KTOConfig",
     "grpo": "GRPOConfig",
     "ppo": "GRPOConfig",
     "reward": "RewardConfig",

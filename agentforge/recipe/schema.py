@@ -111,11 +111,57 @@ class Data(Section):
     workers: int | None = Field(None, ge=1, description="processes; none: one per core")
 
 
+class Rollouts(Section):
+    """How a model plays episodes, wherever it does: collecting, training, evaluating."""
+
+    max_new_tokens: int = Field(256, ge=1, description="of one turn")
+    max_length: int | None = Field(None, ge=16, description="tokens of a whole episode; none: data.max_length")
+    batch_size: int = Field(16, ge=1, description="episodes played at once")
+    temperature: float = Field(1.0, ge=0, description="while collecting and training; evaluate has its own")
+    top_p: float = Field(1.0, gt=0, le=1)
+    act: Literal["text", "tool"] = Field("text", description="actions as plain text, or as calls of one tool")
+
+
+class Collect(Section):
+    """Episodes as training rows."""
+
+    policy: str = Field("expert", description="expert, a baseline (random ...), base, lora, merged ... or a path")
+    episodes: int = Field(100, ge=1, description="tried per environment; those that pass the filters are kept")
+    min_score: float = Field(1.0, ge=0, le=1)
+    environments: list[str] | None = Field(None, description="names out of `environments`; none: all")
+
+
+class Reward(Section):
+    function: str = Field("outcome", description="outcome, spec_shaping, potential, or package.module:function")
+    weight: float = 1.0
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class Curriculum(Section):
+    """Tasks of the next difficulty once the present one is mastered."""
+
+    start: int = Field(0, ge=0, description="difficulty at which training begins")
+    threshold: float = Field(0.7, gt=0, le=1, description="success rate at which the next level is added")
+    window: int = Field(64, ge=1, description="episodes over which the rate is measured")
+
+
+class Collapse(Section):
+    """When a run is stopped because the policy is falling apart; the last checkpoint is from before."""
+
+    min_valid_actions: float = Field(0.2, ge=0, le=1, description="share of turns with a valid action")
+    max_length_growth: float = Field(4.0, gt=1, description="mean tokens of a turn against the first steps")
+    max_kl: float | None = Field(None, gt=0, description="nats a token to the reference")
+    patience: int = Field(5, ge=1, description="logged steps in a row")
+
+
 class Train(Section):
-    method: Literal["pretrain", "sft", "dpo", "grpo", "ppo", "reward"] = "sft"
+    method: Literal["pretrain", "sft", "dpo", "kto", "grpo", "ppo", "reward"] = "sft"
     args: dict[str, Any] = Field(default_factory=dict, description="fields of TrainingArguments, SFTConfig ...")
     lora: dict[str, Any] | None = Field(None, description="fields of peft.LoraConfig; none: all weights are trained")
     max_nonfinite_steps: int = Field(3, ge=1, description="skipped NaN/inf batches in a row at which the run stops")
+    rewards: list[Reward] = Field([Reward()], description="grpo, ppo: summed with their weights")
+    curriculum: Curriculum | None = None
+    collapse: Collapse | None = Collapse()
 
 
 class ToolCalls(Section):
@@ -127,8 +173,18 @@ class ToolCalls(Section):
     limit: int | None = Field(None, ge=1)
 
 
+class Environments(Section):
+    """Reserved tasks of the recipe's environments."""
+
+    tasks: int = Field(100, ge=1, description="per environment")
+    names: list[str] | None = Field(None, description="names out of `environments`; none: all")
+    temperature: float = Field(0.0, ge=0)
+    samples: int = Field(1, ge=1, description="episodes per task")
+
+
 class Evaluate(Section):
     tool_calls: ToolCalls | None = None
+    environments: Environments | None = None
     confidence: float = Field(0.8, gt=0, lt=1, description="mass of the Beta-Jeffreys interval")
     batch_size: int = Field(16, ge=1)
 
@@ -169,7 +225,11 @@ class Recipe(Section):
     model: Model = Model()
     data: Data = Data()
     train: Train = Train()
-    environments: dict[str, Any] = Field(default_factory=dict)
+    environments: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="name: options; a class of your own as class: package.module:Class"
+    )
+    rollouts: Rollouts = Rollouts()
+    collect: Collect = Collect()
     evaluate: Evaluate = Evaluate()
     export: Export = Export()
     stages: list[Stage] = Field(default_factory=list)

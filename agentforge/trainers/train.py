@@ -64,7 +64,7 @@ def train(recipe: Recipe, replace: bool = False) -> Path:
     """
     if recipe.train.method not in METHODS:
         raise UserError(
-            f"train.method {recipe.train.method} comes with a later issue; now there are {' and '.join(METHODS)}"
+            f"train.method {recipe.train.method} comes with a later version; now there are {' and '.join(METHODS)}"
         )
     if recipe.model.quantize and recipe.train.lora is None:
         raise UserError("model.quantize: 4-bit weights cannot be trained themselves; give train.lora")
@@ -217,8 +217,19 @@ def _save_final(trainer: GuardedTrainer, recipe: Recipe, directory: Path) -> Non
     if recipe.train.lora is None and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         trainer.accelerator.unwrap_model(trainer.model).to(getattr(torch, recipe.model.dtype))  # from fp32 masters
     trainer.save_model(str(directory))
-    if recipe.train.lora is not None and recipe.model.path is not None and main_rank():
-        write_base(directory, recipe.model.path, recipe.model.revision)
+    if recipe.train.lora is not None and main_rank():
+        _sort_sets(directory / "adapter_config.json")
+        if recipe.model.path is not None:
+            write_base(directory, recipe.model.path, recipe.model.revision)
+
+
+def _sort_sets(config: Path) -> None:
+    """Sort PEFT's sets of module names, whose order otherwise differs from process to process."""
+    values = json.loads(config.read_text(encoding="utf-8"))
+    for name, value in values.items():
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            values[name] = sorted(value)
+    write_json(config, values)
 
 
 def _tidy(directory: Path) -> dict[str, Any]:

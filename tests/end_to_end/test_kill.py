@@ -84,5 +84,6 @@ def kill_after(project: Path, verb: str, seconds: float) -> None:
 
 
 def comparable(files: dict[str, str]) -> dict[str, str]:
-    """Everything but the record of times (metrics.jsonl has seconds and tokens per second in it)."""
-    return {path: digest for path, digest in files.items() if Path(path).name != "metrics.jsonl"}
+    """Everything but the records of times (seconds and tokens per second)."""
+    times = {"metrics.jsonl", "training.json"}
+    return {path: digest for path, digest in files.items() if Path(path).name not in times}

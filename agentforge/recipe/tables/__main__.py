@@ -16,7 +16,7 @@ from typing import Any
 
 from agentforge.recipe.tables import HERE, PARENT
 
-CONFIG_CLASSES = (PARENT, "SFTConfig", "DPOConfig", "GRPOConfig", "RewardConfig")
+CONFIG_CLASSES = (PARENT, "SFTConfig", "DPOConfig", "KTOConfig", "GRPOConfig", "RewardConfig")
 # Enumerations that a class checks while it trains, or never; everything declared as Enum, Literal or "choices" is read.
 CHOICES: dict[tuple[str, str], list[str]] = {
     ("GRPOConfig", "loss_type"): ["grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"],

@@ -1,0 +1,62 @@
+"""Environments by id; a user's own is one class and one line of the recipe."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from agentforge.environments.base import Environment
+from agentforge.errors import UserError, did_you_mean
+
+# id to "module:class"; imported when it is made, because some need an extra.
+ENVIRONMENTS: dict[str, str] = {
+    "affine:sat": "agentforge.environments.sat:Sat",
+    "affine:abd": "agentforge.environments.programs:Abduction",
+    "affine:ded": "agentforge.environments.programs:Deduction",
+    "agentgym:babyai": "agentforge.environments.babyai:BabyAI",
+    "agentgym:textcraft": "agentforge.environments.textcraft:TextCraft",
+    "agentgym:sciworld": "agentforge.environments.sciworld:SciWorld",
+    "agentgym:alfworld": "agentforge.environments.alfworld:ALFWorld",
+    "agentgym:webshop": "agentforge.environments.agentgym:WebShop",
+    "shop": "agentforge.environments.shop:Shop",
+}
+
+
+def make(environment_id: str, options: dict[str, Any] | None = None) -> Environment:
+    """Make an environment.
+
+    Args:
+        environment_id: a key of `ENVIRONMENTS`, or any name if ``options`` has ``class: package.module:Class``.
+        options: arguments of its constructor.
+
+    Raises:
+        UserError: the id, the class or an option is unknown, or an extra is missing (the sentence names it).
+    """
+    arguments = dict(options or {})
+    target = arguments.pop("class", None) or ENVIRONMENTS.get(environment_id)
+    if target is None:
+        raise UserError(
+            f"there is no environment '{environment_id}'{did_you_mean(environment_id, list(ENVIRONMENTS))}; "
+            "one of your own is given as {class: package.module:Class}"
+        )
+    environment_class = load_class(target, f"environments.{environment_id}.class")
+    try:
+        return environment_class(**arguments)
+    except TypeError as error:
+        raise UserError(f"environments.{environment_id}: {error}") from error
+
+
+def load_class(target: str, key: str) -> type[Environment]:
+    """Import ``package.module:Class``.
+
+    Raises:
+        UserError: it cannot be imported, or is no `Environment`.
+    """
+    module_name, _, name = target.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{key}: {target} cannot be imported ({error}); write it as package.module:Class") from error
+    if not (isinstance(found, type) and issubclass(found, Environment)):
+        raise UserError(f"{key}: {target} is no subclass of agentforge.environments.base.Environment")
+    return found

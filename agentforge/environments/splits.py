@@ -1,0 +1,56 @@
+"""Which task ids are for training and which are reserved for evaluation.
+
+The rule is code, not a file: whatever collects or trains asks `task_ids(..., "train")`, and no option can give it a
+reserved id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from itertools import islice
+from random import Random
+from typing import Literal
+
+from agentforge.environments.base import Environment
+from agentforge.errors import UserError
+
+Split = Literal["train", "eval"]
+EVAL_SHARE = 5
+"""One in so many ids is reserved."""
+
+
+def split_of(environment_id: str, task_id: int) -> Split:
+    """Return the split of a task: by a hash of its name, so it depends neither on options nor on how many there are."""
+    digest = hashlib.blake2b(f"{environment_id}/{task_id}".encode(), digest_size=8).digest()
+    return "eval" if int.from_bytes(digest, "big") % EVAL_SHARE == 0 else "train"
+
+
+def task_ids(environment: Environment, split: Split, count: int | None = None, seed: int = 0) -> list[int]:
+    """Return ids of one split in an order that ``seed`` decides.
+
+    Args:
+        count: so many; None: all (an environment with endless tasks needs a count).
+
+    Raises:
+        UserError: the environment has fewer tasks in this split.
+    """
+    ids = list(islice(_shuffled(environment, split, seed), count))
+    if count is not None and len(ids) < count:
+        raise UserError(f"{environment.id} has {len(ids)} {split} tasks with these options, {count} are wanted")
+    return ids
+
+
+def _shuffled(environment: Environment, split: Split, seed: int) -> Iterator[int]:
+    random = Random(f"{environment.id}/{split}/{seed}")
+    if environment.tasks <= 1_000_000:
+        ids = [i for i in range(environment.tasks) if split_of(environment.id, i) == split]
+        random.shuffle(ids)
+        yield from ids
+        return
+    seen: set[int] = set()  # far more tasks than anyone draws: drawing and remembering is enough
+    while True:
+        task = random.randrange(environment.tasks)
+        if task not in seen and split_of(environment.id, task) == split:
+            seen.add(task)
+            yield task
