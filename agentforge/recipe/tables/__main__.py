@@ -76,9 +76,10 @@ def classes() -> dict[str, type]:
     """Return the config classes by name."""
     from peft import LoraConfig
     from transformers import TrainingArguments
-    from trl import DPOConfig, GRPOConfig, RewardConfig, SFTConfig
+    from trl import DPOConfig, GRPOConfig, KTOConfig, RewardConfig, SFTConfig
 
-    return {c.__name__: c for c in (TrainingArguments, SFTConfig, DPOConfig, GRPOConfig, RewardConfig, LoraConfig)}
+    trl = (SFTConfig, DPOConfig, KTOConfig, GRPOConfig, RewardConfig)
+    return {c.__name__: c for c in (TrainingArguments, *trl, LoraConfig)}
 
 
 def fragments_of(annotation: Any) -> list[dict[str, Any]]:
