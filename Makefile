@@ -35,8 +35,8 @@ gguf-setup: setup ## build llama-cpp-python once into the user's cache, and inst
 
 demo: setup gguf-setup ## aj in small on this machine: train, merge, quantise, check and talk (15 minutes on 2 cores)
 	$(FORGE) run aj --profile tiny $(ARGS)
-	$(FORGE) compare aj --profile tiny
-	$(FORGE) chat aj --profile tiny --model q4km --tools sandbox --files data/aj/example --examples 3
+	$(FORGE) compare aj --profile tiny $(ARGS)
+	$(FORGE) chat aj --profile tiny --model q4km --tools sandbox --files data/aj/example --examples 3 $(ARGS)
 
 aj: setup ## all the stages of aj, skipping what is up to date
 	$(FORGE) run aj $(OPTIONS)
