@@ -16,6 +16,7 @@ class Turn:
         observation: what the environment answered (empty after the last turn if nothing was left to say).
         reward: of this step.
         valid_action: see `Info`.
+        score: `Info`'s after this step; potential-based shaping needs it.
     """
 
     start: int
@@ -24,6 +25,7 @@ class Turn:
     observation: str
     reward: float
     valid_action: bool
+    score: float
 
 
 @dataclass(frozen=True)
