@@ -82,7 +82,8 @@ class ReadCounts:
             share = self.bad / (self.rows + self.bad)
             raise CheckRefused(
                 f"{what}: {self.bad} of {self.rows + self.bad} rows ({share:.1%}) cannot be read: "
-                f"{self.describe_bad()}; mend the file, or set data.max_bad_rows above {share:.2g}"
+                f"{self.describe_bad()}; mend the file"
+                + (f", or set data.max_bad_rows above {share:.2g}" if max_bad_rows else "")
             )
 
 

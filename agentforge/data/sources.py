@@ -77,9 +77,15 @@ class OpenSource:
         return str(raw[self.split_key])
 
     def all_rows(self) -> Iterator[Row]:
-        """Yield the adapted rows of all files, as they are: what evaluation sets are read by."""
-        for raw in self.raw_rows(ReadCounts()):
+        """Yield the adapted rows of all files, as they are: what evaluation sets are read by.
+
+        Raises:
+            CheckRefused: a row cannot be read; what is not known cannot be kept out of training.
+        """
+        counts = self.new_counts()
+        for raw in self.raw_rows(counts):
             yield from self.adapt(raw)[0]
+        counts.check(self.name, max_bad_rows=0.0)
 
 
 def open_sources(data: Data) -> tuple[list[OpenSource], list[str]]:

@@ -236,6 +236,13 @@ def test_contaminated_rows_are_dropped_and_counted(make, tmp_path):
     assert not any(stolen[:40] in text for split in ("train", "eval") for text in decoded(path, split))
 
 
+def test_an_evaluation_row_that_cannot_be_read_stops_the_run(make, tmp_path):
+    (tmp_path / "train.jsonl").write_text('{"text": "some words that are here to be trained on"}\n')
+    (tmp_path / "eval.jsonl").write_text('{"text": "a question"}\n{"text": broken\n')
+    with pytest.raises(CheckRefused, match=r"eval.jsonl.*cannot be read.*eval.jsonl:2.*mend the file$"):
+        make([{"dataset": str(tmp_path / "train.jsonl")}], decontaminate={"against": [str(tmp_path / "eval.jsonl")]})
+
+
 @pytest.mark.parametrize("overflow", ["truncate", "split", "drop"])
 def test_overflow_is_counted(make, tmp_path, overflow):
     rng = random.Random(9)
