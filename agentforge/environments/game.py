@@ -1,0 +1,102 @@
+"""What the text games share: one action a turn, taken from the assistant's text, within a number of turns."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from random import Random
+from typing import Any, NamedTuple
+
+from agentforge.environments.actions import find_action
+from agentforge.environments.base import Environment, Info, Step
+from agentforge.errors import UserError
+
+FORMAT = "Write your thoughts if you like, then one action on a line of its own: `Action: ...`."
+
+
+class Outcome(NamedTuple):
+    """What an action led to; ``score`` is that of the whole episode so far, ``over``: the game goes no further."""
+
+    observation: str
+    reward: float = 0.0
+    score: float = 0.0
+    success: bool = False
+    over: bool = False
+
+
+class InvalidAction(Exception):
+    """The text is no action of the game, or one that is not possible now. Its message goes to the model."""
+
+
+class Game(Environment):
+    """An environment whose subclasses only play: `begin`, `act` and, where it can be listed, `available`.
+
+    Args:
+        max_turns: model turns of an episode.
+    """
+
+    def __init__(self, max_turns: int) -> None:
+        if max_turns < 1:
+            raise UserError(f"environments.{self.id}.max_turns is {max_turns}; it must be at least 1")
+        self.max_turns = max_turns
+        self._turn = 0
+        self._last = Outcome("")
+
+    @abstractmethod
+    def begin(self, seed: int, task_id: int) -> str:
+        """Set up a task and return its first observation."""
+
+    @abstractmethod
+    def act(self, action: str) -> Outcome:
+        """Do an action.
+
+        Raises:
+            InvalidAction: nothing was done.
+        """
+
+    def available(self) -> list[str]:
+        """Return the actions that make sense now, in a fixed order; empty where they cannot be listed."""
+        return []
+
+    def reset(self, seed: int, task_id: int) -> str:
+        if not 0 <= task_id < self.tasks:
+            raise UserError(f"{self.id} has the tasks 0 to {self.tasks - 1} with these options, not {task_id}")
+        self._turn, self._last = 0, Outcome("")
+        return self.begin(seed, task_id)
+
+    def step(self, text: str) -> Step:
+        if self._last.over:
+            raise RuntimeError(f"{self.id}: the episode is over; reset begins the next")
+        self._turn += 1
+        problem = None
+        try:
+            action = find_action(text)
+            if action is None:
+                raise InvalidAction("there is no line `Action: ...` in your turn")
+            self._last = self.act(action)
+        except InvalidAction as error:
+            problem = str(error)
+            self._last = self._last._replace(observation=f"Invalid action: {problem}.", reward=0.0)
+        info = Info(success=self._last.success, valid_action=problem is None, score=self._last.score)
+        if problem is not None:
+            info["problem"] = problem
+        if not self._last.over and (actions := self.available()):
+            info["available_actions"] = actions
+        over = self._last.over
+        return Step(self._last.observation, self._last.reward, over, not over and self._turn >= self.max_turns, info)
+
+    def baseline(self, name: str, random: Random) -> str:
+        """Return a turn of ``random``: one of the available actions, each as likely as any other."""
+        if name != "random":
+            raise UserError(f"{self.id} has no baseline '{name}'; there are: {', '.join(self.baselines)}")
+        return say(random.choice(self.available()))
+
+
+def say(action: str) -> str:
+    """Return an action as a turn."""
+    return f"Action: {action}"
+
+
+def check_choice(key: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raise `UserError` if an option is none of its choices."""
+    if value not in choices:
+        raise UserError(f"{key} is {value!r}; it must be one of {', '.join(choices)}")
