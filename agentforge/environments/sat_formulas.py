@@ -1,0 +1,141 @@
+"""Random k-SAT formulas, the solver that judges them, and their text.
+
+A literal is a number as in DIMACS: 3 is x3, -3 is its negation. A clause is a tuple of literals of distinct variables.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from math import comb
+from random import Random
+from typing import Literal
+
+from agentforge.errors import UserError
+
+Clause = tuple[int, ...]
+Style = Literal["long", "short"]
+SOLVER = "m22"
+"""MiniSat 2.2: deterministic, and its decisions can be told which value to try first."""
+
+
+@dataclass(frozen=True)
+class Formula:
+    """``clauses`` joined by AND over the variables 1 .. ``n_vars``."""
+
+    n_vars: int
+    clauses: tuple[Clause, ...]
+
+    def falsified(self, assignment: dict[int, bool]) -> list[Clause]:
+        """Return the clauses that an assignment of all variables leaves false."""
+        true = {variable if value else -variable for variable, value in assignment.items()}
+        return [clause for clause in self.clauses if true.isdisjoint(clause)]
+
+    def majority(self) -> dict[int, bool]:
+        """Return each variable's commoner polarity; True where both are equally common."""
+        balance = [0] * (self.n_vars + 1)
+        for clause in self.clauses:
+            for literal in clause:
+                balance[abs(literal)] += 1 if literal > 0 else -1
+        return {variable: balance[variable] >= 0 for variable in range(1, self.n_vars + 1)}
+
+    def solve(self) -> dict[int, bool] | None:
+        """Return a satisfying assignment, None if there is none.
+
+        Of several it tends to the one nearest to the majority polarity, so that what is learnt from it is a rule and
+        not the solver's taste.
+        """
+        from pysat.solvers import Solver
+
+        majority = self.majority()
+        with Solver(name=SOLVER, bootstrap_with=self.clauses) as solver:
+            solver.set_phases([variable if value else -variable for variable, value in majority.items()])
+            if not solver.solve():
+                return None
+            model = {abs(literal): literal > 0 for literal in solver.get_model()}
+        return majority | {v: value for v, value in model.items() if v <= self.n_vars}
+
+    def digest(self) -> int:
+        """Return a number that two formulas share if they differ only in the order of clauses and literals."""
+        text = repr((self.n_vars, sorted(tuple(sorted(clause)) for clause in self.clauses)))
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def uniform(n_vars: int, k: int, count: int, random: Random) -> Formula:
+    """Draw ``count`` distinct clauses, all sets of clauses being equally likely.
+
+    Raises:
+        UserError: there are not so many clauses.
+    """
+    return _formula(n_vars, k, count, draw_clauses(n_vars, k, random))
+
+
+def planted(n_vars: int, k: int, count: int, random: Random) -> Formula:
+    """Draw distinct clauses that a hidden random assignment satisfies: satisfiable without a solver.
+
+    A clause with t literals true under it is kept with probability q^(t-1), so that no variable occurs more often with
+    its hidden sign: else the majority polarity would show it (Jia, Moore and Strain 2005).
+
+    Raises:
+        UserError: there are not so many clauses.
+    """
+    hidden = {v if random.random() < 0.5 else -v for v in range(1, n_vars + 1)}
+    q = unbiased_weight(k)
+    drawn = ((clause, len(hidden.intersection(clause))) for clause in draw_clauses(n_vars, k, random))
+    kept = (clause for clause, true in drawn if true and random.random() < q ** (true - 1))
+    return _formula(n_vars, k, count, kept)
+
+
+def unbiased_weight(k: int) -> float:
+    """Return q with (1 - q) (1 + q)^(k - 1) = 1: true and false literals are then as frequent."""
+    low, high = (0.0, 1.0) if k == 2 else (1e-9, 1.0)
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if (1 - middle) * (1 + middle) ** (k - 1) > 1 else (low, middle)
+    return low
+
+
+def _formula(n_vars: int, k: int, count: int, clauses: Iterator[Clause]) -> Formula:
+    drawn = tuple(islice(clauses, count)) if count <= clauses_possible(n_vars, k) else ()
+    if len(drawn) < count:
+        raise UserError(
+            f"affine:sat: {n_vars} variables with k = {k} do not give {count} different clauses; lower ratio or raise "
+            "n_vars"
+        )
+    return Formula(n_vars, drawn)
+
+
+def draw_clauses(n_vars: int, k: int, random: Random) -> Iterator[Clause]:
+    """Yield all clauses in a random order, their literals by variable."""
+    variables = range(1, n_vars + 1)
+    seen: set[Clause] = set()
+    while len(seen) < clauses_possible(n_vars, k):
+        signs = random.getrandbits(k)
+        clause = tuple(v if signs >> i & 1 else -v for i, v in enumerate(sorted(random.sample(variables, k))))
+        if clause not in seen:
+            seen.add(clause)
+            yield clause
+
+
+def clauses_possible(n_vars: int, k: int) -> int:
+    """Return how many different clauses there are."""
+    return comb(n_vars, k) * 2**k
+
+
+def clause_text(clause: Clause, style: Style) -> str:
+    """Write a clause: ``(x1 ∨ ¬x2)``, or short ``(x1|-x2)``."""
+    negation, disjunction = ("¬", " ∨ ") if style == "long" else ("-", "|")
+    literals = [f"x{literal}" if literal > 0 else f"{negation}x{-literal}" for literal in clause]
+    return f"({disjunction.join(literals)})"
+
+
+def formula_text(clauses: Sequence[Clause], style: Style) -> str:
+    """Write clauses joined by AND."""
+    return (" ∧ " if style == "long" else " & ").join(clause_text(clause, style) for clause in clauses)
+
+
+def assignment_text(assignment: dict[int, bool]) -> str:
+    """Write an assignment: ``x1=True, x2=False``."""
+    return ", ".join(f"x{variable}={value}" for variable, value in sorted(assignment.items()))
