@@ -203,19 +203,29 @@ def evaluate(
     """Scores of one model, each with n, interval and chance level."""
     loaded = load(context, recipe, profile)
     from agentforge.evaluation.evaluate import evaluate
-    from agentforge.evaluation.report import compare_table
+    from agentforge.evaluation.report import tables
 
     made = evaluate(loaded, model, replace=replace)
-    show_table(compare_table([made]))
+    for table in tables([made]):
+        show_table(table)
     done(made)
 
 
 @app.command(context_settings=PASS_ON)
-def compare(context: typer.Context, recipe: RecipeName, profile: Profile = None) -> None:
-    """Every evaluated model of a recipe side by side."""
-    from agentforge.evaluation.report import compare_table, evaluations
+def compare(
+    context: typer.Context,
+    names: Annotated[list[str], typer.Argument(metavar="RECIPE|DIRECTORY ...", help="in the order of their making")],
+    profile: Profile = None,
+    rule: Annotated[str, typer.Option(help="of dominance: posterior, point, interval, affine_ci ...")] = "posterior",
+    rope: Annotated[float, typer.Option(min=0, max=1, help="differences up to this size mean nothing")] = 0.02,
+) -> None:
+    """Evaluated models side by side, and over environments who dominates whom."""
+    from agentforge.evaluation.report import find_evaluations, tables
 
-    show_table(compare_table(evaluations(load(context, recipe, profile))))
+    changes = [name for name in names if "=" in name]
+    things = [name for name in names if "=" not in name]
+    for table in tables(find_evaluations(things, [*changes, *overrides(context)], profile), rule, rope):
+        show_table(table)
 
 
 @app.command(context_settings=PASS_ON)
@@ -327,6 +337,7 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     # the pinned libraries' notices to each other about names that their next versions drop
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft|trl")
+    warnings.filterwarnings("ignore", message="Cannot enable progress bars")
     try:
         app()
     except UserError as error:

@@ -10,6 +10,7 @@ from pathlib import Path
 from agentforge.data.prose import prompt_text
 from agentforge.data.split import split_hash
 from agentforge.errors import CheckRefused
+from agentforge.evaluation.environments import Chosen
 from agentforge.evaluation.tool_calls import Question
 from agentforge.recipe.schema import Recipe
 
@@ -34,6 +35,57 @@ def refuse_trained_questions(recipe: Recipe, questions: Sequence[Question]) -> N
                 f"{file}, line {number} is trained on and asked in {question}: '{prompt[:60]}'; "
                 "name the questions in data.decontaminate.against and train again"
             )
+
+
+def refuse_trained_tasks(recipe: Recipe, chosen: Sequence[Chosen]) -> None:
+    """Look for the evaluation's tasks among the episodes in local files of the mix (JSONL or Parquet rows that have
+    ``environment`` and ``task_id``).
+
+    Raises:
+        CheckRefused: a task is in both.
+    """
+    asked = {(name, task): one.name for one in chosen for task in one.tasks for name in (one.name, one.environment.id)}
+    if not asked:
+        return
+    for file, environment, task in _local_tasks(recipe):
+        if (environment, task) in asked:
+            raise CheckRefused(
+                f"{file} holds an episode of {environment}, task {task}, which is reserved for evaluation; take such "
+                "rows out (`agentforge collect` never plays a reserved task) and train again"
+            )
+
+
+def _local_tasks(recipe: Recipe) -> Iterator[tuple[Path, str, int]]:
+    for source in recipe.data.mix:
+        for name in sorted(glob.glob(source.dataset, recursive=True)):
+            path = Path(name)
+            for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+                yield from ((file, environment, task) for environment, task in _tasks(file))
+
+
+def _tasks(file: Path) -> Iterator[tuple[str, int]]:
+    if file.suffix == ".parquet":
+        yield from _parquet_tasks(file)
+    elif file.suffix == ".jsonl":
+        with file.open(encoding="utf-8-sig", errors="replace") as lines:
+            for line in lines:
+                try:
+                    row = json.loads(line)
+                    yield str(row["environment"]), int(row["task_id"])
+                except (ValueError, KeyError, TypeError):
+                    continue  # no episode
+
+
+def _parquet_tasks(file: Path) -> Iterator[tuple[str, int]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(file, columns=["environment", "task_id"])
+        pairs = zip(table["environment"].to_pylist(), table["task_id"].to_pylist(), strict=True)
+        yield from {(str(environment), int(task)) for environment, task in pairs}
+    except (pa.ArrowException, ValueError, TypeError, KeyError, OSError):
+        return  # no episodes
 
 
 def _local_prompts(recipe: Recipe) -> Iterator[tuple[Path, int, str]]:

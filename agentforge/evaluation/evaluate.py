@@ -13,7 +13,10 @@ from typing import Any
 from agentforge.artifacts import Workspace, hash_json, stage_directory, write_json
 from agentforge.data.tools import load_tools
 from agentforge.errors import UserError
-from agentforge.evaluation.contamination import refuse_trained_questions
+from agentforge.evaluation.baselines import scripted_names
+from agentforge.evaluation.contamination import refuse_trained_questions, refuse_trained_tasks
+from agentforge.evaluation.environments import Chosen, identity
+from agentforge.evaluation.play import decoding, evaluate_environments, opened
 from agentforge.evaluation.tool_calls import Answer, Question, judge, read_questions, score
 from agentforge.models.locate import ModelLocation, locate_model
 from agentforge.recipe.schema import Recipe, ToolCalls
@@ -26,29 +29,62 @@ ROWS = "rows.jsonl"
 
 
 def evaluate(recipe: Recipe, model: str | None = None, replace: bool = False) -> Path:
-    """Score a model on the recipe's held-out tool calls.
+    """Score a model on the recipe's held-out tool calls, on reserved tasks of its environments, or on both.
 
     Args:
-        recipe: `evaluate.tool_calls` names the questions.
-        model: see `locate_model`.
+        recipe: `evaluate.tool_calls` names the questions, `evaluate.environments` the tasks.
+        model: see `locate_model`; or ``expert`` or a baseline of the environments (``random``), which need no model.
         replace: make the scores again if they are there from other questions or another model.
 
     Returns:
-        ``-eval-<label>`` with scores.json and rows.jsonl.
+        ``-eval-<label>`` with scores.json and, of questions, rows.jsonl; of environments, results.parquet and
+        episodes.parquet.
 
     Raises:
-        UserError: no questions, or no such model.
-        CheckRefused: a question is among the recipe's training data.
+        UserError: nothing to evaluate on, or no such model.
+        CheckRefused: a question or a task is among the recipe's training data.
     """
-    settings = _settings(recipe)
+    if recipe.evaluate.tool_calls is None and recipe.evaluate.environments is None:
+        raise UserError(
+            f"{recipe.full_name} has nothing to evaluate on: set evaluate.tool_calls.prompts to a JSONL file, or "
+            "evaluate.environments"
+        )
+    with opened(recipe) as chosen:
+        if chosen and model in scripted_names(chosen):
+            return _evaluate_script(recipe, chosen, str(model), replace)
+        return _evaluate_model(recipe, chosen, model, replace)
+
+
+def _evaluate_script(recipe: Recipe, chosen: list[Chosen], strategy: str, replace: bool) -> Path:
+    target = recipe.artifact(f"eval-{strategy}")
+    depends = {"policy": strategy, "confidence": recipe.evaluate.confidence, **identity(recipe, chosen)}
+    with stage_directory(target, stage="evaluate", recipe=depends, replace=replace) as work:
+        if not work.done:
+            shown = {"label": strategy, "kind": "scripted", "path": None, "base": None}
+            report = {"recipe": recipe.full_name, "model": shown}
+            report |= evaluate_environments(recipe, chosen, strategy, work)
+            write_json(work.path / SCORES, report)
+    return target
+
+
+def _evaluate_model(recipe: Recipe, chosen: list[Chosen], model: str | None, replace: bool) -> Path:
     location = locate_model(recipe, model)
-    files = question_files(settings)
+    files = question_files(recipe.evaluate.tool_calls) if recipe.evaluate.tool_calls else []
     inputs: dict[str, Path | str] = {f"prompts {file}": file for file in files}
     if location.kind == "adapter":
         inputs["base"] = _input(str(location.base), location.revision)
         inputs["model"] = Path(location.path)
     else:
         inputs["model"] = _input(location.path, location.revision)
+    target = recipe.artifact(f"eval-{location.label}")
+    depends = _depends(recipe, chosen, location)
+    with stage_directory(target, stage="evaluate", recipe=depends, inputs=inputs, replace=replace) as work:
+        if not work.done:
+            _score_model(recipe, chosen, location, work)
+    return target
+
+
+def _depends(recipe: Recipe, chosen: list[Chosen], location: ModelLocation) -> dict[str, Any]:
     depends = {
         "evaluate": recipe.evaluate.model_dump(exclude={"batch_size"}),
         "tools": recipe.data.tools,
@@ -56,14 +92,25 @@ def evaluate(recipe: Recipe, model: str | None = None, replace: bool = False) ->
         "template": location.template,
         "seed": recipe.seed,
     }
-    target = recipe.artifact(f"eval-{location.label}")
-    with stage_directory(target, stage="evaluate", recipe=depends, inputs=inputs, replace=replace) as work:
-        if not work.done:
-            questions = load_questions(recipe)
-            refuse_trained_questions(recipe, questions)
-            policy = open_policy(location)
-            _write(recipe, work, location, policy, questions)
-    return target
+    if chosen:
+        depends |= {**identity(recipe, chosen), "decoding": decoding(recipe)}
+    return depends
+
+
+def _score_model(recipe: Recipe, chosen: list[Chosen], location: ModelLocation, work: Workspace) -> None:
+    questions = load_questions(recipe) if recipe.evaluate.tool_calls else []
+    refuse_trained_questions(recipe, questions)
+    refuse_trained_tasks(recipe, chosen)
+    policy = open_policy(location)
+    report: dict[str, Any] = {
+        "recipe": recipe.full_name,
+        "model": {"label": location.label, "kind": location.kind, "path": location.path, "base": location.base},
+    }
+    if questions:
+        report |= _answer(recipe, work, policy, questions)
+    if chosen:
+        report |= evaluate_environments(recipe, chosen, policy, work)
+    write_json(work.path / SCORES, report)
 
 
 def load_questions(recipe: Recipe) -> list[Question]:
@@ -98,7 +145,7 @@ def answer_questions(
     return [answers[index] for index in range(len(questions))]
 
 
-def _write(recipe: Recipe, work: Workspace, location: ModelLocation, policy: Policy, questions: list[Question]) -> None:
+def _answer(recipe: Recipe, work: Workspace, policy: Policy, questions: list[Question]) -> dict[str, Any]:
     settings = _settings(recipe)
     sampling = Sampling(settings.max_new_tokens, settings.temperature, seed=recipe.seed)
     started = time.perf_counter()
@@ -106,9 +153,13 @@ def _write(recipe: Recipe, work: Workspace, location: ModelLocation, policy: Pol
     seconds = time.perf_counter() - started
     new_tokens = sum(len(answer.generation.token_ids) for answer in answers)
     scores = score(answers, recipe.evaluate.confidence)
-    report: dict[str, Any] = {
-        "recipe": recipe.full_name,
-        "model": {"label": location.label, "kind": location.kind, "path": location.path, "base": location.base},
+    lines = [json.dumps(answer.row(), ensure_ascii=False) + "\n" for answer in answers]
+    (work.path / ROWS).write_text("".join(lines), encoding="utf-8")
+    work.metrics.update(
+        {name: entry["value"] for name, entry in scores.items()}, n=len(answers), seconds=round(seconds, 2)
+    )
+    log.info("%s: %d questions in %.1f s, %.0f tokens/s", policy.label, len(answers), seconds, new_tokens / seconds)
+    return {
         "questions": {
             "prompts": settings.prompts,
             "n": len(questions),
@@ -126,13 +177,6 @@ def _write(recipe: Recipe, work: Workspace, location: ModelLocation, policy: Pol
         "seconds": round(seconds, 2),
         "tokens_per_second": round(new_tokens / seconds, 1),
     }
-    write_json(work.path / SCORES, report)
-    lines = [json.dumps(answer.row(), ensure_ascii=False) + "\n" for answer in answers]
-    (work.path / ROWS).write_text("".join(lines), encoding="utf-8")
-    work.metrics.update(
-        {name: entry["value"] for name, entry in scores.items()}, n=len(answers), seconds=report["seconds"]
-    )
-    log.info("%s: %d questions in %.1f s, %.0f tokens/s", location.label, len(answers), seconds, new_tokens / seconds)
 
 
 def _settings(recipe: Recipe) -> ToolCalls:

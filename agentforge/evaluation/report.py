@@ -2,19 +2,84 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentforge.artifacts import read_manifest
 from agentforge.errors import UserError
-from agentforge.recipe.schema import Recipe
+from agentforge.evaluation.comparison import SCORES, Comparison, check_rule, read_evaluations, read_scores
+from agentforge.evaluation.posterior import ROPE
+from agentforge.evaluation.tables import dominance_tables, environment_table, relation
+from agentforge.recipe import Recipe, load_recipe
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-SCORES = "scores.json"
+
+def tables(paths: Sequence[Path], rule: str | None = None, rope: float = ROPE) -> list[Table]:
+    """Return what is to be shown of evaluations: tool calls, environments, and who dominates whom.
+
+    Args:
+        rule: by which models are compared; None: only their scores are shown.
+        rope: see `Comparison`.
+
+    Raises:
+        UserError: they cannot be compared, or there is no such rule.
+    """
+    made = []
+    with_questions = [path for path in paths if "questions" in read_scores(path)]
+    if with_questions:
+        made.append(compare_table(with_questions))
+    found = read_evaluations(paths)
+    if found:
+        made.append(environment_table(found))
+    if rule is not None:
+        check_rule(rule)
+        if len(found) > 1:
+            made += dominance_tables(Comparison(found, rope), rule)
+    return made
+
+
+def find_evaluations(names: Sequence[str], overrides: Sequence[str] = (), profile: str | None = None) -> list[Path]:
+    """Return the evaluations that names mean, in their order: directories of evaluations, and recipes.
+
+    A recipe means all that is evaluated of it and of the recipes of its stages.
+
+    Raises:
+        UserError: nothing is given, or nothing is there.
+    """
+    if not names:
+        raise UserError("compare needs a recipe or directories of evaluations")
+    found: list[Path] = []
+    for name in names:
+        if (Path(name) / SCORES).is_file():
+            found.append(Path(name))
+        elif Path(name).is_dir():
+            raise UserError(f"{name} is no evaluation: it has no {SCORES}")
+        else:
+            found += _of_system(with_stages(name, overrides, profile))
+    return list(dict.fromkeys(found))
+
+
+def with_stages(name: str, overrides: Sequence[str] = (), profile: str | None = None) -> list[Recipe]:
+    """Return a recipe and those that its stages read, each once, in their order."""
+    recipe = load_recipe(name, overrides, profile)
+    others = [load_recipe(stage.recipe, overrides, profile) for stage in recipe.stages if stage.recipe]
+    distinct = {(one.output_dir, one.full_name): one for one in [recipe, *others]}
+    return list(distinct.values())
+
+
+def _of_system(recipes: Sequence[Recipe]) -> list[Path]:
+    found = []
+    for recipe in recipes:
+        try:
+            found += evaluations(recipe)
+        except UserError:
+            continue
+    if not found:
+        evaluations(recipes[0])  # says so
+    return found
 
 
 def evaluations(recipe: Recipe) -> list[Path]:
@@ -45,7 +110,7 @@ def compare_table(paths: Sequence[Path]) -> Table:
     """
     from rich.table import Table
 
-    reports = [_read(path) for path in paths]
+    reports = [read_scores(path) for path in paths]
     first = reports[0]
     _check_comparable(paths, reports)
     percent = f"{first['interval']['confidence']:.0%}"
@@ -68,13 +133,6 @@ def compare_table(paths: Sequence[Path]) -> Table:
     return table
 
 
-def relation(score: dict[str, Any], baseline: dict[str, Any]) -> str:
-    """Return ``above``, ``below`` or ``overlaps``: where an interval lies to another."""
-    if score["low"] > baseline["high"]:
-        return "above"
-    return "below" if score["high"] < baseline["low"] else "overlaps"
-
-
 def _cell(score: dict[str, Any], baseline: dict[str, Any] | None) -> str:
     mark = "" if baseline is None else {"above": " ▲", "below": " ▼", "overlaps": " ≈"}[relation(score, baseline)]
     return f"{score['value']:.1%} \\[{score['low']:.1%}, {score['high']:.1%}]{mark}"
@@ -90,10 +148,3 @@ def _check_comparable(paths: Sequence[Path], reports: Sequence[dict[str, Any]]) 
                     f"{path.name} and {paths[0].name} were made with different {what}; evaluate both again, "
                     "with --replace"
                 )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not (path / SCORES).is_file():
-        raise UserError(f"{path} is no evaluation: it has no {SCORES}")
-    loaded: dict[str, Any] = json.loads((path / SCORES).read_text(encoding="utf-8"))
-    return loaded

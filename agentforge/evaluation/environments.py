@@ -1,0 +1,151 @@
+"""Reserved tasks of the recipe's environments: which they are, who plays them, and the scores."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from agentforge.artifacts import hash_json
+from agentforge.environments.base import Environment
+from agentforge.environments.registry import make
+from agentforge.environments.splits import task_ids
+from agentforge.errors import CheckRefused, UserError, did_you_mean
+from agentforge.evaluation.results import columns, environment_rows, result_row
+from agentforge.evaluation.statistics import Summary, aggregate, summarise
+from agentforge.recipe.schema import Environments, Recipe
+from agentforge.rollouts.episodes import Episode
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """An environment and the tasks of it that are played.
+
+    Attributes:
+        name: in the recipe.
+        environment: made with the recipe's options.
+        tasks: reserved ids; the same for every model.
+    """
+
+    name: str
+    options: dict[str, Any]
+    environment: Environment
+    tasks: list[int]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what decides the episodes."""
+        return {"name": self.name, "id": self.environment.id, "options": self.options, "tasks": self.tasks}
+
+
+def choose(recipe: Recipe) -> list[Chosen]:
+    """Return the environments that `evaluate.environments` names, each with its reserved tasks.
+
+    Raises:
+        UserError: there are none, or one is unknown or has too few tasks.
+    """
+    settings = settings_of(recipe)
+    names = list(recipe.environments) if settings.names is None else settings.names
+    for name in names:
+        if name not in recipe.environments:
+            known = list(recipe.environments)
+            raise UserError(
+                f"evaluate.environments.names: '{name}' is not under `environments`"
+                f"{did_you_mean(name, known) or '; there are: ' + (', '.join(known) or 'none')}"
+            )
+    if not names:
+        raise UserError(f"{recipe.full_name} has no environments to evaluate in; name some under `environments`")
+    if settings.samples > 1 and settings.temperature == 0:
+        raise UserError(
+            "evaluate.environments.samples: greedy decoding plays every sample of a task alike; "
+            "set evaluate.environments.temperature above 0, or samples to 1"
+        )
+    return [_chosen(recipe, settings, name) for name in dict.fromkeys(names)]
+
+
+def _chosen(recipe: Recipe, settings: Environments, name: str) -> Chosen:
+    options = recipe.environments[name]
+    environment = make(name, options)
+    return Chosen(name, options, environment, task_ids(environment, "eval", settings.tasks, recipe.seed))
+
+
+def settings_of(recipe: Recipe) -> Environments:
+    """Return `evaluate.environments`; only called where it is set."""
+    assert recipe.evaluate.environments is not None
+    return recipe.evaluate.environments
+
+
+def identity(recipe: Recipe, chosen: Sequence[Chosen]) -> dict[str, Any]:
+    """Return what the results of any policy depend on beside the policy."""
+    settings = settings_of(recipe)
+    return {
+        "environments": [one.as_json() for one in chosen],
+        "samples": settings.samples,
+        "seed": recipe.seed,
+    }
+
+
+def result_rows(played: Mapping[str, Sequence[Episode]], chosen: Sequence[Chosen]) -> list[dict[str, Any]]:
+    """Return the episodes' results, in the order of environments, tasks and samples.
+
+    Args:
+        played: name of the environment to its episodes.
+    """
+    rows = []
+    for one in chosen:
+        samples: dict[int, int] = {}
+        for episode in sorted(played[one.name], key=lambda e: (e.task_id, e.seed)):
+            sample = samples[episode.task_id] = samples.get(episode.task_id, -1) + 1
+            rows.append(result_row(episode, one.name, sample, one.environment.difficulty(episode.task_id)))
+    return rows
+
+
+def summaries(table: pa.Table, chosen: Sequence[Chosen], confidence: float) -> dict[str, Summary]:
+    """Return each environment's summary.
+
+    Raises:
+        CheckRefused: an environment has not a single result: every episode of it was lost.
+    """
+    found = {}
+    for one in chosen:
+        scores, successes, tasks = columns(environment_rows(table, one.name), "score", "success", "task_id")
+        if not len(scores):
+            raise CheckRefused(f"{one.name}: every episode was lost; is its server or its extra working?")
+        found[one.name] = summarise(scores, successes.astype(float), tasks, confidence, one.environment.graded)
+    return found
+
+
+def score_table(table: pa.Table, chosen: Sequence[Chosen], recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the scores of each environment, and the aggregates over them, as they stand in scores.json."""
+    confidence, samples = recipe.evaluate.confidence, settings_of(recipe).samples
+    found = summaries(table, chosen, confidence)
+    scores = {}
+    for one in chosen:
+        rows = environment_rows(table, one.name)
+        scores[one.name] = {
+            "id": one.environment.id,
+            "hash": hash_json({**one.as_json(), "seed": recipe.seed}),
+            **found[one.name].as_json(),
+            "lost": len(one.tasks) * samples - len(rows),
+            **_conduct(rows),
+        }
+    totals = {name: measure.as_json() for name, measure in aggregate(list(found.values()), confidence).items()}
+    return scores, totals
+
+
+def _conduct(rows: pa.Table) -> dict[str, Any]:
+    """How the policy behaved: shares, means and sums over the episodes of one environment."""
+    turns, valid, truncated, new_tokens, seconds = (
+        values.astype(float) for values in columns(rows, "turns", "valid_turns", "truncated", "new_tokens", "seconds")
+    )
+    return {
+        "valid_actions": round(float(valid.sum() / max(1.0, turns.sum())), 6),
+        "truncated": round(float(truncated.mean()), 6),
+        "turns": round(float(turns.mean()), 3),
+        "new_tokens": int(new_tokens.sum()),
+        "seconds": round(float(seconds.sum()), 3),
+    }
