@@ -1,15 +1,16 @@
 """A policy answers conversations: messages to prompt tokens, prompt tokens to new tokens, tokens to text.
 
-The token level (`encode`, `complete`, `decode`) is what rollouts use: token ids go in and come out, and nothing is
-decoded and encoded again in between. `generate` and `chat` are what evaluation and serving use.
+The token level (`encode`, `continuation`, `decoder`, `decode`) is what rollouts use: token ids go in and come out, and
+nothing is decoded and encoded again in between. `generate` and `chat` are what evaluation and serving use.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 from agentforge.errors import UserError
 from agentforge.models.locate import ModelLocation
@@ -47,10 +48,32 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Completion:
-    """New tokens of one prompt; ``stopped``: the last of them is a stop token."""
+    """New tokens of one prompt.
+
+    Attributes:
+        stopped: the last of them is a stop token.
+        logprobs: of the tokens under the distribution they were drawn from (temperature and top_p in it; at
+            temperature 0 the model's own); empty where nobody asked for them.
+    """
 
     token_ids: list[int]
     stopped: bool
+    logprobs: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A turn to be written.
+
+    Attributes:
+        token_ids: everything before it.
+        room: tokens that it may have, the stop token with them.
+        seed: decides what is drawn, whatever else is written in the same batch.
+    """
+
+    token_ids: Sequence[int]
+    room: int
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -74,11 +97,29 @@ class Generation:
         return len(self.prompt_ids)
 
 
+STUB = "stub"
+ASKED: Message = {"role": "user", "content": ""}
+CALLED: Message = {
+    "role": "assistant",
+    "content": "",
+    "tool_calls": [{"type": "function", "function": {"name": STUB, "arguments": {}}}],
+}
+
+
 class Policy(ABC):
-    """A model (or a script) that answers. Not thread-safe: one caller at a time."""
+    """A model (or a script) that answers. Not thread-safe: one caller at a time.
+
+    Attributes:
+        label: short name, for artefacts and episodes.
+        context_length: tokens read and written at most.
+        stop_ids: tokens that end a turn.
+        most_seats: episodes that it can usefully play at once; None: any number.
+    """
 
     label: str
     context_length: int
+    stop_ids: list[int]
+    most_seats: ClassVar[int | None] = None
 
     @abstractmethod
     def encode(self, messages: Sequence[Message], tools: Sequence[ToolSchema] = ()) -> list[int]:
@@ -97,6 +138,36 @@ class Policy(ABC):
         Raises:
             UserError: a prompt leaves no room in the context.
         """
+
+    def draw(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+        """Write several turns, each with its own room and seed, and with the log-probabilities of its tokens."""
+        return [
+            self.complete([r.token_ids], replace(sampling, max_new_tokens=r.room, seed=r.seed))[0] for r in requests
+        ]
+
+    @contextmanager
+    def decoder(self, sampling: Sampling, seats: int) -> Iterator[Decoder]:
+        """Yield what writes the turns of up to ``seats`` episodes at once."""
+        yield PlainDecoder(self, sampling)
+
+    def continuation(self, messages: Sequence[Message]) -> list[int]:
+        """Return the tokens between an assistant's stop token and its next turn when ``messages`` come in between.
+
+        A template that renders every turn by itself gives them whatever was said before, so only they are tokenised
+        and what was sampled stays as it is.
+
+        Raises:
+            UserError: the template changes earlier turns when others follow.
+        """
+        said = CALLED if messages[0]["role"] == "tool" else {"role": "assistant", "content": ""}
+        before, after = self.encode([ASKED]), self.encode([ASKED, said, *messages])
+        stop = next((i for i in range(len(before), len(after)) if after[i] in self.stop_ids), None)
+        if after[: len(before)] != before or stop is None:
+            raise UserError(
+                f"the chat template of {self.label} changes earlier turns when others follow, so episodes of several "
+                "turns cannot be continued token by token; give it agentforge's own (data.template: auto)"
+            )
+        return after[stop + 1 :]
 
     def generate(
         self, conversations: Sequence[Conversation], sampling: Sampling, on_token: OnToken | None = None
@@ -142,6 +213,34 @@ class Policy(ABC):
                 "or open the model with a longer context"
             )
         return min(sampling.max_new_tokens, self.context_length - longest)
+
+
+class Decoder(ABC):
+    """Writes turns of several episodes at once. A seat holds one episode after another."""
+
+    @abstractmethod
+    def begin(self, seat: int, request: Request) -> None:
+        """Begin a turn; its tokens may continue what was read and written in this seat."""
+
+    @abstractmethod
+    def advance(self) -> list[tuple[int, Completion]]:
+        """Go on with all begun turns until at least one is finished; returns those with their seats."""
+
+
+class PlainDecoder(Decoder):
+    """Reads the whole episode again for every turn: for models that keep no cache between turns."""
+
+    def __init__(self, policy: Policy, sampling: Sampling) -> None:
+        self.policy = policy
+        self.sampling = sampling
+        self._begun: dict[int, Request] = {}
+
+    def begin(self, seat: int, request: Request) -> None:
+        self._begun[seat] = request
+
+    def advance(self) -> list[tuple[int, Completion]]:
+        begun, self._begun = self._begun, {}
+        return list(zip(begun, self.policy.draw(list(begun.values()), self.sampling), strict=True))
 
 
 class TextStream:

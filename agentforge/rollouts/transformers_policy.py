@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -10,10 +11,10 @@ from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     GenerationConfig,
+    LogitsProcessorList,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    StoppingCriteria,
     StoppingCriteriaList,
 )
 
@@ -22,14 +23,29 @@ from agentforge.data.tokenizer import load_tokenizer
 from agentforge.errors import UserError
 from agentforge.models.build import packing_refusal
 from agentforge.models.locate import ModelLocation
-from agentforge.rollouts.policies import Completion, Message, OnToken, Policy, Sampling, ToolSchema
+from agentforge.rollouts.cached_decoding import CachedDecoder
+from agentforge.rollouts.generating import Drawing, Watch
+from agentforge.rollouts.policies import (
+    Completion,
+    Decoder,
+    Message,
+    OnToken,
+    PlainDecoder,
+    Policy,
+    Request,
+    Sampling,
+    ToolSchema,
+)
 
 
 class TransformersPolicy(Policy):
     """A causal language model and its tokenizer, whose chat template writes the prompt.
 
+    The model may be one that is being trained: while it answers it is in evaluation mode and without its own
+    generation settings, afterwards it is as it was.
+
     Args:
-        model: in evaluation mode, on its device.
+        model: on its device; with a PEFT adapter or without.
         tokenizer: with a chat template.
         label: see `ModelLocation`.
         context_length: tokens; None: what the model was made for.
@@ -42,15 +58,13 @@ class TransformersPolicy(Policy):
         label: str,
         context_length: int | None = None,
     ) -> None:
-        self.model = model.eval()
+        self.model = model
         self.tokenizer = tokenizer
         self.label = label
         self.context_length = context_length or getattr(model.config, "max_position_embeddings", None) or 1 << 30
         self._stateful = packing_refusal(model.config) is not None
         self._full_attention = not self._stateful and has_full_attention(model.config)
         self.stop_ids = chat_template.stop_token_ids(tokenizer)
-        # A checkpoint's own generation defaults (repetition penalty, top-k ...) would change what is measured.
-        model.generation_config = GenerationConfig(eos_token_id=self.stop_ids, pad_token_id=self._pad_id())
 
     @classmethod
     def open(cls, location: ModelLocation, context_length: int | None = None) -> TransformersPolicy:
@@ -85,6 +99,81 @@ class TransformersPolicy(Policy):
             completions.update(self._run(rows, [prompts[row] for row in rows], room, sampling, on_token))
         return [completions[row] for row in range(len(prompts))]
 
+    @contextmanager
+    def decoder(self, sampling: Sampling, seats: int) -> Iterator[Decoder]:
+        with self._answering():
+            if self.keeps_cache:
+                eager = self._config()._attn_implementation == "eager"
+                yield CachedDecoder(self.model, self.stop_ids, sampling, seats, additive_mask=eager)
+            else:
+                yield PlainDecoder(self, sampling)
+
+    @property
+    def keeps_cache(self) -> bool:
+        """Whether episodes can keep their own key-value cache over turns; if not, each turn reads them again.
+
+        Needed is an attention over the whole sequence that takes any mask, in a model made for caches that are not
+        transformers' own: what it says of static ones.
+        """
+        base = self._base()
+        can_mask = self._config()._attn_implementation in ("sdpa", "eager")
+        return self._full_attention and can_mask and bool(getattr(base, "_can_compile_fullgraph", False))
+
+    def draw(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+        completions: dict[int, Completion] = {}
+        for rows in self._batches([request.token_ids for request in requests]):
+            drawn = self._draw_together([requests[row] for row in rows], sampling)
+            completions.update(zip(rows, drawn, strict=True))
+        return [completions[row] for row in range(len(requests))]
+
+    def _draw_together(self, requests: list[Request], sampling: Sampling) -> list[Completion]:
+        width = max(len(request.token_ids) for request in requests)
+        gaps = [width - len(request.token_ids) for request in requests]
+        padded = [[self._pad_id()] * gap + list(r.token_ids) for r, gap in zip(requests, gaps, strict=True)]
+        mask = [[0] * gap + [1] * (width - gap) for gap in gaps]
+        drawing = Drawing(requests, sampling)
+        with self._answering():
+            generate: Any = self.model.generate
+            output = generate(
+                input_ids=torch.tensor(padded, device=self.model.device),
+                attention_mask=torch.tensor(mask, device=self.model.device),
+                generation_config=self._decoding(Sampling(0), max(request.room for request in requests)),
+                logits_processor=LogitsProcessorList([drawing]),
+            )
+        cut = [self._cut(ids, r.room) for ids, r in zip(output[:, width:].tolist(), requests, strict=True)]
+        return [
+            Completion(c.token_ids, c.stopped, [step[row] for step in drawing.logprobs[: len(c.token_ids)]])
+            for row, c in enumerate(cut)
+        ]
+
+    def _base(self) -> PreTrainedModel:
+        """Return the model under the adapter, if there is one."""
+        model: Any = self.model
+        return cast(PreTrainedModel, model.get_base_model() if hasattr(model, "get_base_model") else model)
+
+    def _config(self) -> PreTrainedConfig:
+        return self._base().config
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Put the model into evaluation mode, without gradients and without generation settings of its own.
+
+        A checkpoint's own (repetition penalty, top-k ...) would change what is measured.
+        """
+        base = self._base()
+        training = [module for module in self.model.modules() if module.training]
+        settings = base.generation_config
+        base.generation_config = GenerationConfig(eos_token_id=self.stop_ids, pad_token_id=self._pad_id())
+        self.model.eval()
+        try:
+            # not inference_mode: a buffer that the model makes anew in there could not be trained with afterwards
+            with torch.no_grad():
+                yield
+        finally:
+            base.generation_config = settings
+            for module in training:
+                module.training = True
+
     def _batches(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
         """Return the rows that are run together: all of them.
 
@@ -109,9 +198,10 @@ class TransformersPolicy(Policy):
         if watch is not None:
             criteria.append(watch)
         devices = [self.model.device] if self.model.device.type == "cuda" else []
-        with torch.inference_mode(), torch.random.fork_rng(devices):
+        with self._answering(), torch.random.fork_rng(devices):
             torch.manual_seed(sampling.seed)
-            output = self.model.generate(
+            generate: Any = self.model.generate
+            output = generate(
                 input_ids=torch.tensor(padded, device=self.model.device),
                 attention_mask=torch.tensor(mask, device=self.model.device),
                 past_key_values=self._read_once(prompts[0][:shared], len(prompts)) if shared else None,
@@ -163,34 +253,6 @@ class TransformersPolicy(Policy):
     def _pad_id(self) -> int:
         pad = self.tokenizer.pad_token_id
         return int(self.stop_ids[0] if pad is None else pad)
-
-
-class Watch(StoppingCriteria):
-    """Hands every new token to ``on_token`` and ends the rows for which it says so.
-
-    Attributes:
-        ended: row to the number of tokens it had written when it was ended.
-    """
-
-    def __init__(self, rows: list[int], stop_ids: frozenset[int], on_token: OnToken) -> None:
-        self.rows = rows
-        self.stop_ids = stop_ids
-        self.on_token = on_token
-        self.ended: dict[int, int] = {}
-        self._steps = 0
-        self._done = [False] * len(rows)
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        self._steps += 1
-        for index, (row, token) in enumerate(zip(self.rows, input_ids[:, -1].tolist(), strict=True)):
-            if self._done[index]:
-                continue
-            if token in self.stop_ids:
-                self._done[index] = True
-            elif self.on_token(row, token):
-                self._done[index] = True
-                self.ended[row] = self._steps
-        return torch.tensor(self._done, device=input_ids.device)
 
 
 def has_full_attention(config: PreTrainedConfig) -> bool:
