@@ -71,6 +71,6 @@ def written(message: dict[str, Any]) -> str:
     """Return an assistant message as the text that a model would write for it."""
     calls = [
         f"<tool_call>\n{json.dumps(call['function'], ensure_ascii=False)}\n</tool_call>"
-        for call in message.get("tool_calls", [])
+        for call in message.get("tool_calls") or []
     ]
-    return "\n".join(part for part in (message["content"], *calls) if part)
+    return "\n".join(part for part in (message.get("content") or "", *calls) if part)

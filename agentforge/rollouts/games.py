@@ -48,7 +48,7 @@ class Game:
         attempt: 1, or 2 if its environment has failed before.
         observation: what the environment said first.
         last: step.
-        cut: it got too long.
+        cut: it got too long, or its player gave up.
     """
 
     task: Task

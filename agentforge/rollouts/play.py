@@ -147,8 +147,10 @@ def _perform(table: Table, game: Game, actor: Actor, act: Act, seed: int) -> Non
     except EnvironmentFailed as error:
         table.lose(game, error)
         return
-    while dialogue.messages[-1]["role"] in ("user", "tool") and game.turns:  # the actor gave up
-        dialogue.messages.pop()
+    if said is None:
+        game.cut = True
+        if game.turns:
+            dialogue.messages.pop()  # the observation to which the actor knew no answer
     if actor.tokenizer is not None and game.turns:
         spans = dialogue.tokenise(actor.tokenizer)
         game.turns = [replace(turn, start=a, end=b) for turn, (a, b) in zip(game.turns, spans, strict=True)]

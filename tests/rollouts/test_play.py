@@ -14,8 +14,9 @@ from agentforge.errors import CheckRefused, UserError
 from agentforge.rollouts.actors import Actor, Baseline, Expert
 from agentforge.rollouts.episodes import Episode
 from agentforge.rollouts.play import Task, play
-from agentforge.rollouts.policies import Policy, Sampling
+from agentforge.rollouts.policies import Conversation, Policy, Sampling
 from agentforge.rollouts.pool import EnvironmentPool
+from agentforge.rollouts.scripted import ScriptedPolicy
 
 from ..data.small_tokenizers import chatml_tokenizer, r1_tokenizer
 from .players import TOYS, Scripted
@@ -184,4 +185,16 @@ def test_an_expert_that_gives_up_ends_its_episode(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Count, "expert", lambda self: expert(self) if self.left > 1 else None)
     (episode,) = played(Expert(), [Task("count", 2)])
     assert len(episode.turns) == 2 and episode.messages[-1]["role"] == "assistant"
-    assert not (episode.success or episode.terminated or episode.truncated)
+    assert episode.truncated and not (episode.success or episode.terminated)
+
+
+def test_a_script_without_a_tokenizer_plays_too() -> None:
+    heard: list[Any] = []
+
+    def answer(conversation: Conversation) -> str:
+        heard.append(list(conversation.messages))
+        return count_down("Né 🙂\n" + TOOL_CALL)(conversation.messages[-1]["content"])
+
+    (episode,) = played(ScriptedPolicy(answer), [Task("count", 2)], act="tool", sampling=Sampling(200))
+    assert episode.success and episode.tools
+    assert [messages == episode.messages[: 2 * n] for n, messages in enumerate(heard, start=1)] == [True] * 3
