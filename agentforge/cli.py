@@ -19,7 +19,6 @@ from agentforge.errors import UserError
 
 LATER = {
     "surgery": "graft, expand, slice or truncate a checkpoint",
-    "collect": "episodes of a policy in environments, as training rows",
 }
 PIPE_WIDTH = 160
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -180,6 +179,15 @@ def preview(
         done(html)
 
 
+@app.command(context_settings=PASS_ON)
+def collect(context: typer.Context, recipe: RecipeName, profile: Profile = None, replace: Replace = False) -> None:
+    """Episodes of a policy or an expert in environments, and the good ones as training rows."""
+    loaded = load(context, recipe, profile)
+    from agentforge.rollouts.collect import collect
+
+    done(collect(loaded, replace=replace))
+
+
 # -- models ---------------------------------------------------------------------------------------------------------
 
 
@@ -226,6 +234,15 @@ def compare(
     things = [name for name in names if "=" not in name]
     for table in tables(find_evaluations(things, [*changes, *overrides(context)], profile), rule, rope):
         show_table(table)
+
+
+@app.command(context_settings=PASS_ON)
+def report(context: typer.Context, recipe: RecipeName, profile: Profile = None) -> None:
+    """One page of a system for a browser: curves, scores, frontier, episodes, cost. Shows what is made by now."""
+    from agentforge.evaluation.page import report
+    from agentforge.evaluation.system import load_system
+
+    done(report(load_system(recipe, overrides(context), profile)))
 
 
 @app.command(context_settings=PASS_ON)

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agentforge.artifacts import read_manifest
 from agentforge.errors import UserError
 from agentforge.evaluation.comparison import SCORES, Comparison, check_rule, read_evaluations, read_scores
 from agentforge.evaluation.posterior import ROPE
+from agentforge.evaluation.system import evaluations_of, finished_evaluations, load_system
 from agentforge.evaluation.tables import dominance_tables, environment_table, relation
-from agentforge.recipe import Recipe, load_recipe
+from agentforge.recipe import Recipe
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -58,28 +58,12 @@ def find_evaluations(names: Sequence[str], overrides: Sequence[str] = (), profil
         elif Path(name).is_dir():
             raise UserError(f"{name} is no evaluation: it has no {SCORES}")
         else:
-            found += _of_system(with_stages(name, overrides, profile))
+            found += _of_system(load_system(name, overrides, profile).recipes)
     return list(dict.fromkeys(found))
 
 
-def with_stages(name: str, overrides: Sequence[str] = (), profile: str | None = None) -> list[Recipe]:
-    """Return a recipe and those that its stages read, each once, in their order."""
-    recipe = load_recipe(name, overrides, profile)
-    others = [load_recipe(stage.recipe, overrides, profile) for stage in recipe.stages if stage.recipe]
-    distinct = {(one.output_dir, one.full_name): one for one in [recipe, *others]}
-    return list(distinct.values())
-
-
 def _of_system(recipes: Sequence[Recipe]) -> list[Path]:
-    found = []
-    for recipe in recipes:
-        try:
-            found += evaluations(recipe)
-        except UserError:
-            continue
-    if not found:
-        evaluations(recipes[0])  # says so
-    return found
+    return evaluations_of(recipes) or evaluations(recipes[0])  # the latter says that there are none
 
 
 def evaluations(recipe: Recipe) -> list[Path]:
@@ -88,15 +72,12 @@ def evaluations(recipe: Recipe) -> list[Path]:
     Raises:
         UserError: there are none.
     """
-    found = [
-        path for path in recipe.artifact("x").parent.glob(f"{recipe.full_name}-eval-*") if (path / SCORES).is_file()
-    ]
+    found = finished_evaluations(recipe)
     if not found:
         raise UserError(
             f"nothing of {recipe.full_name} is evaluated yet; run `agentforge evaluate` on this recipe first"
         )
-    base = recipe.artifact("eval-base")
-    return sorted(found, key=lambda path: (path != base, str(read_manifest(path)["finished"]), path.name))
+    return found
 
 
 def compare_table(paths: Sequence[Path]) -> Table:
