@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from agentforge.environments import sandbox as module
+from agentforge.environments import sandbox_pool
 from agentforge.environments.sandbox import Limits, Sandbox, isolation, isolation_problem, run_command, run_program
 from agentforge.errors import CheckRefused
 
@@ -40,13 +41,12 @@ def test_output_exit_code_and_files(box: Sandbox) -> None:
     assert not result.truncated
 
 
-def test_the_directory_lasts_and_is_removed() -> None:
+def test_the_directory_lasts_and_is_empty_in_the_next_sandbox() -> None:
     with Sandbox(allow_unisolated=True) as box:
-        box.run("echo kept > f")
+        box.run("echo kept > f; echo gone > /tmp/f")
         assert box.run("cat f; [ $PWD = $HOME ] && echo home").stdout == "kept\nhome\n"
-        directory = box.directory
-        assert directory.is_dir()
-    assert not directory.exists()
+        with Sandbox(allow_unisolated=True) as other:
+            assert other.run("ls -A").stdout == ""
 
 
 def test_files_stay_inside() -> None:
@@ -183,8 +183,14 @@ def test_without_isolation_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (result.stdout, result.isolated) == ("run\n", False)
 
 
-def test_a_failed_set_up_is_no_result(tmp_path: Path) -> None:
+def test_a_failed_set_up_is_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command must not run half isolated."""
-    result, problem = module._execute("echo run", tmp_path / "missing", Limits(), 10.0, isolated=True)
-    assert problem
-    assert result.stdout == ""
+    monkeypatch.setattr(sandbox_pool, "LAUNCHER", Path("/nowhere"))
+    with pytest.raises(sandbox_pool.ZygoteFailed):
+        sandbox_pool.Zygote().wait()
+
+
+def test_a_closed_sandbox_says_so(box: Sandbox) -> None:
+    box.close()
+    with pytest.raises(RuntimeError, match="the sandbox has failed"):
+        box.run("true")
