@@ -15,6 +15,15 @@ from agentforge.rollouts.policies import Completion, Message, OnToken, Policy, S
 
 DEFAULT_CONTEXT = 8192
 """Tokens. llama.cpp allocates the whole cache at once: a 32B model's own 131072 would take 32 GiB."""
+SMALL_FILE = 64 << 20
+"""Bytes. llama.cpp's threads wait for each other by spinning, some hundred times a token: where a token takes less than
+a millisecond that is most of the time, and on a machine with other work it is a hundred times the time."""
+
+
+def _threads(path: str) -> int:
+    if os.path.exists(path) and os.path.getsize(path) < SMALL_FILE:
+        return 1
+    return (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) or 1
 
 
 class GGUFPolicy(Policy):
@@ -54,7 +63,7 @@ class GGUFPolicy(Policy):
         except ImportError:
             raise UserError("a GGUF needs llama-cpp-python, which is not installed; run `make gguf-setup`") from None
         length = context_length or DEFAULT_CONTEXT
-        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        threads = _threads(location.path)
         try:
             llama = llama_cpp.Llama(
                 location.path, n_ctx=length, n_threads=threads, n_threads_batch=threads, n_gpu_layers=-1, verbose=False
