@@ -3,74 +3,68 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from agentforge.artifacts import stage_directory, write_json
-from agentforge.environments.base import EnvironmentFailed
 from agentforge.errors import UserError
-from agentforge.evaluation.environments import Chosen, identity, result_rows, settings_of, summaries
+from agentforge.evaluation.environments import Chosen, Selection, identity, result_rows, summaries
+from agentforge.evaluation.play import play_tasks
 from agentforge.evaluation.results import RESULTS, results_table, write_results
-from agentforge.evaluation.scripted import EXPERT, RANDOM, play_scripted
 from agentforge.recipe.schema import Recipe
-from agentforge.rollouts.episodes import Episode
-
-log = logging.getLogger(__name__)
+from agentforge.rollouts.actors import Actor, Baseline, Expert
 
 BASELINES = "baselines.json"
+EXPERT = "expert"
+RANDOM = "random"
 
 
-def scripted_names(chosen: Sequence[Chosen]) -> list[str]:
-    """Return the policies that need no model: the expert, and every environment's baselines."""
-    return list(dict.fromkeys([EXPERT, RANDOM, *(name for one in chosen for name in one.environment.baselines)]))
+def strategies(chosen: Sequence[Chosen]) -> list[str]:
+    """Return the names of all trivial strategies that some environment knows, ``random`` first."""
+    return list(dict.fromkeys([RANDOM, *(name for one in chosen for name in one.environment.baselines)]))
 
 
-def scripted_episodes(recipe: Recipe, chosen: Sequence[Chosen], strategy: str) -> dict[str, list[Episode]]:
-    """Play a strategy on the tasks, and return each environment's episodes without those that broke.
+def scripted_policy(chosen: Sequence[Chosen], name: str | None) -> Actor | None:
+    """Return the expert or the trivial strategy of that name; None if the name means a model.
 
     Raises:
         UserError: an environment does not know the strategy.
     """
+    if name == EXPERT:
+        return Expert()
+    if name is None or name not in strategies(chosen):
+        return None
     for one in chosen:
-        if strategy != EXPERT and strategy not in one.environment.baselines:
+        if name not in one.environment.baselines:
             raise UserError(
-                f"{one.name} has no baseline '{strategy}' (it has {', '.join(one.environment.baselines)}); "
+                f"{one.name} has no baseline '{name}' (it has {', '.join(one.environment.baselines) or 'none'}); "
                 "choose others with evaluate.environments.names"
             )
-    return {one.name: list(_play(recipe, one, strategy)) for one in chosen}
+    return Baseline(name)
 
 
-def _play(recipe: Recipe, one: Chosen, strategy: str) -> Iterator[Episode]:
-    for task in one.tasks:
-        for sample in range(settings_of(recipe).samples):
-            try:
-                yield play_scripted(one.environment, strategy, task, recipe.seed + sample)
-            except EnvironmentFailed as error:
-                log.warning("%s, task %d: %s; the episode is lost", one.name, task, error)
-
-
-def baselines(recipe: Recipe, chosen: Sequence[Chosen]) -> dict[str, dict[str, Any]]:
+def baselines(recipe: Recipe, selection: Selection) -> dict[str, dict[str, Any]]:
     """Return each environment's baselines with their scores, playing them if ``-baselines`` is not up to date."""
     target = recipe.artifact("baselines")
-    depends = {**identity(recipe, chosen), "confidence": recipe.evaluate.confidence}
+    depends = {**identity(recipe, selection.chosen), "confidence": recipe.evaluate.confidence}
     with stage_directory(target, stage="baselines", recipe=depends, replace=True) as work:
         if not work.done:
-            scores, rows = _score(recipe, chosen)
+            scores, rows = _play(recipe, selection)
             write_results(rows, work.path / RESULTS)
             write_json(work.path / BASELINES, scores)
     loaded: dict[str, dict[str, Any]] = json.loads((target / BASELINES).read_text(encoding="utf-8"))
     return loaded
 
 
-def _score(recipe: Recipe, chosen: Sequence[Chosen]) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
-    scores: dict[str, dict[str, Any]] = {one.name: {} for one in chosen}
+def _play(recipe: Recipe, selection: Selection) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
+    scores: dict[str, dict[str, Any]] = {one.name: {} for one in selection.chosen}
     rows: list[dict[str, Any]] = []
-    for strategy in scripted_names(chosen):
-        knowing = [one for one in chosen if strategy in one.environment.baselines]
+    for strategy in strategies(selection.chosen):
+        knowing = [one for one in selection.chosen if strategy in one.environment.baselines]
         if not knowing:
             continue
-        new = result_rows(scripted_episodes(recipe, knowing, strategy), knowing)
+        played = play_tasks(recipe, Selection(knowing, selection.pool), Baseline(strategy))
+        new = result_rows(played, knowing)
         for name, summary in summaries(results_table(new), knowing, recipe.evaluate.confidence).items():
             scores[name][strategy] = summary.as_json()
         rows += new

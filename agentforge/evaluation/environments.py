@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,15 +10,14 @@ import pyarrow as pa
 
 from agentforge.artifacts import hash_json
 from agentforge.environments.base import Environment
-from agentforge.environments.registry import make
 from agentforge.environments.splits import task_ids
 from agentforge.errors import CheckRefused, UserError, did_you_mean
 from agentforge.evaluation.results import columns, environment_rows, result_row
 from agentforge.evaluation.statistics import Summary, aggregate, summarise
 from agentforge.recipe.schema import Environments, Recipe
 from agentforge.rollouts.episodes import Episode
-
-log = logging.getLogger(__name__)
+from agentforge.rollouts.play import Task
+from agentforge.rollouts.pool import EnvironmentPool
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,18 @@ class Chosen:
         return {"name": self.name, "id": self.environment.id, "options": self.options, "tasks": self.tasks}
 
 
-def choose(recipe: Recipe) -> list[Chosen]:
+@dataclass(frozen=True)
+class Selection:
+    """The environments that are evaluated in, and where they are made."""
+
+    chosen: list[Chosen]
+    pool: EnvironmentPool
+
+
+Played = tuple[Task, Episode]
+
+
+def choose(recipe: Recipe, pool: EnvironmentPool) -> list[Chosen]:
     """Return the environments that `evaluate.environments` names, each with its reserved tasks.
 
     Raises:
@@ -64,13 +73,14 @@ def choose(recipe: Recipe) -> list[Chosen]:
             "evaluate.environments.samples: greedy decoding plays every sample of a task alike; "
             "set evaluate.environments.temperature above 0, or samples to 1"
         )
-    return [_chosen(recipe, settings, name) for name in dict.fromkeys(names)]
+    return [_chosen(recipe, settings, name, pool) for name in dict.fromkeys(names)]
 
 
-def _chosen(recipe: Recipe, settings: Environments, name: str) -> Chosen:
-    options = recipe.environments[name]
-    environment = make(name, options)
-    return Chosen(name, options, environment, task_ids(environment, "eval", settings.tasks, recipe.seed))
+def _chosen(recipe: Recipe, settings: Environments, name: str, pool: EnvironmentPool) -> Chosen:
+    environment = pool.take(name)
+    tasks = task_ids(environment, "eval", settings.tasks, recipe.seed)
+    pool.give_back(name, environment)
+    return Chosen(name, recipe.environments[name], environment, tasks)
 
 
 def settings_of(recipe: Recipe) -> Environments:
@@ -89,19 +99,12 @@ def identity(recipe: Recipe, chosen: Sequence[Chosen]) -> dict[str, Any]:
     }
 
 
-def result_rows(played: Mapping[str, Sequence[Episode]], chosen: Sequence[Chosen]) -> list[dict[str, Any]]:
-    """Return the episodes' results, in the order of environments, tasks and samples.
-
-    Args:
-        played: name of the environment to its episodes.
-    """
-    rows = []
-    for one in chosen:
-        samples: dict[int, int] = {}
-        for episode in sorted(played[one.name], key=lambda e: (e.task_id, e.seed)):
-            sample = samples[episode.task_id] = samples.get(episode.task_id, -1) + 1
-            rows.append(result_row(episode, one.name, sample, one.environment.difficulty(episode.task_id)))
-    return rows
+def result_rows(played: Sequence[Played], chosen: Sequence[Chosen]) -> list[dict[str, Any]]:
+    """Return the episodes' results in their order."""
+    environments = {one.name: one.environment for one in chosen}
+    return [
+        result_row(task, episode, environments[task.environment].difficulty(task.task_id)) for task, episode in played
+    ]
 
 
 def summaries(table: pa.Table, chosen: Sequence[Chosen], confidence: float) -> dict[str, Summary]:

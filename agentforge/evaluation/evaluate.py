@@ -13,13 +13,14 @@ from typing import Any
 from agentforge.artifacts import Workspace, hash_json, stage_directory, write_json
 from agentforge.data.tools import load_tools
 from agentforge.errors import UserError
-from agentforge.evaluation.baselines import scripted_names
+from agentforge.evaluation.baselines import baselines, scripted_policy
 from agentforge.evaluation.contamination import refuse_trained_questions, refuse_trained_tasks
-from agentforge.evaluation.environments import Chosen, identity
+from agentforge.evaluation.environments import Chosen, Selection, identity
 from agentforge.evaluation.play import decoding, evaluate_environments, opened
 from agentforge.evaluation.tool_calls import Answer, Question, judge, read_questions, score
-from agentforge.models.locate import ModelLocation, locate_model
+from agentforge.models.locate import ModelLocation, locate_model, model_inputs
 from agentforge.recipe.schema import Recipe, ToolCalls
+from agentforge.rollouts.actors import Actor
 from agentforge.rollouts.policies import Policy, Sampling, open_policy
 
 log = logging.getLogger(__name__)
@@ -49,38 +50,39 @@ def evaluate(recipe: Recipe, model: str | None = None, replace: bool = False) ->
             f"{recipe.full_name} has nothing to evaluate on: set evaluate.tool_calls.prompts to a JSONL file, or "
             "evaluate.environments"
         )
-    with opened(recipe) as chosen:
-        if chosen and model in scripted_names(chosen):
-            return _evaluate_script(recipe, chosen, str(model), replace)
-        return _evaluate_model(recipe, chosen, model, replace)
+    with opened(recipe) as selection:
+        actor = scripted_policy(selection.chosen, model) if selection.chosen else None
+        if actor is not None:
+            return _evaluate_actor(recipe, selection, actor, replace)
+        return _evaluate_model(recipe, selection, model, replace)
 
 
-def _evaluate_script(recipe: Recipe, chosen: list[Chosen], strategy: str, replace: bool) -> Path:
-    target = recipe.artifact(f"eval-{strategy}")
-    depends = {"policy": strategy, "confidence": recipe.evaluate.confidence, **identity(recipe, chosen)}
+def _evaluate_actor(recipe: Recipe, selection: Selection, actor: Actor, replace: bool) -> Path:
+    target = recipe.artifact(f"eval-{actor.label}")
+    depends = {
+        "policy": actor.label,
+        "confidence": recipe.evaluate.confidence,
+        "act": recipe.rollouts.act,
+        **identity(recipe, selection.chosen),
+    }
     with stage_directory(target, stage="evaluate", recipe=depends, replace=replace) as work:
         if not work.done:
-            shown = {"label": strategy, "kind": "scripted", "path": None, "base": None}
-            report = {"recipe": recipe.full_name, "model": shown}
-            report |= evaluate_environments(recipe, chosen, strategy, work)
-            write_json(work.path / SCORES, report)
+            shown = {"label": actor.label, "kind": "scripted", "path": None, "base": None}
+            played = evaluate_environments(recipe, selection, actor, baselines(recipe, selection), work)
+            write_json(work.path / SCORES, {"recipe": recipe.full_name, "model": shown, **played})
     return target
 
 
-def _evaluate_model(recipe: Recipe, chosen: list[Chosen], model: str | None, replace: bool) -> Path:
+def _evaluate_model(recipe: Recipe, selection: Selection, model: str | None, replace: bool) -> Path:
     location = locate_model(recipe, model)
     files = question_files(recipe.evaluate.tool_calls) if recipe.evaluate.tool_calls else []
     inputs: dict[str, Path | str] = {f"prompts {file}": file for file in files}
-    if location.kind == "adapter":
-        inputs["base"] = _input(str(location.base), location.revision)
-        inputs["model"] = Path(location.path)
-    else:
-        inputs["model"] = _input(location.path, location.revision)
+    inputs |= model_inputs(location)
     target = recipe.artifact(f"eval-{location.label}")
-    depends = _depends(recipe, chosen, location)
+    depends = _depends(recipe, selection.chosen, location)
     with stage_directory(target, stage="evaluate", recipe=depends, inputs=inputs, replace=replace) as work:
         if not work.done:
-            _score_model(recipe, chosen, location, work)
+            _score_model(recipe, selection, location, work)
     return target
 
 
@@ -97,10 +99,11 @@ def _depends(recipe: Recipe, chosen: list[Chosen], location: ModelLocation) -> d
     return depends
 
 
-def _score_model(recipe: Recipe, chosen: list[Chosen], location: ModelLocation, work: Workspace) -> None:
+def _score_model(recipe: Recipe, selection: Selection, location: ModelLocation, work: Workspace) -> None:
     questions = load_questions(recipe) if recipe.evaluate.tool_calls else []
     refuse_trained_questions(recipe, questions)
-    refuse_trained_tasks(recipe, chosen)
+    refuse_trained_tasks(recipe, selection.chosen)
+    trivial = baselines(recipe, selection) if selection.chosen else {}
     policy = open_policy(location)
     report: dict[str, Any] = {
         "recipe": recipe.full_name,
@@ -108,8 +111,8 @@ def _score_model(recipe: Recipe, chosen: list[Chosen], location: ModelLocation, 
     }
     if questions:
         report |= _answer(recipe, work, policy, questions)
-    if chosen:
-        report |= evaluate_environments(recipe, chosen, policy, work)
+    if selection.chosen:
+        report |= evaluate_environments(recipe, selection, policy, trivial, work)
     write_json(work.path / SCORES, report)
 
 
@@ -185,8 +188,3 @@ def _settings(recipe: Recipe) -> ToolCalls:
             f"{recipe.full_name} has nothing to evaluate on: set evaluate.tool_calls.prompts to a JSONL file"
         )
     return recipe.evaluate.tool_calls
-
-
-def _input(path: str, revision: str | None) -> Path | str:
-    """Return a local path as such (it is hashed), a Hub id as ``id@revision``."""
-    return Path(path) if Path(path).exists() else f"{path}@{revision or 'main'}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from agentforge.evaluation.dominance import RULES
 from agentforge.evaluation.examples import read_examples
 from agentforge.evaluation.svg import Dot, interval_chart, scatter
 from agentforge.evaluation.tables import AGGREGATES, best_baseline
+from agentforge.rollouts.episodes import Episode
 
 LONGEST = 6000
 """Characters of a text that are shown."""
@@ -199,23 +201,24 @@ def episode_groups(paths: Sequence[Path]) -> list[dict[str, Any]]:
     for name, path in zip(names, paths, strict=True):
         seen: set[tuple[str, bool]] = set()
         episodes = []
-        for row in read_examples(path):
-            if (key := (row["environment"], row["success"])) not in seen:
+        for episode in read_examples(path):
+            if (key := (episode.environment, episode.success)) not in seen:
                 seen.add(key)
-                episodes.append(_episode(row))
+                episodes.append(_episode(episode))
         if episodes:
             groups.append({"title": name, "episodes": episodes})
     return groups
 
 
-def _episode(row: dict[str, Any]) -> dict[str, Any]:
+def _episode(episode: Episode) -> dict[str, Any]:
     opening = []
-    for message in row["messages"]:
+    for message in episode.messages:
         if message["role"] == "assistant":
             break
         opening.append({"role": message["role"], "content": _cut(str(message["content"]))})
-    turns = [{**turn, "text": _cut(turn["text"]), "observation": _cut(turn["observation"])} for turn in row["turns"]]
-    return {**row, "opening": opening, "turns": turns}
+    turns = [{**asdict(turn), "text": _cut(turn.text), "observation": _cut(turn.observation)} for turn in episode.turns]
+    shown = {name: getattr(episode, name) for name in ("environment", "task_id", "success", "score", "truncated")}
+    return {**shown, "opening": opening, "turns": turns}
 
 
 def _cut(text: str) -> str:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from agentforge.errors import UserError
 from agentforge.evaluation.intervals import Array
 from agentforge.rollouts.episodes import Episode
+from agentforge.rollouts.play import Task
 
 RESULTS = "results.parquet"
 SCHEMA = pa.schema(
@@ -38,20 +39,14 @@ SCHEMA = pa.schema(
 )
 
 
-def result_row(episode: Episode, environment: str, sample: int, difficulty: int) -> dict[str, Any]:
-    """Return an episode as one row.
-
-    Args:
-        environment: its name in the recipe.
-        sample: which of the task's samples it is, from 0.
-        difficulty: see `Environment.difficulty`.
-    """
+def result_row(task: Task, episode: Episode, difficulty: int) -> dict[str, Any]:
+    """Return an episode as one row; `difficulty`: see `Environment.difficulty`."""
     return {
         "policy": episode.policy,
-        "environment": environment,
-        "task_id": episode.task_id,
-        "sample": sample,
-        "seed": episode.seed,
+        "environment": task.environment,
+        "task_id": task.task_id,
+        "sample": task.sample,
+        "seed": task.seed,
         "difficulty": difficulty,
         "score": float(min(1.0, max(0.0, episode.score))),
         "success": episode.success,

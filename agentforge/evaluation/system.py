@@ -60,7 +60,12 @@ def _makes(stage: Stage, recipe: Recipe) -> list[Path]:
         return [recipe.artifact(f"eval-{re.sub(r'[^A-Za-z0-9_.-]+', '-', Path(stage.model).name)}")]
     if stage.verb == "train":
         return [recipe.trained]
-    made: dict[str, list[str]] = {"prepare": ["data"], "merge": ["merged"], "gguf": [*recipe.export.gguf]}
+    made: dict[str, list[str]] = {
+        "collect": ["episodes"],
+        "prepare": ["data"],
+        "merge": ["merged"],
+        "gguf": [*recipe.export.gguf],
+    }
     return [recipe.artifact(suffix) for suffix in made.get(stage.verb, [])]
 
 

@@ -70,7 +70,7 @@ class Climb(Environment):
 
     def reset(self, seed: int, task_id: int) -> str:
         self._height = self._turns = 0
-        return "You are at the foot."
+        return f"You are at the foot of hill {task_id}."
 
     def step(self, text: str) -> Step:
         self._turns += 1
