@@ -209,7 +209,7 @@ class Export(Section):
 class Stage(Section):
     """One step of `run`: a verb, and the recipe it reads if not this one."""
 
-    verb: Literal["download", "prepare", "surgery", "collect", "train", "evaluate", "merge", "gguf"]
+    verb: Literal["download", "prepare", "surgery", "collect", "train", "evaluate", "merge", "gguf", "report"]
     recipe: str | None = None
     model: str | None = Field(None, description="for evaluate: base, lora, merged, q8 ... or a path")
 
