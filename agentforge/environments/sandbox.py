@@ -65,7 +65,7 @@ class Limits:
         }
 
 
-OWN_PROCESSES = 2
+OWN_PROCESSES = 1
 """The launcher's, in the namespace in which a case's are counted."""
 
 PROGRAM_LIMITS = Limits(
