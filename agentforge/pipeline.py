@@ -28,6 +28,12 @@ def prepare(recipe: Recipe, stage: Stage, replace: bool) -> Made:
     return prepare(recipe, replace=replace)
 
 
+def collect(recipe: Recipe, stage: Stage, replace: bool) -> Made:
+    from agentforge.rollouts.collect import collect
+
+    return collect(recipe, replace=replace)
+
+
 def train(recipe: Recipe, stage: Stage, replace: bool) -> Made:
     from agentforge.trainers.train import train
 
@@ -55,6 +61,7 @@ def gguf(recipe: Recipe, stage: Stage, replace: bool) -> Made:
 STAGES: dict[str, Callable[[Recipe, Stage, bool], Made]] = {
     "download": download,
     "prepare": prepare,
+    "collect": collect,
     "train": train,
     "evaluate": evaluate,
     "merge": merge,

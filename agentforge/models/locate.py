@@ -100,6 +100,17 @@ def locate_path(path: str, label: str | None = None) -> ModelLocation:
     raise UserError(f"{path} is no model: it holds {what}")
 
 
+def model_inputs(location: ModelLocation) -> dict[str, Path | str]:
+    """Return what a stage that reads a model depends on, as `stage_directory` takes it: paths, or Hub ids."""
+    if location.kind != "adapter":
+        return {"model": _path_or_id(location.path, location.revision)}
+    return {"base": _path_or_id(str(location.base), location.revision), "model": Path(location.path)}
+
+
+def _path_or_id(path: str, revision: str | None) -> Path | str:
+    return Path(path) if Path(path).exists() else f"{path}@{revision or 'main'}"
+
+
 def _base(recipe: Recipe) -> ModelLocation:
     model = recipe.model
     if model.path is None:

@@ -61,8 +61,8 @@ class ScriptedPolicy(Policy):
             turns[-1].append(token)
             if token == STOP:
                 turns.append([])
-        tools, *messages = (
+        messages: list[Message] = [
             json.loads(self.decode(turn)) if turn[0] == SAID else parse_assistant(self.decode(turn)).message()
-            for turn in turns[:-1]
-        )
-        return Conversation(messages, tools)
+            for turn in turns[1:-1]
+        ]
+        return Conversation(messages, json.loads(self.decode(turns[0])))

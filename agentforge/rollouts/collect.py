@@ -1,0 +1,224 @@
+"""The stage `collect`: episodes of a policy on training tasks, and those that pass the filters as rows to train on."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+from tqdm import tqdm
+
+from agentforge.artifacts import Workspace, stage_directory
+from agentforge.environments.base import Environment
+from agentforge.environments.splits import task_ids
+from agentforge.errors import CheckRefused, UserError, did_you_mean
+from agentforge.models.locate import ModelLocation, locate_model, model_inputs
+from agentforge.recipe.schema import Recipe
+from agentforge.rollouts.actors import Actor, Baseline, Expert
+from agentforge.rollouts.collected_rows import ROWS, write_rows
+from agentforge.rollouts.episode_store import read_episodes, write_episodes
+from agentforge.rollouts.episodes import Episode
+from agentforge.rollouts.play import Task, play
+from agentforge.rollouts.policies import Policy, Sampling, open_policy
+from agentforge.rollouts.pool import EnvironmentPool
+
+log = logging.getLogger(__name__)
+
+EPISODES = "episodes.parquet"
+PART = 64
+"""Episodes after which what was played is written, so that a stopped run goes on there."""
+COUNTABLE = 1_000_000
+"""Tasks up to which all ids are listed; `task_ids` draws from more."""
+
+
+def collect(recipe: Recipe, replace: bool = False) -> Path:
+    """Play `collect.episodes` episodes in each environment and keep those that reach `collect.min_score`.
+
+    Only ids of the train split are played, each as often as it takes: again with other seeds where there are fewer
+    tasks than episodes. A run that was stopped goes on behind the last episodes it has written.
+
+    Args:
+        recipe: its sections `collect`, `environments`, `rollouts` and `seed`.
+        replace: make it again if it is there from another recipe.
+
+    Returns:
+        ``-episodes`` with episodes.parquet (all that were played) and rows.jsonl (what is trained on, as `data.mix`
+        takes it).
+
+    Raises:
+        UserError: the recipe names no environments, or a policy that does not exist.
+        CheckRefused: no episode was played to its end, or none passes the filters.
+    """
+    names = environment_names(recipe)
+    names = environment_names(recipe)
+    with EnvironmentPool(recipe.environments) as pool:
+        player = choose_player(recipe, {name: _borrowed(pool, name) for name in names})
+        location = player if isinstance(player, ModelLocation) else None
+        depends = {
+            "collect": recipe.collect.model_dump(),
+            "environments": {name: recipe.environments[name] for name in names},
+            "rollouts": recipe.rollouts.model_dump(exclude={"batch_size"}),
+            "max_length": _max_length(recipe),
+            "template": location.template if location else None,
+            "seed": recipe.seed,
+        }
+        inputs = model_inputs(location) if location else {}
+        target = recipe.artifact("episodes")
+        with stage_directory(
+            target, stage="collect", recipe=depends, inputs=inputs, resumable=True, replace=replace
+        ) as work:
+            if not work.done:
+                policy = open_policy(player) if isinstance(player, ModelLocation) else player
+                tasks = [task for name in names for task in train_tasks(recipe, name, _borrowed(pool, name))]
+                _make(recipe, pool, policy, tasks, work)
+    return target
+
+
+def _make(recipe: Recipe, pool: EnvironmentPool, policy: Policy | Actor, tasks: list[Task], work: Workspace) -> None:
+    lost: Counter[str] = Counter()
+    parts = Parts(work.path)
+    left = [task for task in tasks if task not in parts.episodes]
+    rollouts = recipe.rollouts
+    with tqdm(
+        total=len(tasks), initial=len(tasks) - len(left), desc=f"collect {policy.label}", unit=" episodes", disable=None
+    ) as bar:
+
+        def keep(task: Task, episode: Episode) -> None:
+            parts.add(task, episode)
+            bar.update()
+
+        def lose(task: Task, why: str) -> None:
+            lost[task.environment] += 1
+            bar.update()
+
+        with parts:
+            play(
+                policy,
+                pool,
+                left,
+                sampling=Sampling(rollouts.max_new_tokens, rollouts.temperature, rollouts.top_p, recipe.seed),
+                batch_size=rollouts.batch_size,
+                max_length=_max_length(recipe),
+                act=rollouts.act,
+                on_episode=keep,
+                on_failure=lose,
+            )
+    episodes = [parts.episodes[task] for task in tasks if task in parts.episodes]
+    write_episodes(work.path / EPISODES, episodes)
+    work.metrics = {"policy": policy.label} | write_rows(work.path / ROWS, episodes, recipe.collect.min_score, lost)
+    parts.remove()
+    log.info("%s: %d episodes, %d rows", policy.label, len(episodes), work.metrics["rows"])
+    if not work.metrics["rows"]:
+        dropped = ", ".join(f"{reason}: {count}" for reason, count in work.metrics["dropped"].items())
+        raise CheckRefused(
+            f"none of {len(episodes)} episodes of {policy.label} is kept ({dropped}); lower collect.min_score, raise "
+            "collect.episodes or take another collect.policy, and run it with --replace"
+        )
+
+
+class Parts:
+    """What was played so far, written every `PART` episodes and when the run is stopped.
+
+    Attributes:
+        episodes: by task, those of an earlier run with them.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.files = sorted(directory.glob("part-*.parquet"))
+        self.episodes = {
+            Task(episode.environment, episode.task_id, episode.seed): episode
+            for file in self.files
+            for episode in read_episodes(file)
+        }
+        self._unwritten: list[Episode] = []
+
+    def add(self, task: Task, episode: Episode) -> None:
+        self.episodes[task] = episode
+        self._unwritten.append(episode)
+        if len(self._unwritten) == PART:
+            self._write()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._unwritten:
+            self._write()
+
+    def remove(self) -> None:
+        """Delete the files: their episodes are in the artefact."""
+        for file in self.files:
+            file.unlink()
+
+    def _write(self) -> None:
+        file = self.directory / f"part-{len(self.files):05d}.parquet"
+        write_episodes(file, self._unwritten)
+        self.files.append(file)
+        self._unwritten = []
+
+
+def choose_player(recipe: Recipe, environments: Mapping[str, Environment]) -> ModelLocation | Actor:
+    """Return who `collect.policy` names: an actor, or where the model lies.
+
+    Raises:
+        UserError: an environment has no expert or no such baseline, or there is no such model.
+    """
+    wanted = recipe.collect.policy
+    if wanted == "expert":
+        for name, environment in environments.items():
+            if type(environment).expert is Environment.expert:
+                raise UserError(f"{name} has no expert: leave it out of collect.environments, or set collect.policy")
+        return Expert()
+    knowing = [name for name, environment in environments.items() if wanted in environment.baselines]
+    if not knowing:
+        return locate_model(recipe, wanted)
+    if missing := [name for name in environments if name not in knowing]:
+        raise UserError(
+            f"collect.policy: {missing[0]} has no baseline '{wanted}'; leave it out of collect.environments"
+        )
+    return Baseline(wanted)
+
+
+def environment_names(recipe: Recipe) -> list[str]:
+    """Return the names in `environments` that are collected from.
+
+    Raises:
+        UserError: there are none, or one of `collect.environments` is not among them.
+    """
+    known = list(recipe.environments)
+    names = recipe.collect.environments or known
+    if not names:
+        raise UserError(f"{recipe.full_name} has no environments to collect from: add them under `environments`")
+    for name in names:
+        if name not in known:
+            raise UserError(
+                f"collect.environments: '{name}' is not under `environments`"
+                f"{did_you_mean(name, known) or '; there are: ' + ', '.join(known)}"
+            )
+    return list(dict.fromkeys(names))
+
+
+def train_tasks(recipe: Recipe, name: str, environment: Environment) -> list[Task]:
+    """Return the episodes that are tried in one environment: training tasks, in an order that the seed decides."""
+    wanted = recipe.collect.episodes
+    listed = None if environment.tasks <= COUNTABLE else wanted
+    ids = task_ids(environment, "train", listed, recipe.seed)
+    if not ids:
+        raise UserError(f"{name} has no training tasks with these options")
+    if len(ids) < wanted:
+        log.info("%s has %d training tasks: they are played again with other seeds", name, len(ids))
+    return [Task(name, ids[i % len(ids)], recipe.seed + i // len(ids)) for i in range(wanted)]
+
+
+def _borrowed(pool: EnvironmentPool, name: str) -> Environment:
+    """Return an environment to be asked about itself; the first episode plays in it."""
+    environment = pool.take(name)
+    pool.give_back(name, environment)
+    return environment
+
+
+def _max_length(recipe: Recipe) -> int:
+    return recipe.rollouts.max_length or recipe.data.max_length
