@@ -39,7 +39,7 @@ class Say(Environment):
         if task_id == self._broken:
             raise EnvironmentFailed("the server is down")
         self._wanted = Random(f"{seed}/{task_id}").randrange(NUMBERS)
-        return f"Say {self._wanted}"
+        return f"Task {task_id}: say {self._wanted}"
 
     def step(self, text: str) -> Step:
         valid = re.fullmatch(r"\d+", text.strip()) is not None
