@@ -48,18 +48,26 @@ def _begins(inside: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
 
 
 def whiten(
-    advantages: torch.Tensor, mask: torch.Tensor, reduce: Callable[[torch.Tensor], torch.Tensor] = lambda sums: sums
+    advantages: torch.Tensor,
+    mask: torch.Tensor,
+    *,
+    scale: bool = True,
+    reduce: Callable[[torch.Tensor], torch.Tensor] = lambda sums: sums,
 ) -> torch.Tensor:
     """Return advantages of mean 0 and variance 1 over the masked tokens, 0 at the others.
 
     Args:
         advantages: `(B, T)`.
         mask: `(B, T)`.
+        scale: divide by the standard deviation; not where all episodes earned the same, for then the advantages are
+            only the critic's errors, and would be blown up to the size of a signal.
         reduce: sums a tensor over all processes.
     """
     weight = mask.to(advantages)
     count, total = reduce(torch.stack([weight.sum(), (advantages * weight).sum()]))
     mean = total / count.clamp(min=1)
     centred = (advantages - mean) * weight
+    if not scale:
+        return centred
     variance = reduce((centred**2).sum()) / count.clamp(min=1)
     return centred / (variance.sqrt() + 1e-8)

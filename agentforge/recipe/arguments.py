@@ -15,7 +15,7 @@ CONFIG_OF_METHOD = {
     "dpo": "DPOConfig",
     "kto": "KTOConfig",
     "grpo": "GRPOConfig",
-    "ppo": "GRPOConfig",
+    "ppo": "PPOConfig",
     "reward": "RewardConfig",
 }
 
@@ -53,6 +53,39 @@ OWNED: dict[str, str] = {
     "do_predict": "the verb decides: `agentforge evaluate`",
     "local_rank": "the launcher decides: `accelerate launch -m agentforge train RECIPE`",
 }
+PLAYED = "episodes are played by agentforge's own rollouts; see `rollouts`"
+# Fields of GRPOConfig (and PPOConfig) that would change nothing, because TRL does not play the episodes.
+OWNED |= {
+    "temperature": "set `rollouts.temperature`",
+    "top_p": "set `rollouts.top_p`",
+    "max_completion_length": "set `rollouts.max_length` (of an episode) and `rollouts.max_new_tokens` (of a turn)",
+    "reward_weights": "set `weight` in `train.rewards`",
+    "mask_truncated_completions": "a reward function sees `episode.truncated`; they are counted in metrics.jsonl",
+    "max_tool_calling_iterations": "set `max_turns` of the environment",
+    "num_generations_eval": "set `evaluate.environments`",
+    "chat_template_kwargs": "set `data.template`",
+    **dict.fromkeys(("top_k", "min_p", "repetition_penalty", "generation_kwargs", "cache_implementation"), PLAYED),
+    **dict.fromkeys(("use_transformers_continuous_batching", "transformers_continuous_batching_config"), PLAYED),
+    **dict.fromkeys(("use_vllm", "vllm_mode", "vllm_model_impl", "vllm_enable_sleep_mode"), PLAYED),
+    **dict.fromkeys(("vllm_structured_outputs_regex", "vllm_server_base_url", "vllm_server_host"), PLAYED),
+    **dict.fromkeys(("vllm_server_port", "vllm_server_timeout", "vllm_group_port"), PLAYED),
+    **dict.fromkeys(("vllm_gpu_memory_utilization", "vllm_max_model_length", "vllm_tensor_parallel_size"), PLAYED),
+    **dict.fromkeys(("vllm_importance_sampling_correction", "vllm_importance_sampling_mode"), PLAYED),
+    **dict.fromkeys(("vllm_importance_sampling_clip_max", "vllm_importance_sampling_clip_min"), PLAYED),
+    **dict.fromkeys(("vllm_importance_sampling_cap", "use_transformers_paged", "ds3_gather_for_generation"), PLAYED),
+    **dict.fromkeys(("log_completions", "log_multimodal", "num_completions_to_print", "log_unique_prompts"), PLAYED),
+    "log_completions_hub_repo": PLAYED,
+}
+# ... and those that PPO has under its own names, or not at all: it compares no episodes of a group.
+PPO_OWNED: dict[str, str] = {
+    "num_iterations": "set `ppo_epochs`",
+    "epsilon": "set `clip_range`",
+    "generation_batch_size": "set `rollout_batch_size`",
+    "steps_per_generation": "set `rollout_batch_size`",
+    "num_generations": "PPO has a critic and needs no groups; set `rollout_batch_size`",
+    "scale_rewards": "PPO's advantages come from its critic",
+    "multi_objective_aggregation": "PPO's advantages come from its critic",
+}
 LORA_OWNED: dict[str, str] = {
     "base_model_name_or_path": "set `model.path`",
     "revision": "set `model.revision`",
@@ -83,6 +116,16 @@ ALIASES: dict[str, str] = {
     "group_by_length": "train_sampling_strategy",
     "no_cuda": "use_cpu",
     "num_workers": "dataloader_num_workers",
+    "gae_lam": "gae_lambda",
+    "lam": "gae_lambda",
+    "cliprange": "clip_range",
+    "clip_ratio": "clip_range",
+    "cliprange_value": "vf_clip_range",
+    "num_ppo_epochs": "ppo_epochs",
+    "ent_coef": "entropy_coef",
+    "kl_coef": "beta",
+    "init_kl_coef": "beta",
+    "value_coef": "vf_coef",
 }
 # ... and where it lies if it is no field of the config class.
 ELSEWHERE: dict[str, str] = {
@@ -102,6 +145,13 @@ ELSEWHERE: dict[str, str] = {
     "torch_dtype": "model.dtype",
     "attn_implementation": "model.attn_implementation",
     "dataset_name": "data.mix",
+}
+SPELT_OUT: dict[str, str] = {
+    "min_lr_ratio": (
+        "; set lr_scheduler_type to cosine_with_min_lr and lr_scheduler_kwargs to {min_lr_rate: 0.1}: a plain cosine "
+        "ends at 0"
+    ),
+    "min_lr": "; set lr_scheduler_type to cosine_with_min_lr and lr_scheduler_kwargs to {min_lr: 1.0e-6}",
 }
 LORA_ALIASES = {
     "lora_r": "r",
@@ -136,7 +186,7 @@ def argument_problems(recipe: Recipe) -> list[tuple[tuple[str, ...], str]]:
 def problems_in(values: dict[str, Any], config: str, section: str) -> list[tuple[tuple[str, ...], str]]:
     """Return what is wrong with the fields given for a config class: the key and a sentence."""
     fields = fields_of(config)
-    owned = LORA_OWNED if config == "LoraConfig" else OWNED
+    owned = LORA_OWNED if config == "LoraConfig" else OWNED | PPO_OWNED if config == "PPOConfig" else OWNED
     found = []
     for name, value in values.items():
         path = (*section.split("."), name)
@@ -157,6 +207,8 @@ def _suggest(name: str, config: str, section: str) -> str:
     if (alias := aliases.get(plain)) in fields:
         extra = " (below 1 it is a share of all steps)" if plain == "warmup_ratio" else ""
         return f"; did you mean '{section}.{alias}'{extra}?"
+    if plain in SPELT_OUT and config != "LoraConfig":
+        return SPELT_OUT[plain]
     if plain in ELSEWHERE:
         return f"; did you mean '{ELSEWHERE[plain]}'?"
     if hint := did_you_mean(name, [*fields, *aliases]):

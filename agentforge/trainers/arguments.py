@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainingArguments
+from transformers import TrainingArguments, get_scheduler
 
 from agentforge.errors import UserError
 from agentforge.planning.memory import needs_gradient_checkpointing
@@ -34,7 +35,12 @@ class Arguments:
 
 
 def build_arguments(
-    recipe: Recipe, config_class: type[TrainingArguments], output_dir: Path, *, evaluates: bool
+    recipe: Recipe,
+    config_class: type[TrainingArguments],
+    output_dir: Path,
+    *,
+    evaluates: bool,
+    defaults: Mapping[str, Any] | None = None,
 ) -> Arguments:
     """Return the arguments of one run.
 
@@ -43,6 +49,7 @@ def build_arguments(
         config_class: `TrainingArguments` or `SFTConfig`.
         output_dir: where the checkpoints go.
         evaluates: there is an eval split.
+        defaults: the method's own.
 
     Raises:
         UserError: a value that would undo what this stage promises, or that the parent refuses.
@@ -56,16 +63,34 @@ def build_arguments(
     if ours.get("packing_strategy", "bfd") != "bfd":
         raise UserError("train.args.packing_strategy: only 'bfd' keeps every conversation whole; leave it out")
     given.pop("gradient_checkpointing", None)  # `_defaults` has it under its new name
-    merged = {**_defaults(recipe, evaluates), **given, "output_dir": str(output_dir)}
+    merged = {**_defaults(recipe, evaluates), **(defaults or {}), **given, "output_dir": str(output_dir)}
     if "max_length" in config_class.__dataclass_fields__:
         merged["max_length"] = recipe.data.max_length  # TRL's own default would be 1024
     try:
         parent = config_class(**merged)
     except (ValueError, TypeError) as error:
         raise UserError(f"train.args: {str(error).strip().splitlines()[0]}") from error
+    _check_schedule(parent)
     # TRL has packing of its own, which pads nothing but joins a batch into one row (see `examples`)
     packing = ours.get("packing", ours.get("padding_free"))
     return Arguments(parent, packing, bool(ours.get("assistant_only_loss", recipe.train.method == "sft")))
+
+
+def _check_schedule(args: TrainingArguments) -> None:
+    # the parent makes the schedule after the model is loaded and the rows are packed
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=args.learning_rate)
+    kwargs = args.lr_scheduler_kwargs
+    if isinstance(kwargs, str):  # the parent has read the JSON of text already
+        return
+    if args.lr_scheduler_type == "reduce_lr_on_plateau":
+        return
+    try:
+        get_scheduler(args.lr_scheduler_type, optimizer, 1, 10, scheduler_specific_kwargs=dict(kwargs or {}))
+    except (TypeError, ValueError) as error:
+        schedule = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
+        raise UserError(
+            f"train.args.lr_scheduler_kwargs {kwargs} do not fit lr_scheduler_type {schedule}: {error}"
+        ) from error
 
 
 def _defaults(recipe: Recipe, evaluates: bool) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_model, save_model
 from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -55,12 +56,18 @@ class Tally:
 
 
 class GuardedTrainer(Trainer):
-    """A Trainer that skips non-finite batches, counts tokens and seals its checkpoints."""
+    """A Trainer that skips non-finite batches, counts tokens and seals its checkpoints.
+
+    Attributes:
+        extra_modules: submodules of the model by name that are only needed for training (a critic): each is saved in a
+            file of its own, so that what is trained opens as any model or adapter does.
+    """
 
     def __init__(self, *args: Any, tally: Tally, max_nonfinite_steps: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.tally = tally
         self.max_nonfinite_steps = max_nonfinite_steps
+        self.extra_modules: dict[str, torch.nn.Module] = {}
         self._clock = time.monotonic()
         self._step_loss = torch.zeros((), device=self.args.device)
         self._step_tokens = torch.zeros(2, dtype=torch.long, device=self.args.device)
@@ -74,12 +81,15 @@ class GuardedTrainer(Trainer):
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """Count the micro-batch; keep a non-finite loss from the parent's running sum, which it would spoil."""
-        real = inputs["attention_mask"].sum() if "attention_mask" in inputs else self._unpadded(inputs)
-        trained = (inputs["labels"][:, 1:] != IGNORED).sum()
-        self._step_tokens += torch.stack([torch.as_tensor(real), trained]).to(self._step_tokens)
         loss = super().training_step(model, inputs, num_items_in_batch)
+        self._step_tokens += torch.stack(self._count(inputs)).to(self._step_tokens)
         self._step_loss = self._step_loss + loss
         return torch.nan_to_num(loss, nan=0.0, posinf=0.0, neginf=0.0)
+
+    def _count(self, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return how many tokens of the micro-batch the model has seen, and how many were trained."""
+        real = inputs["attention_mask"].sum() if "attention_mask" in inputs else self._unpadded(inputs)
+        return torch.as_tensor(real), (inputs["labels"][:, 1:] != IGNORED).sum()
 
     def _unpadded(self, inputs: dict[str, Any]) -> torch.Tensor:
         # packed rows `(B, T)` are padded at their end, with positions that stay at 0
@@ -156,15 +166,31 @@ class GuardedTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Save without `training_args.bin`: it is a pickle, and holds every token of the environment in clear."""
+        target = Path(output_dir or str(self.args.output_dir))
+        for name, module in self.extra_modules.items():
+            assert self.model is not None
+            whole = self.model.state_dict() if state_dict is None else state_dict
+            state_dict = {key: value for key, value in whole.items() if not key.startswith(f"{name}.")}
+            target.mkdir(parents=True, exist_ok=True)
+            save_model(module, str(target / f"{name}.safetensors"))
         super()._save(output_dir, state_dict)
-        (Path(output_dir or str(self.args.output_dir)) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+        (target / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+
+    def restore(self, checkpoint: Path) -> None:
+        """Read what the parent does not: the extra modules."""
+        for name, module in self.extra_modules.items():
+            load_model(module, str(checkpoint / f"{name}.safetensors"))
+
+    def _save_state(self, checkpoint: Path) -> None:
+        """Write what else a resumed run needs, on every process; before the checkpoint is sealed."""
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Save, then seal: only a checkpoint with its marker is ever resumed from."""
         super()._save_checkpoint(model, trial)
+        checkpoint = Path(str(self.args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        self._save_state(checkpoint)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            checkpoint = Path(str(self.args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             write_json(checkpoint / TALLY, asdict(self.tally) | {"seconds": self.seconds()})
             seal(checkpoint, world_size=self.args.world_size)
         self.accelerator.wait_for_everyone()

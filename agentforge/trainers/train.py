@@ -1,7 +1,8 @@
-"""The training stage: prepared rows and a base in, an adapter (``-lora``) or a whole model (``-model``) out."""
+"""The training stage: a base and what a method reads in, an adapter (``-lora``) or a whole model (``-model``) out."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import shutil
@@ -11,47 +12,41 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 from transformers import PrinterCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from trl import SFTConfig
 
 from agentforge.artifacts import Workspace, stage_directory, write_json
-from agentforge.data.prepare import load_prepared
-from agentforge.data.tokenizer import load_tokenizer
 from agentforge.errors import CheckRefused, Stopped, UserError
-from agentforge.models.build import add_lora, build_model, identify_base
 from agentforge.models.fingerprint import write_base
 from agentforge.recipe.hardware import load_hardware
 from agentforge.recipe.schema import Recipe
-from agentforge.trainers.arguments import Arguments, build_arguments
 from agentforge.trainers.callbacks.limits import LimitsCallback
 from agentforge.trainers.callbacks.metrics import FILE as METRICS
 from agentforge.trainers.callbacks.metrics import MetricsCallback
 from agentforge.trainers.callbacks.progress import ProgressCallback
 from agentforge.trainers.checkpoints import newest_complete
-from agentforge.trainers.examples import choose_packing, make_collator, training_rows
 from agentforge.trainers.launch import check_launch, main_rank, share
 from agentforge.trainers.loop import GuardedTrainer, Tally
-from agentforge.trainers.pretrain import PretrainTrainer
-from agentforge.trainers.sft import SupervisedTrainer
+from agentforge.trainers.stage import CACHE, Stage
 
 log = logging.getLogger(__name__)
 
-METHODS: dict[str, tuple[type[GuardedTrainer], type[TrainingArguments]]] = {
-    "pretrain": (PretrainTrainer, TrainingArguments),
-    "sft": (SupervisedTrainer, SFTConfig),
+# Method to "module:class"; imported when it is used, because each brings a part of TRL with it.
+METHODS: dict[str, str] = {
+    "pretrain": "agentforge.trainers.supervised:SupervisedStage",
+    "sft": "agentforge.trainers.supervised:SupervisedStage",
+    "grpo": "agentforge.trainers.rl_stage:RLStage",
+    "ppo": "agentforge.trainers.rl_stage:RLStage",
 }
 # Written last, with everything that the manifest needs: training is over, what remains is to tidy up.
 FINISHED = "training.json"
-CACHE = "rows"
 
 
 def train(recipe: Recipe, replace: bool = False) -> Path:
     """Run the recipe's training stage; run again after a kill or a signal, it goes on from the newest checkpoint.
 
     Args:
-        recipe: `train.method` is ``pretrain`` or ``sft``.
+        recipe: `train.method` is one of `METHODS`.
         replace: make the artefact again if it is there from another recipe.
 
     Returns:
@@ -64,60 +59,63 @@ def train(recipe: Recipe, replace: bool = False) -> Path:
     """
     if recipe.train.method not in METHODS:
         raise UserError(
-            f"train.method {recipe.train.method} comes with a later version; now there are {' and '.join(METHODS)}"
+            f"train.method {recipe.train.method} comes with a later version; now there are {', '.join(METHODS)}"
         )
     if recipe.model.quantize and recipe.train.lora is None:
         raise UserError("model.quantize: 4-bit weights cannot be trained themselves; give train.lora")
-    data = load_prepared(recipe.artifact("data"))
-    config_class = METHODS[recipe.train.method][1]
-    arguments = build_arguments(recipe, config_class, recipe.trained, evaluates=len(data["eval"]) > 0)
-    check_launch(recipe, arguments.parent)
-    with _shared_directory(recipe, replace) as work:
-        if not work.done:
-            arguments.parent.output_dir = str(work.path)
-            if not (work.path / FINISHED).is_file():
-                _train_in(work.path, recipe, arguments, data)
-            if main_rank():
-                work.metrics = _tidy(work.path)
+    module, _, name = METHODS[recipe.train.method].partition(":")
+    stage: Stage = getattr(importlib.import_module(module), name)(recipe)
+    try:
+        check_launch(recipe, stage.args)
+        with _shared_directory(stage, replace) as work:
+            if not work.done:
+                stage.args.output_dir = str(work.path)
+                if not (work.path / FINISHED).is_file():
+                    _train_in(work.path, stage)
+                if main_rank():
+                    work.metrics = _tidy(work.path)
+    finally:
+        stage.close()
     return recipe.trained
 
 
 @contextmanager
-def _shared_directory(recipe: Recipe, replace: bool) -> Iterator[Workspace]:
+def _shared_directory(stage: Stage, replace: bool) -> Iterator[Workspace]:
     """Open the stage's directory on the first process only; the others get its path and write nothing of their own."""
+    target = stage.recipe.trained
     if not main_rank():
         path, done = share(None)
-        yield Workspace(Path(path), recipe.trained, done=done)
+        yield Workspace(Path(path), target, done=done)
         return
-    inputs: dict[str, Path | str] = {"data": recipe.artifact("data"), "base": identify_base(recipe.model)}
-    relevant = recipe.model_dump(include={"seed", "model", "train"}) | {"max_length": recipe.data.max_length}
     with stage_directory(
-        recipe.trained, stage="train", recipe=relevant, inputs=inputs, resumable=True, replace=replace
+        target, stage="train", recipe=stage.relevant(), inputs=stage.inputs(), resumable=True, replace=replace
     ) as work:
         share((str(work.path), work.done))
         yield work
 
 
-def _train_in(directory: Path, recipe: Recipe, arguments: Arguments, data: dict[str, Dataset]) -> None:
-    args = arguments.parent
-    checkpoint = _agreed_checkpoint(directory, args)
+def _train_in(directory: Path, stage: Stage) -> None:
+    checkpoint = _agreed_checkpoint(directory, stage.args)
     tally = Tally.load(checkpoint) if checkpoint else Tally()
-    limits = LimitsCallback(recipe.budget, _dollars_per_hour(recipe), tally.seconds)
-    trainer = _make_trainer(directory, recipe, arguments, data, tally, limits)
+    limits = LimitsCallback(stage.recipe.budget, _dollars_per_hour(stage.recipe), tally.seconds)
+    trainer = stage.make_trainer(directory, tally, limits, [MetricsCallback(directory)])
+    trainer.remove_callback(PrinterCallback)
     progress = ProgressCallback()
     trainer.add_callback(progress)
     if checkpoint:
         log.info("going on from %s", checkpoint.name)
+        trainer.restore(checkpoint)
     try:
         with limits.listening():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         progress.close()
     _raise_if_ended(limits, trainer)
-    metrics = _final_metrics(trainer, limits)
-    _save_final(trainer, recipe, directory)
+    stage.check(trainer)
+    metrics = _final_metrics(trainer, limits) | stage.metrics(trainer)
+    _save_final(trainer, stage.recipe, directory)
     if main_rank():
-        write_json(directory / FINISHED, {"metrics": metrics, "arguments": _shown(args)})
+        write_json(directory / FINISHED, {"metrics": metrics, "arguments": _shown(stage.args)})
     trainer.accelerator.wait_for_everyone()
 
 
@@ -134,51 +132,6 @@ def _agreed_checkpoint(directory: Path, args: TrainingArguments) -> Path | None:
 def _dollars_per_hour(recipe: Recipe) -> float:
     hardware = load_hardware(recipe.hardware)
     return hardware.dollars_per_gpu_hour * hardware.gpus
-
-
-def _make_trainer(
-    directory: Path,
-    recipe: Recipe,
-    arguments: Arguments,
-    data: dict[str, Dataset],
-    tally: Tally,
-    limits: LimitsCallback,
-) -> GuardedTrainer:
-    args, lora = arguments.parent, recipe.train.lora
-    tokenizer = load_tokenizer(recipe.artifact("data") / "tokenizer")
-    base = build_model(recipe.model, len(tokenizer), seed=recipe.seed, train_all=lora is None, device=args.device)
-    packing = choose_packing(base, arguments.packing)
-    rows = _rows(directory / CACHE, recipe, arguments, data, packing)
-    if isinstance(args, SFTConfig):
-        args.dataset_kwargs = {"skip_prepare_dataset": True}  # they are ready: TRL would map over them once more
-    trainer = METHODS[recipe.train.method][0](
-        model=base if lora is None else add_lora(base, lora, seed=recipe.seed),
-        args=args,
-        train_dataset=rows["train"],
-        eval_dataset=rows.get("eval"),
-        processing_class=tokenizer,
-        data_collator=make_collator(base, tokenizer.pad_token_id, packing),
-        callbacks=[limits, MetricsCallback(directory)],
-        tally=tally,
-        max_nonfinite_steps=recipe.train.max_nonfinite_steps,
-    )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
-
-
-def _rows(
-    cache: Path, recipe: Recipe, arguments: Arguments, data: dict[str, Dataset], packing: bool
-) -> dict[str, Dataset]:
-    """Return labelled and packed rows of the splits that have any; the first process writes them, the rest map them."""
-    if not len(data["train"]):
-        raise UserError(f"{recipe.artifact('data')} has no training rows; look at the counts in its manifest")
-    masked, max_length = arguments.assistant_only_loss, recipe.data.max_length
-    with arguments.parent.main_process_first(desc="packing"):
-        return {
-            split: training_rows(dataset, max_length=max_length, packing=packing, masked=masked, cache=cache / split)
-            for split, dataset in data.items()
-            if len(dataset)
-        }
 
 
 def _raise_if_ended(limits: LimitsCallback, trainer: GuardedTrainer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from datasets import disable_progress_bars
 from agentforge.recipe.schema import Recipe
 
 from .tiny import TINY, make_rows, write_prepared
+from .toys import toy_recipe, write_base
 
 disable_progress_bars()
 
@@ -44,3 +46,15 @@ def make_recipe(tmp_path: Path) -> MakeRecipe:
         return recipe
 
     return make
+
+
+@pytest.fixture(scope="session")
+def toy_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that answers any colour with some colour."""
+    return write_base(tmp_path_factory.mktemp("toy") / "base")
+
+
+@pytest.fixture
+def make_toy(toy_base: Path, tmp_path: Path) -> MakeRecipe:
+    """Return a function that makes a recipe for the toy environment."""
+    return partial(toy_recipe, toy_base, tmp_path)

@@ -226,10 +226,12 @@ def test_a_run_over_its_budget_is_stopped_with_a_checkpoint_and_goes_on_with_a_l
 @pytest.mark.parametrize(
     ("method", "train_section", "args", "words"),
     [
-        ("grpo", {}, {}, "comes with a later issue"),
+        ("reward", {}, {}, "comes with a later version"),
         ("sft", {}, {"save_total_limit": 1}, "give 2"),
         ("sft", {}, {"packing_strategy": "wrapped"}, "keeps every conversation whole"),
         ("sft", {}, {"lr_scheduler_type": "zigzag"}, r"train\.args: .*zigzag"),
+        ("sft", {}, {"lr_scheduler_kwargs": {"min_lr_rate": 0.1}}, "do not fit lr_scheduler_type linear"),
+        ("sft", {}, {"lr_scheduler_type": "cosine_with_min_lr"}, "do not fit lr_scheduler_type cosine_with_min_lr"),
         ("sft", {"lora": {"target_modules": ["nope"]}}, {}, "it has down_proj"),
     ],
 )

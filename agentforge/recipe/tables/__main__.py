@@ -17,6 +17,7 @@ from typing import Any
 from agentforge.recipe.tables import HERE, PARENT
 
 CONFIG_CLASSES = (PARENT, "SFTConfig", "DPOConfig", "KTOConfig", "GRPOConfig", "RewardConfig")
+PPO = "PPOConfig"
 # Enumerations that a class checks while it trains, or never; everything declared as Enum, Literal or "choices" is read.
 CHOICES: dict[tuple[str, str], list[str]] = {
     ("GRPOConfig", "loss_type"): ["grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"],
@@ -65,6 +66,14 @@ BOUNDS: dict[str, dict[str, float]] = {
     "num_generations": {"minimum": 2},
     "max_completion_length": {"minimum": 1},
     "beta": {"minimum": 0},
+    "ppo_epochs": {"minimum": 1},
+    "num_rollouts": {"minimum": 1},
+    "rollout_batch_size": {"minimum": 2},
+    "clip_range": {"exclusiveMinimum": 0},
+    "vf_coef": {"minimum": 0},
+    "vf_clip_range": {"exclusiveMinimum": 0},
+    "gae_lambda": {"minimum": 0, "maximum": 1},
+    "gamma": {"minimum": 0, "maximum": 1},
     "r": {"minimum": 1},
     "lora_alpha": {"exclusiveMinimum": 0},
     "lora_dropout": {"minimum": 0, "maximum": 1},
@@ -78,8 +87,10 @@ def classes() -> dict[str, type]:
     from transformers import TrainingArguments
     from trl import DPOConfig, GRPOConfig, KTOConfig, RewardConfig, SFTConfig
 
+    from agentforge.trainers.ppo_config import PPOConfig
+
     trl = (SFTConfig, DPOConfig, KTOConfig, GRPOConfig, RewardConfig)
-    return {c.__name__: c for c in (TrainingArguments, *trl, LoraConfig)}
+    return {c.__name__: c for c in (TrainingArguments, *trl, PPOConfig, LoraConfig)}
 
 
 def fragments_of(annotation: Any) -> list[dict[str, Any]]:
@@ -121,10 +132,11 @@ def _one_or_all(kinds: list[str]) -> str | list[str]:
 def describe(cls: type, field: dataclasses.Field[Any], annotation: Any) -> dict[str, Any]:
     """Return the fragment of one field with its choices, bounds, default and the first sentence of its help."""
     fragment = fragment_of(annotation)
-    choices = CHOICES.get((cls.__name__, field.name)) or field.metadata.get("choices")
-    if choices:
+    names = [parent.__name__ for parent in cls.__mro__]
+    choices = next((CHOICES[key] for name in names if (key := (name, field.name)) in CHOICES), None)
+    if choices := choices or field.metadata.get("choices"):
         fragment = {"enum": [*choices, *([None] if "null" in fragment.get("type", []) else [])]}
-    if one_or_more := ONE_OR_MORE.get((cls.__name__, field.name)):
+    if one_or_more := next((ONE_OR_MORE[key] for name in names if (key := (name, field.name)) in ONE_OR_MORE), None):
         fragment = {"anyOf": [{"enum": one_or_more}, {"type": "array", "items": {"enum": one_or_more}}]}
     fragment |= BOUNDS.get(field.name, {})
     default = field.default.value if isinstance(field.default, enum.Enum) else field.default
@@ -140,18 +152,19 @@ def _first_sentence(text: str) -> str:
     return sentence if len(sentence) <= 160 else sentence[:157].rsplit(" ", 1)[0] + " ..."
 
 
-def table_of(cls: type, parent_fields: dict[str, Any] | None) -> dict[str, Any]:
-    """Return the table of a class; fields that the parent has alike are left out."""
+def table_of(cls: type, parent: str | None, parent_fields: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return the table of a class; fields that the class it extends has alike are left out."""
     hints = typing.get_type_hints(cls)
     fields = {f.name: describe(cls, f, hints[f.name]) for f in dataclasses.fields(cls) if f.init}
     own = {name: fragment for name, fragment in fields.items() if fragment != (parent_fields or {}).get(name)}
     if missing := set(parent_fields or {}) - set(fields):
         raise RuntimeError(f"{cls.__name__} lacks fields of its parent: {sorted(missing)}")
-    library = cls.__module__.partition(".")[0]
+    modules = [parent.__module__.partition(".")[0] for parent in cls.__mro__]
+    library = next(module for module in modules if module != "agentforge")
     return {
-        "class": f"{library}.{cls.__name__}",
+        "class": f"{modules[0]}.{cls.__name__}",
         "version": metadata.version(library),
-        "extends": PARENT if parent_fields is not None else None,
+        "extends": parent,
         "fields": own,
     }
 
@@ -160,8 +173,9 @@ def all_tables() -> dict[str, dict[str, Any]]:
     """Return every table by class name."""
     found = classes()
     tables = {name: table_of(found[name], None) for name in (PARENT, "LoraConfig")}
-    for name in found.keys() - tables.keys():
-        tables[name] = table_of(found[name], tables[PARENT]["fields"])
+    for name in found.keys() - tables.keys() - {PPO}:
+        tables[name] = table_of(found[name], PARENT, tables[PARENT]["fields"])
+    tables[PPO] = table_of(found[PPO], "GRPOConfig", tables[PARENT]["fields"] | tables["GRPOConfig"]["fields"])
     return tables
 
 

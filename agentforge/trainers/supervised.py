@@ -1,0 +1,80 @@
+"""Pre-training and SFT: prepared rows, packed where the model allows it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from datasets import Dataset
+from transformers import TrainerCallback, TrainingArguments
+from trl import SFTConfig
+
+from agentforge.data.prepare import load_prepared
+from agentforge.data.tokenizer import load_tokenizer
+from agentforge.errors import UserError
+from agentforge.models.build import build_model
+from agentforge.recipe.schema import Recipe
+from agentforge.trainers.arguments import build_arguments
+from agentforge.trainers.callbacks.limits import LimitsCallback
+from agentforge.trainers.examples import choose_packing, make_collator, training_rows
+from agentforge.trainers.loop import GuardedTrainer, Tally
+from agentforge.trainers.pretrain import PretrainTrainer
+from agentforge.trainers.sft import SupervisedTrainer
+from agentforge.trainers.stage import CACHE, Stage
+
+METHODS: dict[str, tuple[type[GuardedTrainer], type[TrainingArguments]]] = {
+    "pretrain": (PretrainTrainer, TrainingArguments),
+    "sft": (SupervisedTrainer, SFTConfig),
+}
+
+
+class SupervisedStage(Stage):
+    """Rows of `prepare` in, next-token loss on all or on the assistant's tokens."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.data = load_prepared(recipe.artifact("data"))
+        self.trainer_class, config_class = METHODS[recipe.train.method]
+        self.arguments = build_arguments(recipe, config_class, recipe.trained, evaluates=len(self.data["eval"]) > 0)
+        self.args = self.arguments.parent
+
+    def inputs(self) -> dict[str, Path | str]:
+        return {"data": self.recipe.artifact("data"), **super().inputs()}
+
+    def make_trainer(
+        self, directory: Path, tally: Tally, limits: LimitsCallback, callbacks: Sequence[TrainerCallback]
+    ) -> GuardedTrainer:
+        recipe, lora = self.recipe, self.recipe.train.lora
+        tokenizer = load_tokenizer(recipe.artifact("data") / "tokenizer")
+        base = build_model(
+            recipe.model, len(tokenizer), seed=recipe.seed, train_all=lora is None, device=self.args.device
+        )
+        packing = choose_packing(base, self.arguments.packing)
+        rows = self._rows(directory / CACHE, packing)
+        if isinstance(self.args, SFTConfig):
+            self.args.dataset_kwargs = {"skip_prepare_dataset": True}  # they are ready: TRL would map over them again
+        return self.trainer_class(
+            model=self.adapted(base),
+            args=self.args,
+            train_dataset=rows["train"],
+            eval_dataset=rows.get("eval"),
+            processing_class=tokenizer,
+            data_collator=make_collator(base, tokenizer.pad_token_id, packing),
+            callbacks=[limits, *callbacks],
+            tally=tally,
+            max_nonfinite_steps=recipe.train.max_nonfinite_steps,
+        )
+
+    def _rows(self, cache: Path, packing: bool) -> dict[str, Dataset]:
+        """Return labelled and packed rows of the splits that have any; the first process writes, the rest map them."""
+        if not len(self.data["train"]):
+            raise UserError(f"{self.recipe.artifact('data')} has no training rows; look at the counts in its manifest")
+        masked, max_length = self.arguments.assistant_only_loss, self.recipe.data.max_length
+        with self.args.main_process_first(desc="packing"):
+            return {
+                split: training_rows(
+                    dataset, max_length=max_length, packing=packing, masked=masked, cache=cache / split
+                )
+                for split, dataset in self.data.items()
+                if len(dataset)
+            }
