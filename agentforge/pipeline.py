@@ -69,6 +69,14 @@ STAGES: dict[str, Callable[[Recipe, Stage, bool], Made]] = {
 }
 
 
+def report(recipe: Recipe, planned: Sequence[tuple[Stage, Recipe]]) -> Made:
+    """Write the page about all the stages; it alone needs to know them."""
+    from agentforge.evaluation.page import report
+    from agentforge.evaluation.system import System
+
+    return report(System(recipe, planned))
+
+
 def run(
     name: str,
     overrides: Sequence[str] = (),
@@ -96,11 +104,12 @@ def run(
         for stage in recipe.stages
     ]
     for stage, _ in planned:
-        if stage.verb not in STAGES:
+        if stage.verb not in (*STAGES, "report"):
             raise UserError(f"{name}: the stage '{stage.verb}' comes with a later version of agentforge")
     for number, (stage, stage_recipe) in enumerate(planned, start=1):
         of = " ".join(word for word in (stage.verb, stage.recipe or name, stage.model) if word)
         title = f"[{number}/{len(planned)}] {of}"
         announce(title, None)
-        made = STAGES[stage.verb](stage_recipe, stage, replace)
+        reports = stage.verb == "report"
+        made = report(recipe, planned) if reports else STAGES[stage.verb](stage_recipe, stage, replace)
         announce(title, made or [])
