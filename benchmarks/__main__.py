@@ -1,9 +1,9 @@
-"""Run the benchmarks and write their tables into docs/performance.md.
+"""Run the benchmarks and write their tables into the pages of docs/ that have a place for them.
 
     python -m benchmarks                # all of them
     python -m benchmarks startup dedup  # these
 
-Each benchmark is a module here that prints one Markdown table; it stands in the page between
+Each benchmark is a module here that prints one Markdown table; it stands in a page between
 ``<!-- benchmark: NAME -->`` and ``<!-- end -->``, with the command and the day above it.
 """
 
@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-PAGE = HERE.parent / "docs" / "performance.md"
+DOCS = HERE.parent / "docs"
 NAMES = sorted(path.stem for path in HERE.glob("[a-z]*.py"))
 
 
@@ -26,24 +26,35 @@ def table_of(name: str) -> str:
     return run.stdout.strip()
 
 
+def page_of(name: str) -> Path:
+    """Return the page that has the benchmark's block."""
+    for page in sorted(DOCS.glob("*.md")):
+        if opening(name) in page.read_text(encoding="utf-8"):
+            return page
+    raise SystemExit(f"no page of docs/ has the block '{opening(name)}'")
+
+
+def opening(name: str) -> str:
+    return f"<!-- benchmark: {name} -->"
+
+
 def insert(page: str, name: str, table: str) -> str:
     """Return the page with the block of ``name`` replaced."""
-    opening = f"<!-- benchmark: {name} -->"
-    block = f"{opening}\n`python -m benchmarks.{name}`, {datetime.date.today().isoformat()}\n\n{table}\n<!-- end -->"
-    changed, count = re.subn(re.escape(opening) + r".*?<!-- end -->", lambda _: block, page, flags=re.DOTALL)
-    if not count:
-        raise SystemExit(f"{PAGE.name} has no block '{opening}'")
-    return changed
+    block = (
+        f"{opening(name)}\n`python -m benchmarks.{name}`, {datetime.date.today().isoformat()}\n\n{table}\n<!-- end -->"
+    )
+    return re.sub(re.escape(opening(name)) + r".*?<!-- end -->", lambda _: block, page, flags=re.DOTALL)
 
 
 def main() -> None:
     chosen = sys.argv[1:] or NAMES
     if unknown := sorted(set(chosen) - set(NAMES)):
         raise SystemExit(f"no benchmark {', '.join(unknown)}; there are: {', '.join(NAMES)}")
-    for name in chosen:
+    pages = {name: page_of(name) for name in chosen}
+    for name, page in pages.items():
         table = table_of(name)
         print(table, flush=True)
-        PAGE.write_text(insert(PAGE.read_text(encoding="utf-8"), name, table), encoding="utf-8")
+        page.write_text(insert(page.read_text(encoding="utf-8"), name, table), encoding="utf-8")
 
 
 if __name__ == "__main__":
