@@ -51,7 +51,12 @@ def find_action(text: str) -> str | None:
 def find_answer(text: str) -> str:
     """Return where to look for the answer of a turn that has no ``Action:`` line: its last call, else all it shows."""
     called, content = _parts(text)
-    return content.strip() if called is None else called
+    return content if called is None else called
+
+
+def find_call(text: str) -> str | None:
+    """Return the action of the last call of `act`; None: there is none."""
+    return _parts(text)[0]
 
 
 def _parts(text: str) -> tuple[str | None, str]:
@@ -59,7 +64,7 @@ def _parts(text: str) -> tuple[str | None, str]:
     turn = parse_assistant(without_reasoning(text))
     called = [c["function"]["arguments"].get("action") for c in turn.tool_calls if c["function"]["name"] == ACT]
     said = called[-1] if called else None
-    return said.strip() if isinstance(said, str) else None, turn.content
+    return said.strip() if isinstance(said, str) else None, turn.content.strip()
 
 
 def without_reasoning(text: str) -> str:

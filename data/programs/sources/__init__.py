@@ -1,0 +1,1 @@
+"""Problems with their reference programs, one module a family."""
