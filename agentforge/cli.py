@@ -300,6 +300,24 @@ def serve(
     serve(loaded, model, host=host, port=port)
 
 
+@app.command("serve-env", context_settings=PASS_ON)
+def serve_env(
+    context: typer.Context,
+    environment: Annotated[str, typer.Argument(metavar="ENVIRONMENT", help="its id; its options as key=value")],
+    host: Annotated[str, typer.Option()] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 36001,
+    max_sessions: Annotated[int, typer.Option(min=1, help="environments in use at one time")] = 64,
+    idle_seconds: Annotated[float, typer.Option(min=1, help="then an unused environment is closed")] = 1800,
+) -> None:
+    """An environment over HTTP, in AgentGym's and OpenEnv's manner."""
+    from agentforge.recipe.overrides import parse_override
+
+    options = dict(parse_override(option) for option in overrides(context))
+    from agentforge.serving.environment_server import serve
+
+    serve(environment, options, host, port, max_sessions, idle_seconds)
+
+
 @app.command(context_settings=PASS_ON)
 def push(
     context: typer.Context,

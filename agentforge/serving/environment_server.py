@@ -1,0 +1,361 @@
+"""`serve-env`: one kind of environment over HTTP, many episodes at a time.
+
+Two manners: AgentGym's (``/create``, ``/reset``, ``/step``, ``/observation``, ``/close``), which our own client and those
+of AgentGym's TextCraft and BabyAI speak, and OpenEnv's (``/reset``, ``/step``, ``/state``, ``/health``) below
+``/openenv``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from random import Random
+from typing import Annotated, Any
+
+import uvicorn
+from fastapi import Body, FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from agentforge.environments.base import Environment, EnvironmentFailed, Step
+from agentforge.environments.registry import make
+from agentforge.environments.splits import split_of
+from agentforge.errors import UserError
+from agentforge.serving.server import listen
+
+log = logging.getLogger(__name__)
+
+MAX_SESSIONS = 64
+IDLE_SECONDS = 1800.0
+
+
+class Refused(Exception):
+    """What a client has asked for is not possible; becomes ``{"error": ...}`` with this status."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Session:
+    """One environment and the episode in it; `lock` is held during a call, so that calls of one client do not mix."""
+
+    def __init__(self, environment: Environment) -> None:
+        self.environment = environment
+        self.lock = threading.Lock()
+        self.used = time.monotonic()
+        self.observation: str | None = None
+        self.over = False
+        self.steps = 0
+        self.name = ""
+
+    def begin(self, seed: int, task_id: int) -> str:
+        self.observation = self.environment.reset(seed, task_id)
+        self.over, self.steps = False, 0
+        return self.observation
+
+    def act(self, turn: str) -> Step:
+        if self.observation is None:
+            raise Refused(409, "no episode has begun: /reset comes first")
+        if self.over:
+            raise Refused(409, "the episode is over: /reset begins the next")
+        step = self.environment.step(turn)
+        self.observation, self.steps = step.observation, self.steps + 1
+        self.over = step.terminated or step.truncated
+        return step
+
+
+class Sessions:
+    """The environments that are in use, by numbers that nobody guesses by accident.
+
+    Args:
+        build: makes an environment.
+        most: at one time.
+        idle_seconds: after which an environment that nobody uses is closed.
+    """
+
+    def __init__(self, build: Callable[[], Environment], most: int, idle_seconds: float) -> None:
+        self.build, self.most, self.idle_seconds = build, most, idle_seconds
+        self._open: dict[int | str, Session] = {}
+        self._lock = threading.Lock()
+
+    def create(self, key: int | str | None = None) -> int | str:
+        """Make an environment; under a random number if no key is given.
+
+        Numbers are random so that a client which outlives a restart of the server meets nobody else's episode.
+
+        Raises:
+            Refused: there are too many.
+        """
+        self.expire()
+        with self._lock:
+            if key is not None and key in self._open:
+                return key
+            if len(self._open) >= self.most:
+                raise Refused(429, f"{len(self._open)} environments are in use, which is the most; close one first")
+            key = secrets.randbelow(1 << 31) if key is None else key
+            self._open[key] = Session(self.build())
+        return key
+
+    def use(self, key: int | str) -> Session:
+        """Return an open session.
+
+        Raises:
+            Refused: there is none of that number, or not any more.
+        """
+        session = self._open.get(key)
+        if session is None:
+            raise Refused(404, f"there is no environment {key}: it was never made, or closed after being idle")
+        session.used = time.monotonic()
+        return session
+
+    def close(self, key: int | str) -> bool:
+        with self._lock:
+            session = self._open.pop(key, None)
+        if session is not None:
+            with session.lock:
+                session.environment.close()
+        return session is not None
+
+    def expire(self) -> None:
+        """Close what has been idle for too long."""
+        oldest = time.monotonic() - self.idle_seconds
+        for key in [key for key, session in list(self._open.items()) if session.used < oldest]:
+            log.info("environment %s was idle and is closed", key)
+            self.close(key)
+
+    def close_all(self) -> None:
+        for key in list(self._open):
+            self.close(key)
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+
+class Call(BaseModel):
+    """The body of a call in AgentGym's manner; ``seed`` and ``turn`` are ours."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    id: int
+    data_idx: int = 0
+    seed: int = 0
+    action: str | None = None
+    turn: str | None = None
+    name: str = "random"
+
+
+class OpenReset(BaseModel):
+    """OpenEnv's /reset; without a task one is drawn, never a reserved one."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    seed: int | None = Field(None, ge=0)
+    episode_id: str = Field("default", max_length=255)
+    task_id: int | None = Field(None, ge=0)
+
+
+class OpenStep(BaseModel):
+    """OpenEnv's /step; the action is an object with one text in it."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    action: dict[str, Any]
+    episode_id: str = Field("default", max_length=255)
+
+
+def create_app(
+    environment_id: str,
+    options: dict[str, Any] | None = None,
+    max_sessions: int = MAX_SESSIONS,
+    idle_seconds: float = IDLE_SECONDS,
+) -> FastAPI:
+    """Return the application.
+
+    Raises:
+        UserError: the environment cannot be made.
+    """
+    model = make(environment_id, options)  # tells about itself, and that the options are right
+    sessions = Sessions(lambda: make(environment_id, options), max_sessions, idle_seconds)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        watching = asyncio.create_task(_watch(sessions))
+        yield
+        watching.cancel()
+        await asyncio.to_thread(sessions.close_all)
+        model.close()
+
+    app = FastAPI(title="agentforge", openapi_url=None, lifespan=lifespan)
+    app.exception_handler(Exception)(_failed)
+    for kind in (Refused, UserError, EnvironmentFailed, RequestValidationError):
+        app.exception_handler(kind)(_refused)
+    _agentgym_routes(app, model, sessions)
+    _openenv_routes(app, model, sessions)
+    return app
+
+
+async def _watch(sessions: Sessions) -> None:
+    """Close idle environments also while nobody asks for new ones."""
+    while True:
+        await asyncio.sleep(min(60.0, sessions.idle_seconds / 2))
+        await asyncio.to_thread(sessions.expire)
+
+
+def _agentgym_routes(app: FastAPI, model: Environment, sessions: Sessions) -> None:
+    @app.get("/info")
+    def info() -> dict[str, Any]:
+        names = ("id", "tasks", "max_turns", "instructions", "action_tool", "baselines", "graded")
+        return {name: getattr(model, name) for name in names} | {"in_use": len(sessions)}
+
+    @app.get("/difficulty")
+    def difficulty(task_id: int) -> dict[str, int]:
+        return {"difficulty": model.difficulty(task_id)}
+
+    @app.post("/create")
+    def create() -> dict[str, Any]:
+        return {"id": sessions.create()}
+
+    @app.post("/reset")
+    def reset(call: Call) -> dict[str, Any]:
+        session = sessions.use(call.id)
+        with session.lock:
+            observation = session.begin(call.seed, call.data_idx)
+        return {"observation": observation, "reward": 0.0, "score": 0.0, "done": False}
+
+    @app.post("/step")
+    def step(call: Call) -> dict[str, Any]:
+        session = sessions.use(call.id)
+        with session.lock:
+            return _answer(session.act(_turn(call)))
+
+    @app.get("/observation")
+    def observation(id: int) -> str:
+        return sessions.use(id).observation or ""
+
+    @app.post("/expert")
+    def expert(call: Call) -> dict[str, Any]:
+        session = sessions.use(call.id)
+        with session.lock:
+            return {"turn": session.environment.expert()}
+
+    @app.post("/baseline")
+    def baseline(call: Call) -> dict[str, Any]:
+        session = sessions.use(call.id)
+        with session.lock:
+            return {"turn": session.environment.baseline(call.name, Random(call.seed))}
+
+    @app.post("/close")
+    def close(id: Annotated[int, Body(embed=True)]) -> dict[str, bool]:
+        return {"closed": sessions.close(id)}
+
+
+def _openenv_routes(app: FastAPI, model: Environment, sessions: Sessions) -> None:
+    @app.get("/openenv/health")
+    def health() -> dict[str, str]:
+        return {"status": "healthy"}
+
+    @app.post("/openenv/reset")
+    def reset(call: OpenReset) -> dict[str, Any]:
+        seed = secrets.randbelow(1 << 31) if call.seed is None else call.seed
+        task_id = _drawn(model, seed) if call.task_id is None else call.task_id
+        session = sessions.use(sessions.create(call.episode_id))
+        with session.lock:
+            text = session.begin(seed, task_id)
+        about = {"task_id": task_id, "seed": seed, "instructions": model.instructions}
+        return {"observation": {"text": text}, "reward": None, "done": False, "metadata": about}
+
+    @app.post("/openenv/step")
+    def step(call: OpenStep) -> dict[str, Any]:
+        texts = [value for value in call.action.values() if isinstance(value, str)]
+        if len(texts) != 1:
+            raise Refused(422, 'an action is one text, as in {"action": {"text": "Action: ..."}}')
+        session = sessions.use(call.episode_id)
+        with session.lock:
+            made = session.act(texts[0])
+        done = made.terminated or made.truncated
+        about = dict(made.info)
+        return {"observation": {"text": made.observation}, "reward": made.reward, "done": done, "metadata": about}
+
+    @app.get("/openenv/state")
+    def state(episode_id: str = "default") -> dict[str, Any]:
+        return {"episode_id": episode_id, "step_count": sessions.use(episode_id).steps}
+
+
+def _turn(call: Call) -> str:
+    """Return the assistant's turn: as it is (``turn``), or made of the bare action that AgentGym's clients send."""
+    if call.turn is not None:
+        return call.turn
+    if call.action is None:
+        raise Refused(422, "a step needs an 'action', or a whole 'turn'")
+    return f"Action: {call.action}"
+
+
+def _answer(step: Step) -> dict[str, Any]:
+    return {
+        "observation": step.observation,
+        "reward": step.reward,
+        "score": step.info["score"],
+        "done": step.terminated or step.truncated,
+        "terminated": step.terminated,
+        "truncated": step.truncated,
+        "info": dict(step.info),
+    }
+
+
+def _drawn(model: Environment, seed: int) -> int:
+    random = Random(seed)
+    for _ in range(1000):
+        task_id = random.randrange(model.tasks)
+        if split_of(model.id, task_id) == "train":
+            return task_id
+    raise Refused(409, f"{model.id} has no task that is not reserved for evaluation; give a task_id")
+
+
+async def _refused(request: Any, error: Exception) -> JSONResponse:
+    """Errors of a client are one sentence and no traceback."""
+    if isinstance(error, RequestValidationError):
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return JSONResponse({"error": f"{where}: {first['msg']}"}, 422)
+    status = error.status if isinstance(error, Refused) else 400 if isinstance(error, UserError) else 502
+    return JSONResponse({"error": str(error)}, status)
+
+
+async def _failed(request: Any, error: Exception) -> JSONResponse:
+    log.error("%s failed", request.url.path, exc_info=error)
+    return JSONResponse({"error": "the environment has failed; the server's log says why"}, 500)
+
+
+def serve(
+    environment_id: str,
+    options: dict[str, Any],
+    host: str = "127.0.0.1",
+    port: int = 36001,
+    max_sessions: int = MAX_SESSIONS,
+    idle_seconds: float = IDLE_SECONDS,
+) -> None:
+    """Serve an environment until Ctrl-C.
+
+    Args:
+        host: whoever reaches it may use it: there are no keys.
+        port: 0 takes a free one.
+
+    Raises:
+        UserError: there is no such environment, or the port is taken.
+    """
+    with listen(host, port) as listening:
+        app = create_app(environment_id, options, max_sessions, idle_seconds)
+        bound = listening.getsockname()[1]
+        log.info("serving %s at http://%s:%d (OpenEnv: /openenv); Ctrl-C stops it", environment_id, host, bound)
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+        try:
+            server.run(sockets=[listening])
+        except KeyboardInterrupt:
+            log.info("stopped")

@@ -1,0 +1,265 @@
+"""An environment over HTTP is the same environment."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from random import Random
+from typing import Any, ClassVar
+
+import httpx2 as httpx
+import pytest
+
+from agentforge.environments.actions import act_tool
+from agentforge.environments.agentgym import Remote, Served
+from agentforge.environments.base import Environment, EnvironmentFailed, Step
+from agentforge.environments.game import Game, InvalidAction, Outcome, say
+from agentforge.environments.registry import make
+from agentforge.environments.splits import split_of, task_ids
+from agentforge.errors import UserError
+from agentforge.serving.environment_server import Sessions, create_app
+
+from ..environments.fake_agentgym import serving
+
+TOY = f"{__name__}:Toy"
+
+
+class Toy(Game):
+    """Say the number that the task and the seed add up to."""
+
+    id: ClassVar[str] = "toy"
+    closed: ClassVar[list[int]] = []
+    instructions = "Say the sum."
+    action_tool = act_tool("Say it.", "the sum")
+
+    def __init__(self, size: int = 50, max_turns: int = 4) -> None:
+        super().__init__(max_turns)
+        self.size = size
+        self.sum = 0
+
+    @property
+    def tasks(self) -> int:
+        return self.size
+
+    def difficulty(self, task_id: int) -> int:
+        return task_id // 10
+
+    def begin(self, seed: int, task_id: int) -> str:
+        self.sum = seed + task_id
+        return f"{seed} + {task_id} = ?"
+
+    def act(self, action: str) -> Outcome:
+        if action == "crash":
+            raise RuntimeError("a bug")
+        if action == "wait":
+            time.sleep(0.3)
+        elif not action.isdigit():
+            raise InvalidAction("no number")
+        right = action == str(self.sum)
+        return Outcome("yes" if right else "no", float(right), float(right), right, right)
+
+    def available(self) -> list[str]:
+        return [str(self.sum), "0"]
+
+    def expert(self) -> str:
+        return say(str(self.sum))
+
+    def close(self) -> None:
+        self.closed.append(self.sum)
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with serving(create_app("toy", {"class": TOY}, max_sessions=12)) as address:
+        yield address
+
+
+@pytest.fixture
+def served(url: str) -> Iterator[Served]:
+    environment = Served(url)
+    yield environment
+    environment.close()
+
+
+def played(environment: Environment, turns: list[str], seed: int, task_id: int) -> list[Any]:
+    steps: list[Any] = [environment.reset(seed, task_id)]
+    for turn in turns:
+        step = environment.step(turn)
+        steps.append(step)
+        if step.terminated or step.truncated:
+            break
+    return steps
+
+
+def test_it_is_the_same_environment(served: Served) -> None:
+    own = Toy()
+    for name in ("id", "tasks", "max_turns", "instructions", "action_tool", "baselines", "graded"):
+        assert getattr(served, name) == getattr(own, name), name
+    assert [served.difficulty(task) for task in (3, 33)] == [0, 3]
+    assert task_ids(served, "eval") == task_ids(own, "eval"), "and so the same tasks are reserved"
+    for turns in (
+        ["?", "Action: 1", "Action: x", "Action: 2", "Action: 3"],
+        ["Action: 12"],
+        ["Action: 1", "Action: 12"],
+    ):
+        assert played(served, turns, 5, 7) == played(own, turns, 5, 7)
+    assert served.expert() == own.expert()
+    assert served.baseline("random", Random(1)) in ("Action: 12", "Action: 0")
+
+
+@pytest.mark.parametrize("name", ["affine:sat", "agentgym:textcraft"])
+def test_real_environments_are_the_same(name: str) -> None:
+    own = make(name)
+    with serving(create_app(name)) as address:
+        served = Served(address)
+        for task in task_ids(own, "train", 3):
+            assert served.reset(1, task) == own.reset(1, task)
+            for turn in range(4):
+                said = own.baseline("random", Random(turn)) if turn < 2 else own.expert()
+                assert said is not None
+                assert turn < 2 or served.expert() == said
+                theirs, ours = served.step(said), own.step(said)
+                assert theirs == ours
+                if ours.terminated or ours.truncated:
+                    break
+        served.close()
+
+
+def test_agentgyms_client_plays_it() -> None:
+    """Its TextCraft client sends the bare action under ``id`` and ``data_idx``."""
+    own = make("agentgym:textcraft")
+    with serving(create_app("agentgym:textcraft")) as address:
+        remote = Remote("textcraft", address)
+        assert remote.reset(0, 3) == own.reset(0, 3)
+        step: Step | None = None
+        while (said := own.expert()) is not None and not (step and step.terminated):
+            own.step(said)
+            step = remote.step(said)
+        assert step is not None
+        assert (step.reward, step.info["success"], step.terminated) == (1.0, True, True)
+        remote.close()
+        assert httpx.get(f"{address}/info").json()["in_use"] == 0
+
+
+def test_many_episodes_at_one_time(url: str) -> None:
+    def play(seed: int) -> list[Any]:
+        environment = Served(url)
+        steps = played(environment, ["Action: wait", f"Action: {seed + 1}"], seed, 1)
+        environment.close()
+        return [steps[0], steps[-1].info["success"]]
+
+    started = time.monotonic()
+    with ThreadPoolExecutor(10) as threads:
+        assert list(threads.map(play, range(10))) == [[f"{seed} + 1 = ?", True] for seed in range(10)]
+    assert time.monotonic() - started < 2.5, "ten that wait 0.3 s each wait together"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "told"),
+    [
+        ("step", {"id": 1, "action": "1"}, 404, "there is no environment 1"),
+        ("step", {"action": "1"}, 422, "body.id: Field required"),
+        ("step", {"id": "MINE"}, 422, "needs an 'action'"),
+        ("reset", {"id": "MINE", "data_idx": 5000}, 400, "toy has the tasks 0 to 49"),
+        ("baseline", {"id": "MINE", "name": "clever"}, 400, "no baseline 'clever'"),
+        ("step", {"id": "MINE", "action": "crash"}, 500, "the server's log says why"),
+        ("openenv/step", {"action": {"a": "1", "b": "2"}}, 422, "an action is one text"),
+        ("openenv/step", {"action": {"text": "1"}, "episode_id": "none"}, 404, "there is no environment none"),
+    ],
+)
+def test_bad_calls_are_told(url: str, path: str, body: dict[str, Any], status: int, told: str) -> None:
+    mine = httpx.post(f"{url}/create").json()["id"]
+    httpx.post(f"{url}/reset", json={"id": mine})
+    answer = httpx.post(f"{url}/{path}", json={k: mine if v == "MINE" else v for k, v in body.items()})
+    assert (answer.status_code, told in answer.json()["error"]) == (status, True), answer.text
+    assert httpx.post(f"{url}/close", json={"id": mine}).json() == {"closed": True}
+
+
+def test_an_episode_that_is_over_or_has_not_begun(url: str) -> None:
+    mine = httpx.post(f"{url}/create").json()["id"]
+    step = {"id": mine, "action": "0"}
+    assert "/reset comes first" in httpx.post(f"{url}/step", json=step).json()["error"]
+    httpx.post(f"{url}/reset", json={"id": mine})
+    assert httpx.get(f"{url}/observation", params={"id": mine}).json() == "0 + 0 = ?"
+    assert httpx.post(f"{url}/step", json=step).json()["done"] is True
+    assert "/reset begins the next" in httpx.post(f"{url}/step", json=step).json()["error"]
+    httpx.post(f"{url}/close", json={"id": mine})
+
+
+def test_there_is_a_most(url: str) -> None:
+    made = [httpx.post(f"{url}/create").json()["id"] for _ in range(12)]
+    answer = httpx.post(f"{url}/create")
+    assert (answer.status_code, "12 environments are in use" in answer.json()["error"]) == (429, True)
+    for number in made:
+        httpx.post(f"{url}/close", json={"id": number})
+
+
+def test_idle_environments_are_closed() -> None:
+    Toy.closed.clear()
+    with serving(create_app("toy", {"class": TOY}, idle_seconds=0.4)) as address:
+        served = Served(address)
+        served.reset(1, 2)
+        deadline = time.monotonic() + 10
+        while not Toy.closed and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert Toy.closed == [3]
+        with pytest.raises(EnvironmentFailed, match="closed after being idle"):
+            served.step("Action: 3")
+        assert served.reset(1, 2) == "1 + 2 = ?", "the next episode gets a new one"
+
+
+def test_a_closed_server_closes_what_is_open() -> None:
+    Toy.closed.clear()
+    with serving(create_app("toy", {"class": TOY})) as address:
+        Served(address).reset(40, 2)
+    assert 42 in Toy.closed
+
+
+def test_numbers_are_no_others_after_a_restart() -> None:
+    keys = [Sessions(Toy, 5, 60).create() for _ in range(20)]
+    assert len(set(keys)) == 20
+
+
+def test_openenv(url: str) -> None:
+    base = f"{url}/openenv"
+    assert httpx.get(f"{base}/health").json() == {"status": "healthy"}
+    for episode in ({}, {"episode_id": "mine"}):
+        begun = httpx.post(f"{base}/reset", json={"seed": 3, "task_id": 4} | episode).json()
+        assert begun["observation"] == {"text": "3 + 4 = ?"}
+        assert (begun["reward"], begun["done"]) == (None, False)
+        first = httpx.post(f"{base}/step", json={"action": {"text": "Action: 1"}} | episode).json()
+        assert (first["observation"], first["reward"], first["done"]) == ({"text": "no"}, 0.0, False)
+        assert httpx.post(f"{base}/step", json={"action": {"text": "Action: 7"}} | episode).json()["done"] is True
+        state = httpx.get(f"{base}/state", params=episode).json()
+        assert state == {"episode_id": episode.get("episode_id", "default"), "step_count": 2}
+    drawn = [httpx.post(f"{base}/reset", json={"seed": seed}).json()["metadata"]["task_id"] for seed in range(40)]
+    assert {split_of("toy", task) for task in drawn} == {"train"}
+    assert len(set(drawn)) > 10
+
+
+def test_the_command_line() -> None:
+    command = [sys.executable, "-m", "agentforge", "serve-env", "agentgym:textcraft", "max_depth=1", "--port", "0"]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"AGENTFORGE_LOG": "INFO"})
+    try:
+        assert server.stderr is not None
+        line = server.stderr.readline()
+        address = line.split(" at ")[1].split(" ")[0]
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            try:
+                assert Served(address).tasks == make("agentgym:textcraft", {"max_depth": 1}).tasks
+                break
+            except UserError:
+                time.sleep(0.1)
+    finally:
+        server.send_signal(signal.SIGINT)
+        assert server.wait(20) in (0, 75)
+        server.stderr.close()
+    wrong = subprocess.run([*command[:4], "affine:sta"], capture_output=True, text=True)
+    assert wrong.returncode == 2
+    assert "did you mean 'affine:sat'" in wrong.stderr
