@@ -78,6 +78,12 @@ def read_evaluations(paths: Sequence[Path]) -> list[Evaluation]:
     return read
 
 
+def contenders(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+    """Return the models, without experts and trivial strategies; those where there is nothing else."""
+    models = [one for one in evaluations if one.report["model"]["kind"] != "scripted"]
+    return models or list(evaluations)
+
+
 def labels(reports: Sequence[dict[str, Any]]) -> list[str]:
     """Return a short name for each report: its model's, with the recipe's where two have the same."""
     short = [str(report["model"]["label"]) for report in reports]

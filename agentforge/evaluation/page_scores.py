@@ -14,6 +14,7 @@ from agentforge.evaluation.comparison import (
     SURE,
     Comparison,
     Evaluation,
+    contenders,
     labels,
     read_evaluations,
     read_scores,
@@ -87,8 +88,7 @@ def _environments(comparison: Comparison) -> dict[str, Any]:
         f"Reserved tasks, the same for every model. Bars are {confidence} intervals (Beta-Jeffreys of success rates, "
         "ABC bootstrap of graded scores), the dotted line is chance, the dashed one the best trivial strategy."
     )
-    models = [one for one in comparison.evaluations if one.report["model"]["kind"] != "scripted"]
-    best = max(models or comparison.evaluations, key=_success_rate)
+    best = max(contenders(comparison.evaluations), key=_success_rate)
     tiles = [
         {
             "name": "Best success rate",
@@ -134,10 +134,10 @@ def _numbers(comparison: Comparison) -> dict[str, Any]:
 
 def _aggregates(comparison: Comparison) -> dict[str, Any]:
     rows = []
-    for key, title in AGGREGATES.items():
-        totals = [one.report["environments"]["aggregates"][key] for one in comparison.evaluations]
-        rows.append([title, *(_interval(total) for total in totals)])
-    return {"headings": ["over all environments", *comparison.labels], "rows": rows, "caption": None}
+    for label, one in zip(comparison.labels, comparison.evaluations, strict=True):
+        totals = one.report["environments"]["aggregates"]
+        rows.append([label, *(_interval(totals[key]) for key in AGGREGATES)])
+    return {"headings": ["over all environments", *AGGREGATES.values()], "rows": rows, "caption": None}
 
 
 def _limits(measure: Mapping[str, float]) -> tuple[float, float, float]:
@@ -150,12 +150,15 @@ def _interval(measure: Mapping[str, float]) -> str:
 
 def frontier_section(paths: Sequence[Path]) -> dict[str, Any] | None:
     """Return the frontier of the largest group of models on the same tasks; None where there is nothing to compare."""
-    groups = [group for group in comparable(paths) if len(group) > 1]
+    groups = [group for group in comparable(paths) if len(contenders(group)) > 1]
     if not groups:
         return None
-    comparison = Comparison(max(groups, key=len))
+    everyone = max(groups, key=len)
+    colours = {one.label: colour for colour, one in enumerate(everyone)}
+    comparison = Comparison(contenders(everyone))
     on = comparison.frontier(POSTERIOR)
-    charts = [_pair(comparison, x, y, on) for x, y in list(combinations(range(len(comparison.environments)), 2))]
+    pairs_of = list(combinations(range(len(comparison.environments)), 2))[:PAIRS]
+    charts = [_pair(comparison, colours, x, y, on) for x, y in pairs_of]
     probability = [[f"{value:.2f}" for value in row] for row in comparison.probability]
     for index, row in enumerate(probability):
         row[index] = ""
@@ -176,17 +179,25 @@ def frontier_section(paths: Sequence[Path]) -> dict[str, Any] | None:
         f"Filled: no model dominates it with a posterior probability above {SURE:.0%}. Crosses are the intervals of "
         "both scores."
     )
-    legend = [{"name": label, "colour": colour} for colour, label in enumerate(comparison.labels)]
-    return {"explanation": explanation, "legend": legend, "charts": charts[:PAIRS], "tables": [pairs, rules]}
+    legend = [{"name": label, "colour": colours[label]} for label in comparison.labels]
+    return {"explanation": explanation, "legend": legend, "charts": charts, "tables": [pairs, rules]}
 
 
-def _pair(comparison: Comparison, x: int, y: int, on: Sequence[str]) -> Any:
+def _pair(comparison: Comparison, colours: Mapping[str, int], x: int, y: int, on: Sequence[str]) -> Any:
     side = comparison.sides
     pairs = []
     for index, label in enumerate(comparison.labels):
         note = "" if label in on else "(dominated)"
         both = [
-            Dot(label, index, side.mean[index, e], side.low[index, e], side.high[index, e], note, label not in on)
+            Dot(
+                label,
+                colours[label],
+                side.mean[index, e],
+                side.low[index, e],
+                side.high[index, e],
+                note,
+                label not in on,
+            )
             for e in (x, y)
         ]
         pairs.append((both[0], both[1]))

@@ -12,17 +12,20 @@ from agentforge.evaluation.svg import Series, line_chart
 from agentforge.recipe import Recipe
 
 METRICS = "metrics.jsonl"
-# Charts in the order of their worth: title, and the keys drawn in one, as TRL and our trainers log them.
+# Charts in the order of their worth: title, and the keys drawn in one, as TRL and our trainers log them; ``a/*`` is
+# every key that begins with ``a/``.
 CHARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("reward", ("reward", "eval_reward")),
-    ("success rate", ("success", "success_rate", "eval_success")),
+    ("success rate", ("success", "success/*")),
     ("loss", ("loss", "eval_loss")),
-    ("valid actions", ("valid_actions", "valid_action_rate")),
+    ("valid actions", ("valid_actions",)),
     ("KL to the reference", ("kl",)),
     ("entropy", ("entropy",)),
-    ("tokens of a completion", ("completions/mean_length", "turn_length")),
+    ("tokens of a turn", ("turn_tokens",)),
+    ("tokens of an episode", ("completions/mean_length",)),
     ("value loss", ("value_loss",)),
-    ("difficulty", ("difficulty", "curriculum/level")),
+    ("explained variance of the values", ("explained_variance",)),
+    ("difficulty", ("level/*",)),
     ("learning rate", ("learning_rate",)),
 )
 NO_CURVES = frozenset({"step", "epoch", "tokens", "remaining_seconds", "num_tokens", "eval_runtime"})
@@ -40,11 +43,12 @@ def training_section(recipe: Recipe) -> dict[str, Any] | None:
     if not lines:
         return None
     curves = curves_of(lines)
-    used = {key for _, keys in CHARTS for key in keys}
-    charts = []
-    for title, keys in CHARTS:
-        series = [Series(key, colour, curves[key]) for colour, key in enumerate(keys, start=1) if key in curves]
-        if series:
+    charts, used = [], set()
+    for title, patterns in CHARTS:
+        keys = [key for pattern in patterns for key in curves if key == pattern or _under(key, pattern)]
+        used.update(keys)
+        if keys:
+            series = [Series(key, colour, curves[key]) for colour, key in enumerate(keys, start=1)]
             legend = [{"name": one.name, "colour": one.colour} for one in series] if len(series) > 1 else []
             charts.append({"title": title, "legend": legend, "svg": line_chart(title, series)})
     others = [
@@ -53,6 +57,10 @@ def training_section(recipe: Recipe) -> dict[str, Any] | None:
         if key not in used
     ]
     return {"title": recipe.full_name, "note": _note(recipe, lines), "charts": charts, "others": others}
+
+
+def _under(key: str, pattern: str) -> bool:
+    return pattern.endswith("/*") and key.startswith(pattern[:-1])
 
 
 def curves_of(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[float, float]]]:

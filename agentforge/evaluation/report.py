@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentforge.errors import UserError
-from agentforge.evaluation.comparison import SCORES, Comparison, check_rule, read_evaluations, read_scores
+from agentforge.evaluation.comparison import SCORES, Comparison, check_rule, contenders, read_evaluations, read_scores
 from agentforge.evaluation.posterior import ROPE
 from agentforge.evaluation.system import evaluations_of, finished_evaluations, load_system
 from agentforge.evaluation.tables import dominance_tables, environment_table, relation
@@ -36,8 +36,8 @@ def tables(paths: Sequence[Path], rule: str | None = None, rope: float = ROPE) -
         made.append(environment_table(found))
     if rule is not None:
         check_rule(rule)
-        if len(found) > 1:
-            made += dominance_tables(Comparison(found, rope), rule)
+        if len(contenders(found)) > 1:
+            made += dominance_tables(Comparison(contenders(found), rope), rule)
     return made
 
 

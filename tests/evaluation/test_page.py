@@ -58,7 +58,14 @@ def write_training(recipe: Recipe) -> None:
 
 def logged(steps: int) -> Iterator[dict[str, Any]]:
     for step in range(1, steps + 1):
-        yield {"step": step, "loss": 2 / step, "reward": step / steps, f"odd<b>{EVIL}": step % 3, "learning_rate": 1e-4}
+        yield {
+            "step": step,
+            "loss": 2 / step,
+            "reward": step / steps,
+            "success/say": 0.5,
+            f"odd<b>{EVIL}": step % 3,
+            "learning_rate": 1e-4,
+        }
         if step % 10 == 0:
             yield {"step": step, "eval_loss": 2.1 / step}
 
@@ -103,8 +110,8 @@ def test_the_page_shows_scores_curves_frontier_episodes_cost_and_recipe(
     assert "4,321 parameters trained" in text and "$12.50" in text and "40 steps" in text
     assert "Toy-v0.1.0-data: agentforge prepare" in text, "what a stage has not made yet is said"
     assert "hill" in text and "turn 3" in text and "no valid action" in text
-    assert page.tags.count("svg") == 2 + 1 + 4, "two environments, their frontier, three charts and one odd curve"
-    assert page.tags.count("polyline") == 5
+    assert page.tags.count("svg") == 2 + 1 + 5, "two environments, their frontier, four charts and one odd curve"
+    assert page.tags.count("polyline") == 6
     before = path.stat().st_mtime_ns
     assert report(system).stat().st_mtime_ns == before, "nothing has changed"
     evaluate(system.recipe, "expert")
@@ -211,7 +218,7 @@ def test_a_browser_opens_it_without_errors_and_asks_for_nothing(
     opened = browse(page, listener, "--dump-dom")
     assert "CONSOLE" not in opened.stderr, opened.stderr
     assert "<title>Toy</title>" in opened.stdout, "no text of a model has run"
-    assert opened.stdout.count("<svg") == 7
+    assert opened.stdout.count("<svg") == 8
     assert listener.requests() == []
     picture = tmp_path / "page.png"
     browse(page, listener, "--window-size=1200,2400", f"--screenshot={picture}")
