@@ -46,10 +46,11 @@ class Programs(Environment):
         timeout: float = 5.0,
         allow_unisolated: bool = False,
     ) -> None:
-        self.max_turns = as_count(max_turns, f"{self.id}: max_turns")
-        self._runner = Runner(as_number(timeout, f"{self.id}: timeout", over=True), allow_unisolated)
-        level = None if max_difficulty is None else as_count(max_difficulty, f"{self.id}: max_difficulty", least=0)
-        self._entries = open_corpus(corpus, hub_mirror).tasks(self.task, self.id, level)
+        self.max_turns = as_count(max_turns, f"environments.{self.id}.max_turns")
+        self._runner = Runner(as_number(timeout, f"environments.{self.id}.timeout", over=True), allow_unisolated)
+        if max_difficulty is not None:
+            as_count(max_difficulty, f"environments.{self.id}.max_difficulty", least=0)
+        self._entries = open_corpus(corpus, hub_mirror).tasks(self.task, self.id, max_difficulty)
         if not self._entries:
             raise UserError(
                 f"{self.id}: the corpus {corpus} has no tasks for it with max_difficulty = {max_difficulty}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from typing import Any
 
 from agentforge.environments.base import Environment
@@ -40,6 +41,13 @@ def make(environment_id: str, options: dict[str, Any] | None = None) -> Environm
             "one of your own is given as {class: package.module:Class}"
         )
     environment_class = load_class(target, f"environments.{environment_id}.class")
+    known = inspect.signature(environment_class).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
+    if unknown := [] if takes_any else [name for name in arguments if name not in known]:
+        near = did_you_mean(unknown[0], list(known))
+        raise UserError(
+            f"environments.{environment_id} has no option '{unknown[0]}'{near}; it has: {', '.join(known) or 'none'}"
+        )
     try:
         return environment_class(**arguments)
     except TypeError as error:

@@ -65,13 +65,13 @@ class Sat(Environment):
         feedback: Literal["clauses", "count"] = "clauses",
         planted: bool = False,
     ) -> None:
-        self.n_vars = as_range(n_vars, "affine:sat: n_vars", least=1)
-        self.k = as_range(k, "affine:sat: k", least=2)
-        self.ratio = None if ratio == "auto" else as_number(ratio, "affine:sat: ratio", least=0, over=True)
-        self.unsat_share = as_number(unsat_share, "affine:sat: unsat_share", most=1)
-        self.max_turns = as_count(max_turns, "affine:sat: max_turns")
-        self.style: Style = as_choice(style, "affine:sat: style", ("long", "short"))
-        self.feedback = as_choice(feedback, "affine:sat: feedback", ("clauses", "count"))
+        self.n_vars = as_range(n_vars, "environments.affine:sat.n_vars", least=1)
+        self.k = as_range(k, "environments.affine:sat.k", least=2)
+        self.ratio = None if ratio == "auto" else as_number(ratio, "environments.affine:sat.ratio", least=0, over=True)
+        self.unsat_share = as_number(unsat_share, "environments.affine:sat.unsat_share", most=1)
+        self.max_turns = as_count(max_turns, "environments.affine:sat.max_turns")
+        self.style: Style = as_choice(style, "environments.affine:sat.style", ("long", "short"))
+        self.feedback = as_choice(feedback, "environments.affine:sat.feedback", ("clauses", "count"))
         self.planted = planted
         self._check()
         self.instructions = self._instructions()
