@@ -63,6 +63,8 @@ def build_arguments(
     if ours.get("packing_strategy", "bfd") != "bfd":
         raise UserError("train.args.packing_strategy: only 'bfd' keeps every conversation whole; leave it out")
     given.pop("gradient_checkpointing", None)  # `_defaults` has it under its new name
+    if given.get("bf16", False) is None:
+        del given["bf16"]  # left to the hardware; TRL would read it as true
     merged = {**_defaults(recipe, evaluates), **(defaults or {}), **given, "output_dir": str(output_dir)}
     if "max_length" in config_class.__dataclass_fields__:
         merged["max_length"] = recipe.data.max_length  # TRL's own default would be 1024
@@ -93,6 +95,19 @@ def _check_schedule(args: TrainingArguments) -> None:
         ) from error
 
 
+def _bf16_pays(recipe: Recipe) -> bool:
+    """Tell whether the hardware multiplies in bf16: half the time of fp32. Other CPUs emulate it, and take longer."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    if recipe.train.method not in ("pretrain", "sft"):
+        return False  # episodes are sampled in fp32: the update must see the same probabilities
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
 def _defaults(recipe: Recipe, evaluates: bool) -> dict[str, Any]:
     gpu = torch.cuda.is_available()
     given = recipe.train.args
@@ -100,8 +115,7 @@ def _defaults(recipe: Recipe, evaluates: bool) -> dict[str, Any]:
         # The same seed twice: the order of the data must not change when somebody draws another initialisation.
         "seed": recipe.seed,
         "data_seed": recipe.seed,
-        # bf16 halves the time and memory of matrix products where the hardware has them; a CPU without AMX emulates it.
-        "bf16": gpu and torch.cuda.is_bf16_supported() and not given.get("fp16"),
+        "bf16": _bf16_pays(recipe) and not given.get("fp16"),
         "use_cpu": not gpu,
         "dataloader_pin_memory": gpu,
         **({} if gpu or "WORLD_SIZE" not in os.environ else {"ddp_backend": "gloo"}),
