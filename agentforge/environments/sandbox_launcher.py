@@ -16,11 +16,9 @@ be set up, ``f`` and which file may not be written, or ``m`` if it was killed fo
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import gc
 import importlib
-import io
 import json
 import os
 import select
@@ -28,14 +26,13 @@ import shutil
 import signal
 import socket
 import sys
-import threading
-import types
 from pathlib import Path
 from typing import Any
 
 sys.path.append(str(Path(__file__).parents[2]))
 from agentforge.environments import sandbox_kernel as kernel
 from agentforge.environments import sandbox_seccomp as seccomp
+from agentforge.environments.sandbox_program import run
 
 sys.path.pop()
 
@@ -229,62 +226,6 @@ def write(workdir: str, name: str, text: str) -> None:
         file.write(text)
 
 
-def run(job: Job) -> None:
-    """Be ``python main.py``: same module, streams, traceback and exit code."""
-    os.close(job["status"])
-    sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), "utf-8", "surrogateescape")
-    sys.stdout = stream(1, "surrogateescape")
-    sys.stderr = stream(2, "backslashreplace", line_buffering=True)
-    for name in ("stdin", "stdout", "stderr"):
-        setattr(sys, f"__{name}__", getattr(sys, name))
-    main = types.ModuleType("__main__")
-    main.__dict__.update(__file__="main.py", __builtins__=__builtins__)
-    sys.modules["__main__"] = main
-    sys.argv = ["main.py"]
-    code = 0
-    try:
-        exec(compile(job["files"]["main.py"], "main.py", "exec", dont_inherit=True), main.__dict__)
-    except SystemExit as error:
-        code = end_of(error)
-    except BaseException as error:
-        trace = error.__traceback__
-        assert trace is not None
-        # the first frame is this one; a SyntaxError has no other
-        sys.excepthook(type(error), error.with_traceback(trace.tb_next), trace.tb_next)
-        code = 1
-    leave(main, code)
-
-
-def end_of(error: SystemExit) -> int:
-    """Return the exit code that an interpreter gives for it, and print what it prints."""
-    if error.code is None or isinstance(error.code, int):
-        return (error.code or 0) & 0xFF
-    print(error.code, file=sys.stderr)
-    return 1
-
-
-def leave(main: types.ModuleType, code: int) -> None:
-    """End as an interpreter does, but without clearing the memory that is shared with the zygote: that takes longer
-    than all the rest of a case."""
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
-    if threading.active_count() == 1:  # others may still be using it
-        main.__dict__.clear()
-    for output in (sys.stdout, sys.stderr):
-        try:
-            output.flush()
-        except Exception as error:
-            code = code or 120  # as python ends when its last output cannot be written
-            with contextlib.suppress(Exception):
-                print(f"Exception ignored: {error!r}", file=sys.stderr)
-    os._exit(code)
-
-
-def stream(descriptor: int, errors: str, line_buffering: bool = False) -> io.TextIOWrapper:
-    raw = io.BufferedWriter(io.FileIO(descriptor, "w", closefd=False))
-    return io.TextIOWrapper(raw, "utf-8", errors, line_buffering=line_buffering)
-
-
 def kill_children() -> None:
     """Kill whoever a case left behind: without a namespace, as far as they are this process's children."""
     with contextlib.suppress(ChildProcessError):
@@ -333,4 +274,6 @@ if __name__ == "__main__":
     import site
 
     site.setquit()
-    run(start(json.loads(sys.argv[1])))
+    case = start(json.loads(sys.argv[1]))
+    os.close(case["status"])
+    run(case["files"]["main.py"])

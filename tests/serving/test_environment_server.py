@@ -22,11 +22,13 @@ from agentforge.environments.game import Game, InvalidAction, Outcome, say
 from agentforge.environments.registry import make
 from agentforge.environments.splits import split_of, task_ids
 from agentforge.errors import UserError
-from agentforge.serving.environment_server import Sessions, create_app
+from agentforge.serving.environment_server import create_app
+from agentforge.serving.environment_sessions import Sessions
 
 from ..environments.fake_agentgym import serving
 
 TOY = f"{__name__}:Toy"
+http = httpx.Client()  # each of its own would read the certificates
 
 
 class Toy(Game):
@@ -143,7 +145,7 @@ def test_agentgyms_client_plays_it() -> None:
         assert step is not None
         assert (step.reward, step.info["success"], step.terminated) == (1.0, True, True)
         remote.close()
-        assert httpx.get(f"{address}/info").json()["in_use"] == 0
+        assert http.get(f"{address}/info").json()["in_use"] == 0
 
 
 def test_many_episodes_at_one_time(url: str) -> None:
@@ -173,30 +175,30 @@ def test_many_episodes_at_one_time(url: str) -> None:
     ],
 )
 def test_bad_calls_are_told(url: str, path: str, body: dict[str, Any], status: int, told: str) -> None:
-    mine = httpx.post(f"{url}/create").json()["id"]
-    httpx.post(f"{url}/reset", json={"id": mine})
-    answer = httpx.post(f"{url}/{path}", json={k: mine if v == "MINE" else v for k, v in body.items()})
+    mine = http.post(f"{url}/create").json()["id"]
+    http.post(f"{url}/reset", json={"id": mine})
+    answer = http.post(f"{url}/{path}", json={k: mine if v == "MINE" else v for k, v in body.items()})
     assert (answer.status_code, told in answer.json()["error"]) == (status, True), answer.text
-    assert httpx.post(f"{url}/close", json={"id": mine}).json() == {"closed": True}
+    assert http.post(f"{url}/close", json={"id": mine}).json() == {"closed": True}
 
 
 def test_an_episode_that_is_over_or_has_not_begun(url: str) -> None:
-    mine = httpx.post(f"{url}/create").json()["id"]
+    mine = http.post(f"{url}/create").json()["id"]
     step = {"id": mine, "action": "0"}
-    assert "/reset comes first" in httpx.post(f"{url}/step", json=step).json()["error"]
-    httpx.post(f"{url}/reset", json={"id": mine})
-    assert httpx.get(f"{url}/observation", params={"id": mine}).json() == "0 + 0 = ?"
-    assert httpx.post(f"{url}/step", json=step).json()["done"] is True
-    assert "/reset begins the next" in httpx.post(f"{url}/step", json=step).json()["error"]
-    httpx.post(f"{url}/close", json={"id": mine})
+    assert "/reset comes first" in http.post(f"{url}/step", json=step).json()["error"]
+    http.post(f"{url}/reset", json={"id": mine})
+    assert http.get(f"{url}/observation", params={"id": mine}).json() == "0 + 0 = ?"
+    assert http.post(f"{url}/step", json=step).json()["done"] is True
+    assert "/reset begins the next" in http.post(f"{url}/step", json=step).json()["error"]
+    http.post(f"{url}/close", json={"id": mine})
 
 
 def test_there_is_a_most(url: str) -> None:
-    made = [httpx.post(f"{url}/create").json()["id"] for _ in range(12)]
-    answer = httpx.post(f"{url}/create")
+    made = [http.post(f"{url}/create").json()["id"] for _ in range(12)]
+    answer = http.post(f"{url}/create")
     assert (answer.status_code, "12 environments are in use" in answer.json()["error"]) == (429, True)
     for number in made:
-        httpx.post(f"{url}/close", json={"id": number})
+        http.post(f"{url}/close", json={"id": number})
 
 
 def test_idle_environments_are_closed() -> None:
@@ -227,17 +229,17 @@ def test_numbers_are_no_others_after_a_restart() -> None:
 
 def test_openenv(url: str) -> None:
     base = f"{url}/openenv"
-    assert httpx.get(f"{base}/health").json() == {"status": "healthy"}
+    assert http.get(f"{base}/health").json() == {"status": "healthy"}
     for episode in ({}, {"episode_id": "mine"}):
-        begun = httpx.post(f"{base}/reset", json={"seed": 3, "task_id": 4} | episode).json()
+        begun = http.post(f"{base}/reset", json={"seed": 3, "task_id": 4} | episode).json()
         assert begun["observation"] == {"text": "3 + 4 = ?"}
         assert (begun["reward"], begun["done"]) == (None, False)
-        first = httpx.post(f"{base}/step", json={"action": {"text": "Action: 1"}} | episode).json()
+        first = http.post(f"{base}/step", json={"action": {"text": "Action: 1"}} | episode).json()
         assert (first["observation"], first["reward"], first["done"]) == ({"text": "no"}, 0.0, False)
-        assert httpx.post(f"{base}/step", json={"action": {"text": "Action: 7"}} | episode).json()["done"] is True
-        state = httpx.get(f"{base}/state", params=episode).json()
+        assert http.post(f"{base}/step", json={"action": {"text": "Action: 7"}} | episode).json()["done"] is True
+        state = http.get(f"{base}/state", params=episode).json()
         assert state == {"episode_id": episode.get("episode_id", "default"), "step_count": 2}
-    drawn = [httpx.post(f"{base}/reset", json={"seed": seed}).json()["metadata"]["task_id"] for seed in range(40)]
+    drawn = [http.post(f"{base}/reset", json={"seed": seed}).json()["metadata"]["task_id"] for seed in range(40)]
     assert {split_of("toy", task) for task in drawn} == {"train"}
     assert len(set(drawn)) > 10
 
