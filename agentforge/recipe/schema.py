@@ -159,6 +159,9 @@ class Train(Section):
     args: dict[str, Any] = Field(default_factory=dict, description="fields of TrainingArguments, SFTConfig ...")
     lora: dict[str, Any] | None = Field(None, description="fields of peft.LoraConfig; none: all weights are trained")
     max_nonfinite_steps: int = Field(3, ge=1, description="skipped NaN/inf batches in a row at which the run stops")
+    episodes: list[str] = Field(
+        default_factory=list, description="dpo, kto: directories that `collect` made; none: this recipe's own"
+    )
     rewards: list[Reward] = Field([Reward()], description="grpo, ppo: summed with their weights")
     curriculum: Curriculum | None = None
     collapse: Collapse | None = Collapse()

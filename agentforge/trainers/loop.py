@@ -89,7 +89,8 @@ class GuardedTrainer(Trainer):
     def _count(self, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return how many tokens of the micro-batch the model has seen, and how many were trained."""
         real = inputs["attention_mask"].sum() if "attention_mask" in inputs else self._unpadded(inputs)
-        return torch.as_tensor(real), (inputs["labels"][:, 1:] != IGNORED).sum()
+        trained = inputs["labels"][:, 1:] != IGNORED if "labels" in inputs else inputs["completion_mask"]
+        return torch.as_tensor(real), trained.sum()
 
     def _unpadded(self, inputs: dict[str, Any]) -> torch.Tensor:
         # packed rows `(B, T)` are padded at their end, with positions that stay at 0

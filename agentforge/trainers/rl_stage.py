@@ -14,7 +14,6 @@ from trl import GRPOConfig
 
 from agentforge.data.chat_template import install_template
 from agentforge.data.tokenizer import load_tokenizer
-from agentforge.environments.registry import make
 from agentforge.errors import CheckRefused, UserError
 from agentforge.models.build import build_model
 from agentforge.recipe.schema import Recipe
@@ -59,7 +58,6 @@ class RLStage(Stage):
         assert isinstance(arguments.parent, GRPOConfig)
         self.args = arguments.parent
         self.rewards = load_rewards(recipe.train.rewards, gamma=getattr(self.args, "gamma", None))
-        self.environments = {name: make(name, options) for name, options in recipe.environments.items()}
         self.pool = EnvironmentPool(recipe.environments)
 
     def make_trainer(
@@ -77,7 +75,10 @@ class RLStage(Stage):
             device=args.device,
         )
         slots = _slots(args)
-        tasks = TaskStream(self.environments, seed=recipe.seed, slots=slots, curriculum=recipe.train.curriculum)
+        environments = {name: self.pool.take(name) for name in recipe.environments}
+        tasks = TaskStream(environments, seed=recipe.seed, slots=slots, curriculum=recipe.train.curriculum)
+        for name, environment in environments.items():  # they say what tasks there are; then they are played in
+            self.pool.give_back(name, environment)
         rollouts = Rollouts(tasks, self.play, self.rewards)
         self.collapse = CollapseCallback(recipe.train.collapse, limits) if recipe.train.collapse else None
         model = self.adapted(base)
@@ -128,8 +129,6 @@ class RLStage(Stage):
 
     def close(self) -> None:
         self.pool.__exit__()
-        for environment in self.environments.values():
-            environment.close()
 
 
 def _check(recipe: Recipe) -> None:

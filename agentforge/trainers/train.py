@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 METHODS: dict[str, str] = {
     "pretrain": "agentforge.trainers.supervised:SupervisedStage",
     "sft": "agentforge.trainers.supervised:SupervisedStage",
+    "dpo": "agentforge.trainers.preference_stage:PreferenceStage",
+    "kto": "agentforge.trainers.preference_stage:PreferenceStage",
     "grpo": "agentforge.trainers.rl_stage:RLStage",
     "ppo": "agentforge.trainers.rl_stage:RLStage",
 }
