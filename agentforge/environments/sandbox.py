@@ -61,7 +61,7 @@ class Limits:
             "RLIMIT_FSIZE": self.file_size,
             "RLIMIT_NPROC": self.processes + OWN_PROCESSES,
             "RLIMIT_NOFILE": self.open_files,
-            "RLIMIT_CORE": 0,
+            "RLIMIT_CORE": 1,  # not 0: that holds back files, this also a program of the host that takes crashes
         }
 
 
@@ -101,6 +101,10 @@ class SandboxResult:
     isolated: bool
     seconds: float
     out_of_memory: bool = False
+
+
+class SandboxFailed(RuntimeError):
+    """The sandbox itself broke; nothing is known about what was run."""
 
 
 class Sandbox:
@@ -157,7 +161,7 @@ class Sandbox:
         """Run a bash command line; after ``timeout`` seconds all its processes are killed.
 
         Raises:
-            RuntimeError: the sandbox is closed or broken.
+            SandboxFailed: it is closed or broken.
         """
         return _run(self._zygote, _job(command, self.limits), stdin, timeout, self.limits, self.isolated)
 
@@ -196,6 +200,7 @@ def run_program(
 
     Raises:
         CheckRefused: see `Sandbox`.
+        SandboxFailed: it was set up twice in vain.
     """
     limits = limits or PROGRAM_LIMITS
     return _once(_job(None, limits, {"main.py": source}), stdin, timeout, limits, allow_unisolated)
@@ -263,8 +268,14 @@ def _job(command: str | None, limits: Limits, files: Mapping[str, str] | None = 
 
 def _once(job: dict[str, Any], stdin: str, timeout: float, limits: Limits, allow_unisolated: bool) -> SandboxResult:
     isolated = _may_run(allow_unisolated)
-    with pool(isolated).borrow() as zygote:
-        return _run(zygote, job, stdin, timeout, limits, isolated)
+    try:
+        with pool(isolated).borrow() as zygote:
+            return _run(zygote, job, stdin, timeout, limits, isolated)
+    except (
+        SandboxFailed
+    ):  # killed from outside, as when the machine ran out of memory: a case changes nothing, so again
+        with pool(isolated).borrow() as zygote:
+            return _run(zygote, job, stdin, timeout, limits, isolated)
 
 
 def _run(
@@ -274,7 +285,7 @@ def _run(
     try:
         outcome = zygote.run(job, stdin.encode("utf-8", errors="surrogateescape"), timeout, limits.output)
     except ZygoteFailed as error:
-        raise RuntimeError(f"the sandbox has failed: {error}") from error
+        raise SandboxFailed(f"the sandbox has failed: {error}") from error
     return _result(outcome, isolated, time.monotonic() - started)
 
 
@@ -282,7 +293,7 @@ def _result(outcome: Outcome, isolated: bool, seconds: float) -> SandboxResult:
     if outcome.status.startswith("f"):
         raise ValueError(outcome.status[1:])
     if outcome.status.startswith("p"):
-        raise RuntimeError(f"the sandbox could not be set up: {outcome.status[1:]}")
+        raise SandboxFailed(f"the sandbox could not be set up: {outcome.status[1:]}")
     return SandboxResult(
         outcome.exit_code,
         outcome.stdout.decode("utf-8", errors="replace"),

@@ -179,8 +179,35 @@ def test_without_isolation_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CheckRefused, match=r"cannot be isolated on this machine \(unshare"):
         run_command("true")
     assert isolation().startswith("NOT isolated")
-    result = run_command("echo run", allow_unisolated=True)
-    assert (result.stdout, result.isolated) == ("run\n", False)
+
+
+def test_without_isolation_it_says_so_and_holds_what_it_can(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "isolation_problem", lambda: "unshare: Operation not permitted")
+    module._warn.cache_clear()
+    for _ in range(2):
+        result = run_command("echo run", allow_unisolated=True)
+        assert (result.stdout, result.isolated) == ("run\n", False)
+    assert [record.message[:44] for record in caplog.records] == ["what models write is run NOT isolated (unsha"], (
+        "once"
+    )
+    assert run_program("import socket; socket.socket()", allow_unisolated=True).stderr.endswith(
+        "not supported by protocol\n"
+    )
+    assert run_program("print(open('left').read())", allow_unisolated=True).exit_code == 1
+    run_command("echo x > left; (setsid sleep 65432 &) ; sleep 65432", timeout=1, allow_unisolated=True)
+    assert running("65432") == []
+    assert run_command("ls -A", allow_unisolated=True).stdout == "", "the directory is emptied"
+
+
+@isolated_only
+def test_a_zygote_that_was_killed_is_replaced() -> None:
+    with sandbox_pool.pool(True).borrow() as zygote:
+        zygote.wait()
+        zygote._process.kill()
+    for _ in range(4):
+        assert run_program("print(1)").stdout == "1\n"
 
 
 def test_a_failed_set_up_is_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
