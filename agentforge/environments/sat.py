@@ -24,7 +24,7 @@ from agentforge.environments.splits import EVAL_SHARE, split_of
 from agentforge.errors import UserError
 
 UNSAT = "UNSAT"
-TRIES = 4000
+TRIES = 2000
 """Formulas drawn for one task at most, until one is (un)satisfiable as wanted."""
 
 _ANSWER = re.compile(r"\bx(\d{1,6})\s*=\s*(true|false|1|0)\b|\bUNSAT\b", re.IGNORECASE)

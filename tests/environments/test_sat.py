@@ -125,9 +125,9 @@ def share(environment: Sat, baseline: str, count: int) -> float:
 @pytest.mark.parametrize("is_planted", [False, True])
 def test_no_trivial_strategy_scores_at_the_threshold(is_planted: bool) -> None:
     environment = Sat(n_vars=15, k=3, ratio=4.26, planted=is_planted)
-    assert share(environment, "random", 300) < 0.02
-    assert share(environment, "all_true", 300) < 0.02
-    assert share(environment, "majority", 300) < 0.05  # measured on 1000: 1.7 %, planted 1.0 %
+    assert share(environment, "random", 150) < 0.02
+    assert share(environment, "all_true", 150) < 0.02
+    assert share(environment, "majority", 200) < 0.06  # measured on 1000: 1.7 %, planted 1.0 %
     assert share(environment, "always_unsat", 100) == 0
     assert share(environment, "expert", 100) == 1
 
@@ -302,7 +302,7 @@ def test_wrong_options_are_named(options: dict[str, object], said: str) -> None:
 
 def test_impossible_wishes_and_tasks_are_refused() -> None:
     with pytest.raises(UserError, match="none is satisfiable"):
-        Sat(n_vars=10, k=3, ratio=25).reset(0, 0)
+        Sat(n_vars=5, k=3, ratio=14).reset(0, 0)
     with pytest.raises(UserError, match="no task -1"):
         Sat().reset(0, -1)
     with pytest.raises(UserError, match="no baseline 'rndom'"):
