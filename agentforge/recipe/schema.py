@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Quantization = Literal["f16", "q8", "q5km", "q4km"]
 
@@ -229,13 +229,19 @@ class Recipe(Section):
     data: Data = Data()
     train: Train = Train()
     environments: dict[str, dict[str, Any]] = Field(
-        default_factory=dict, description="name: options; a class of your own as class: package.module:Class"
+        default_factory=dict,
+        description="name: options, null switches one off; a class of your own as class: package.module:Class",
     )
     rollouts: Rollouts = Rollouts()
     collect: Collect = Collect()
     evaluate: Evaluate = Evaluate()
     export: Export = Export()
     stages: list[Stage] = Field(default_factory=list)
+
+    @field_validator("environments", mode="before")
+    @classmethod
+    def _without_those_switched_off(cls, value: Any) -> Any:
+        return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
 
     @property
     def full_name(self) -> str:
