@@ -201,6 +201,24 @@ def test_without_isolation_it_says_so_and_holds_what_it_can(
     assert run_command("ls -A", allow_unisolated=True).stdout == "", "the directory is emptied"
 
 
+def test_zygotes_outlive_the_thread_that_started_them_and_are_not_shared_with_a_fork() -> None:
+    """A process that dies with its parent dies with the parent's thread; and two users of one zygote would mix."""
+    import multiprocessing
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(run_program, "print(1)", allow_unisolated=True).result()
+    with multiprocessing.get_context("fork").Pool(2) as forks:
+        others = forks.map(forked, range(2, 8))
+    assert [first.stdout, run_program("print(8)", allow_unisolated=True).stdout, *others] == [
+        f"{n}\n" for n in (1, 8, *range(2, 8))
+    ]
+
+
+def forked(number: int) -> str:
+    return run_program(f"print({number})", allow_unisolated=True).stdout
+
+
 @isolated_only
 def test_a_zygote_that_was_killed_is_replaced() -> None:
     with sandbox_pool.pool(True).borrow() as zygote:

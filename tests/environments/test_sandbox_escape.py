@@ -103,6 +103,28 @@ def test_families_that_a_network_namespace_does_not_hold(family: str) -> None:
     assert run_program(attempt).stdout == "97\n"
 
 
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the other ways into the kernel are x86's")
+def test_the_filter_has_no_back_door() -> None:
+    """The same calls by their numbers of other ABIs: x32 has a bit set, i386 comes through int 0x80."""
+    attempt = """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+AF_VSOCK, X32 = 40, 0x40000000
+print(libc.syscall(41 | X32, AF_VSOCK, 1, 0), ctypes.get_errno())
+"""
+    assert run_program(attempt).stdout == "-1 38\n", "ENOSYS"
+    attempt = """
+import ctypes, mmap
+page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+page.write(bytes.fromhex("b814000000cd80c3"))  # mov eax, 20 (getpid); int 0x80; ret
+function = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(page)))
+print(function())
+"""
+    assert outside(attempt).strip().isdigit()
+    result = run_program(attempt)
+    assert (result.stdout, result.exit_code) == ("", 128 + 31), "SIGSYS"
+
+
 def test_abstract_sockets_of_the_host() -> None:
     name = f"\0agentforge-{os.getpid()}"
     with socket.socket(socket.AF_UNIX) as server:
