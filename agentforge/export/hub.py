@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 CARD = "README.md"
 # What resuming needs and users do not; two files stay because they name this machine's directories.
 LEFT_OUT = re.compile(
-    r"(checkpoint-\d+/.*|optimizer.*|scheduler\.pt|rng_state.*|training_args\.bin|\.[^/]*|rows/.*|manifest\.json|training\.json)"
+    r"(checkpoint-\d+/.*|value_head\.safetensors|optimizer.*|scheduler\.pt|rng_state.*|training_args\.bin|\.[^/]*|rows/.*|manifest\.json|training\.json)"
 )
 SECRETS = {
     "a Hugging Face token": re.compile(rb"hf_[A-Za-z0-9]{30,}"),
