@@ -70,7 +70,8 @@ def collect(recipe: Recipe, replace: bool = False) -> Path:
             target, stage="collect", recipe=depends, inputs=inputs, resumable=True, replace=replace
         ) as work:
             if not work.done:
-                policy = open_policy(player) if isinstance(player, ModelLocation) else player
+                engine = recipe.rollouts.engine
+                policy = open_policy(player, engine=engine) if isinstance(player, ModelLocation) else player
                 tasks = [task for name in names for task in train_tasks(recipe, name, _borrowed(pool, name))]
                 _make(recipe, pool, policy, tasks, work)
     return target

@@ -5,13 +5,14 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Sequence
-from typing import Any
+from random import Random
+from typing import Any, ClassVar
 
 from agentforge.data.chat_template import any_of, guard_control_tokens
 from agentforge.data.messages import escape, normalize
 from agentforge.errors import UserError
 from agentforge.models.locate import ModelLocation
-from agentforge.rollouts.policies import Completion, Message, OnToken, Policy, Sampling, ToolSchema
+from agentforge.rollouts.policies import Completion, Message, OnToken, Policy, Request, Sampling, ToolSchema
 
 DEFAULT_CONTEXT = 8192
 """Tokens. llama.cpp allocates the whole cache at once: a 32B model's own 131072 would take 32 GiB."""
@@ -35,6 +36,8 @@ class GGUFPolicy(Policy):
         label: see `ModelLocation`.
     """
 
+    most_seats: ClassVar[int | None] = 1  # it holds one conversation: a second would push the first out
+
     def __init__(self, llama: Any, template: str, label: str) -> None:
         import llama_cpp
         from llama_cpp.llama_chat_format import Jinja2ChatFormatter
@@ -45,6 +48,9 @@ class GGUFPolicy(Policy):
         self._library = llama_cpp
         self._vocabulary = llama_cpp.llama_model_get_vocab(llama.model)
         self._pieces: dict[int, bytes] = {}
+        tokens = range(llama_cpp.llama_vocab_n_tokens(self._vocabulary))
+        ends = [t for t in tokens if llama_cpp.llama_vocab_is_eog(self._vocabulary, t)]
+        self.stop_ids = list(dict.fromkeys([llama.token_eos(), *ends]))
         self._control = self._control_tokens()
         self._control_pattern = any_of(self._control)
         eos, bos = (self._piece(token).decode("utf-8") for token in (llama.token_eos(), llama.token_bos()))
@@ -96,6 +102,38 @@ class GGUFPolicy(Policy):
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, on_token: OnToken | None = None
     ) -> list[Completion]:
         return [self._one(row, prompt, sampling, on_token) for row, prompt in enumerate(prompts)]
+
+    def draw(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+        return [self._draw_one(request, sampling) for request in requests]
+
+    def _draw_one(self, request: Request, sampling: Sampling) -> Completion:
+        """Write a turn with the draws of `sampling.draw`: llama.cpp's own do not say how likely a token was."""
+        import numpy as np
+        import torch
+        from llama_cpp import LogitsProcessorList
+
+        from agentforge.rollouts.sampling import draw
+
+        random = Random(request.seed)
+        logprobs: list[float] = []
+
+        def choose(_: Any, scores: Any) -> Any:
+            logits = torch.from_numpy(np.array(scores))[None]
+            (token,), (logprob,) = draw(logits, sampling.temperature, sampling.top_p, [random.random()])
+            logprobs.append(logprob)
+            only = np.full_like(scores, -1e30)
+            only[token] = 0.0
+            return only
+
+        chosen = self.llama.generate(
+            list(request.token_ids), temp=0.0, repeat_penalty=1.0, logits_processor=LogitsProcessorList([choose])
+        )
+        written: list[int] = []
+        for token in chosen:
+            written.append(int(token))
+            if written[-1] in self.stop_ids or len(written) == request.room:
+                break
+        return Completion(written, written[-1] in self.stop_ids, logprobs[: len(written)])
 
     def _one(self, row: int, prompt: Sequence[int], sampling: Sampling, on_token: OnToken | None) -> Completion:
         room = self.room([prompt], sampling)

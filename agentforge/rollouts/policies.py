@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from agentforge.errors import UserError
 from agentforge.models.locate import ModelLocation
@@ -112,7 +112,7 @@ class Policy(ABC):
     Attributes:
         label: short name, for artefacts and episodes.
         context_length: tokens read and written at most.
-        stop_ids: tokens that end a turn.
+        stop_ids: tokens that end a turn; the first is the one that the template writes.
         most_seats: episodes that it can usefully play at once; None: any number.
     """
 
@@ -274,18 +274,25 @@ class TextStream:
         return self._decode([*self._finished, *self._pending])[len(self._decode(self._finished)) :]
 
 
-def open_policy(location: ModelLocation, context_length: int | None = None) -> Policy:
+def open_policy(
+    location: ModelLocation, context_length: int | None = None, engine: Literal["transformers", "vllm"] = "transformers"
+) -> Policy:
     """Load a model.
 
     Args:
         location: from `agentforge.models.locate`.
         context_length: tokens read and written at most; None: the model's own (GGUF: at most 8192, its cache is
             allocated at once).
+        engine: what runs a checkpoint or an adapter.
     """
     if location.kind == "gguf":
         from agentforge.rollouts.gguf_policy import GGUFPolicy
 
         return GGUFPolicy.open(location, context_length)
+    if engine == "vllm":
+        from agentforge.rollouts.vllm_policy import VLLMPolicy
+
+        return VLLMPolicy.open(location, context_length)
     from agentforge.rollouts.transformers_policy import TransformersPolicy
 
     return TransformersPolicy.open(location, context_length)

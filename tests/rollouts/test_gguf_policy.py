@@ -9,7 +9,11 @@ import pytest
 
 from agentforge.errors import UserError
 from agentforge.models.locate import locate_path
+from agentforge.rollouts.play import Task, play
 from agentforge.rollouts.policies import Conversation, Policy, Sampling, open_policy
+from agentforge.rollouts.pool import EnvironmentPool
+
+from .players import TOYS
 
 pytestmark = pytest.mark.gguf
 GREEDY = Sampling(max_new_tokens=60)
@@ -88,3 +92,15 @@ def test_a_torn_file_is_refused(talking_gguf: Path, tmp_path: Path) -> None:
     torn.write_bytes(talking_gguf.read_bytes()[:5000])
     with pytest.raises(UserError, match="cannot be loaded"):
         open_policy(locate_path(str(torn)))
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(12, temperature=0.8, top_p=0.95, seed=5)])
+def test_plays_the_episodes_that_the_checkpoint_plays(gguf: Policy, original: Policy, sampling: Sampling) -> None:
+    """The same draws from the same distributions, in tokens and with the tokens between the turns."""
+    tasks = [Task("count", 2), Task("add", 7), Task("count", 1, sample=1)]
+    with EnvironmentPool(TOYS) as pool:
+        ours, theirs = (play(policy, pool, tasks, sampling=sampling, max_length=400) for policy in (gguf, original))
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a.prompt_ids, a.token_ids, a.mask) == (b.prompt_ids, b.token_ids, b.mask)
+        assert a.logprobs == pytest.approx(b.logprobs, abs=2e-2)
+    assert len(ours[0].turns) > 1
