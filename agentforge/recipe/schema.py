@@ -120,6 +120,10 @@ class Rollouts(Section):
     temperature: float = Field(1.0, ge=0, description="while collecting and training; evaluate has its own")
     top_p: float = Field(1.0, gt=0, le=1)
     act: Literal["text", "tool"] = Field("text", description="actions as plain text, or as calls of one tool")
+    engine: Literal["transformers", "vllm"] = Field(
+        "transformers",
+        description="what runs a checkpoint that collects or is evaluated; vllm needs its extra and CUDA",
+    )
 
 
 class Collect(Section):
