@@ -11,7 +11,9 @@ from agentforge.data.prose import prompt_text
 from agentforge.data.split import split_hash
 from agentforge.errors import CheckRefused
 from agentforge.evaluation.environments import Chosen
+from agentforge.evaluation.provenance import training_files
 from agentforge.evaluation.tool_calls import Question
+from agentforge.models.locate import ModelLocation
 from agentforge.recipe.schema import Recipe
 
 
@@ -37,30 +39,32 @@ def refuse_trained_questions(recipe: Recipe, questions: Sequence[Question]) -> N
             )
 
 
-def refuse_trained_tasks(recipe: Recipe, chosen: Sequence[Chosen]) -> None:
-    """Look for the evaluation's tasks among the episodes in local files of the mix (JSONL or Parquet rows that have
-    ``environment`` and ``task_id``).
+def refuse_trained_tasks(recipe: Recipe, chosen: Sequence[Chosen], location: ModelLocation) -> None:
+    """Look for the evaluation's tasks among the episodes that the recipe trains on or the model was trained on.
+
+    Episodes are rows with ``environment`` and ``task_id`` in JSONL or Parquet files: those of the mix, and those that
+    the manifests of the model, its base and their data name.
 
     Raises:
         CheckRefused: a task is in both.
     """
-    asked = {(name, task): one.name for one in chosen for task in one.tasks for name in (one.name, one.environment.id)}
+    asked = {(name, task) for one in chosen for task in one.tasks for name in (one.name, one.environment.id)}
     if not asked:
         return
-    for file, environment, task in _local_tasks(recipe):
-        if (environment, task) in asked:
-            raise CheckRefused(
-                f"{file} holds an episode of {environment}, task {task}, which is reserved for evaluation; take such "
-                "rows out (`agentforge collect` never plays a reserved task) and train again"
-            )
+    for file in dict.fromkeys([*_mixed_files(recipe), *training_files(location)]):
+        for environment, task in _tasks(file):
+            if (environment, task) in asked:
+                raise CheckRefused(
+                    f"{file} holds an episode of {environment}, task {task}, which is reserved for evaluation; take "
+                    "such rows out (`agentforge collect` never plays a reserved task) and train again"
+                )
 
 
-def _local_tasks(recipe: Recipe) -> Iterator[tuple[Path, str, int]]:
+def _mixed_files(recipe: Recipe) -> Iterator[Path]:
     for source in recipe.data.mix:
         for name in sorted(glob.glob(source.dataset, recursive=True)):
             path = Path(name)
-            for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-                yield from ((file, environment, task) for environment, task in _tasks(file))
+            yield from sorted(path.rglob("*")) if path.is_dir() else [path]
 
 
 def _tasks(file: Path) -> Iterator[tuple[str, int]]:

@@ -102,7 +102,7 @@ def _depends(recipe: Recipe, chosen: list[Chosen], location: ModelLocation) -> d
 def _score_model(recipe: Recipe, selection: Selection, location: ModelLocation, work: Workspace) -> None:
     questions = load_questions(recipe) if recipe.evaluate.tool_calls else []
     refuse_trained_questions(recipe, questions)
-    refuse_trained_tasks(recipe, selection.chosen)
+    refuse_trained_tasks(recipe, selection.chosen, location)
     trivial = baselines(recipe, selection) if selection.chosen else {}
     policy = open_policy(location)
     report: dict[str, Any] = {

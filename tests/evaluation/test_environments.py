@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from agentforge.artifacts import stage_directory
 from agentforge.environments.registry import make
 from agentforge.environments.splits import split_of, task_ids
 from agentforge.errors import CheckRefused, UserError
@@ -149,6 +150,33 @@ def test_tasks_that_were_trained_on_are_refused(tmp_path: Path, kind: str, named
     (directory / "rows.jsonl").write_text(json.dumps(rows[0]) + "\n")
     if kind != "parquet":
         evaluate(recipe, "skill-0.5")
+
+
+@pytest.mark.parametrize("against", [False, True])
+def test_a_model_whose_base_has_seen_the_tasks_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, against: bool
+) -> None:
+    """collect -> prepare -> train -> train again: the last recipe names no data, the manifests do."""
+    task = task_ids(make("say", ENVIRONMENTS["say"]), "eval", 40, 42)[7]
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"environment": "toy:say", "task_id": task}) + "\n")
+    data: dict[str, Any] = {"decontaminate": {"against": [str(rows)] if against else []}}
+    stages: list[tuple[str, dict[str, Any], dict[str, Path | str]]] = [
+        ("prepare", {"data": data}, {f"{rows} rows.jsonl": rows, "card": "none"}),
+        ("train", {}, {"data": tmp_path / "prepare", "base": "org/name@main"}),
+        ("merge", {}, {"model": tmp_path / "train"}),
+    ]
+    for name, recipe, inputs in stages:
+        with stage_directory(tmp_path / name, stage=name, recipe=recipe, inputs=inputs):
+            pass
+    place = ModelLocation("adapter", str(tmp_path / "lora"), "skill-0.5", base=str(tmp_path / "merge"))
+    monkeypatch.setattr(stage, "locate_model", lambda _, which: place)
+    (tmp_path / "lora").mkdir()
+    if against:
+        evaluate(toy_recipe(tmp_path), "lora")  # prepare has kept them out
+        return
+    with pytest.raises(CheckRefused, match=rf"rows\.jsonl holds an episode of toy:say, task {task}"):
+        evaluate(toy_recipe(tmp_path), "lora")
 
 
 # -- comparing ------------------------------------------------------------------------------------------------------
