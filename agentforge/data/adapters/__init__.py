@@ -7,6 +7,7 @@ from agentforge.data.adapters.conversations import messages, sharegpt, wildchat
 from agentforge.data.adapters.glaive import glaive
 from agentforge.data.adapters.questions import COLUMNS, mbpp, question_answer, stackexchange, svamp
 from agentforge.data.adapters.texts import herbal, text
+from agentforge.data.adapters.trajectories import agenttraj
 from agentforge.errors import UserError, did_you_mean
 
 __all__ = ["ADAPTERS", "Adapter", "Raw", "Rejected", "Row", "SourceOptions", "detect_adapter", "get_adapter"]
@@ -16,6 +17,7 @@ ADAPTERS: dict[str, Adapter] = {
     "sharegpt": sharegpt,
     "wildchat": wildchat,
     "glaive": glaive,
+    "agenttraj": agenttraj,
     "svamp": svamp,
     "mbpp": mbpp,
     "stackexchange": stackexchange,
@@ -26,6 +28,7 @@ ADAPTERS: dict[str, Adapter] = {
 
 _SHAPES: tuple[tuple[str, frozenset[str]], ...] = (
     ("messages", frozenset({"messages"})),
+    ("agenttraj", frozenset({"conversations", "item_id"})),
     ("sharegpt", frozenset({"conversations"})),
     ("wildchat", frozenset({"conversation"})),
     ("glaive", frozenset({"system", "chat"})),
