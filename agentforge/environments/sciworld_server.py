@@ -1,0 +1,101 @@
+"""ScienceWorld's simulator: Java machines that environments share, four at most.
+
+The simulator is driven through its own interface. The Python class of the `scienceworld` package asks after every step
+for all actions that would be valid now, which takes ten times as long as the step.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from contextlib import suppress
+from typing import Any
+
+from agentforge.environments.base import EnvironmentFailed
+from agentforge.errors import UserError
+
+MACHINES = 4
+HEAP = "-Xmx2g"
+_lock = threading.Lock()
+_machines: list[Machine] = []
+
+
+class Machine:
+    """One Java process; several games can be played in it at the same time."""
+
+    def __init__(self) -> None:
+        from py4j.java_gateway import GatewayParameters, JavaGateway, launch_gateway
+        from scienceworld.constants import JAR_PATH
+
+        port, self._process = launch_gateway(
+            classpath=JAR_PATH, javaopts=[HEAP], die_on_exit=True, return_proc=True, create_new_process_group=True
+        )
+        self._gateway = JavaGateway(gateway_parameters=GatewayParameters(auto_field=True, port=port))
+        self.games = 0
+
+    def start(self, task: str, variation: int, gold: bool) -> Any:
+        """Return a game that has been loaded and reset.
+
+        What the simulator draws it draws from a generator of the whole machine, which is seeded here.
+        """
+        game = self._gateway.jvm.scienceworld.runtime.pythonapi.PythonInterface()
+        generator = self._gateway.jvm.java.lang.Class.forName("scala.util.Random$").getField("MODULE$").get(None)
+        generator.setSeed(variation)
+        game.load(task, variation, "", gold)
+        generator.setSeed(variation)
+        game.reset()
+        return game
+
+    def forget(self, game: Any) -> None:
+        """Let Java free a game."""
+        self._gateway.detach(game)
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def stop(self) -> None:
+        with suppress(Exception):  # it may be dead already
+            self._gateway.shutdown()
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+            if stream is not None:
+                stream.close()
+
+
+def rent() -> Machine:
+    """Return the machine with the fewest games, a new one while there are fewer than `MACHINES`."""
+    with _lock:
+        _machines[:] = [machine for machine in _machines if machine.alive]
+        if len(_machines) < MACHINES and all(machine.games for machine in _machines):
+            try:
+                _machines.append(Machine())
+            except Exception as error:
+                raise EnvironmentFailed(f"the Java machine of ScienceWorld did not start: {error}") from error
+        machine = min(_machines, key=lambda machine: machine.games)
+        machine.games += 1
+        return machine
+
+
+def give_back(machine: Machine) -> None:
+    """Give a machine back; it is stopped when nobody has it any more."""
+    with _lock:
+        machine.games -= 1
+        if machine.games == 0:
+            machine.stop()
+            if machine in _machines:
+                _machines.remove(machine)
+
+
+def check_installed() -> None:
+    """Raise `UserError` if the package or Java is missing."""
+    try:
+        import scienceworld.constants  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            "agentgym:sciworld needs the package scienceworld: pip install agentforge-train[sciworld]"
+        ) from error
+    if "JAVA_HOME" not in os.environ and shutil.which("java") is None:
+        raise UserError("agentgym:sciworld needs Java: apt install default-jre-headless")
