@@ -230,9 +230,10 @@ def compare(
     """Evaluated models side by side, and over environments who dominates whom."""
     from agentforge.evaluation.report import find_evaluations, tables
 
-    changes = [name for name in names if "=" in name]
-    things = [name for name in names if "=" not in name]
-    for table in tables(find_evaluations(things, [*changes, *overrides(context)], profile), rule, rope):
+    options = next((i for i, name in enumerate(names) if name.startswith("-")), len(names))  # as in --a.b value
+    things = [name for name in names[:options] if "=" not in name]
+    context.args = [name for name in names[:options] if "=" in name] + names[options:] + context.args
+    for table in tables(find_evaluations(things, overrides(context), profile), rule, rope):
         show_table(table)
 
 

@@ -250,3 +250,13 @@ def test_both_kinds_of_questions_in_one_evaluation(tmp_path: Path, learnt_conver
     report = json.loads((made / "scores.json").read_text())
     assert report["scores"]["right_tool"]["value"] == 0 and report["environments"]["episodes"] == 20
     assert "tool calls in 1 held-out" in rendered(tables([made]))
+
+
+def test_a_real_model_plays(tmp_path: Path, talking_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has never seen the task: every turn of it is an invalid action, counted, and none is an error."""
+    monkeypatch.undo()
+    recipe = toy_recipe(tmp_path, tasks=6, model={"path": str(talking_checkpoint)}, rollouts={"max_new_tokens": 12})
+    report = scores(evaluate(recipe, "base"))
+    assert report["scores"]["say"]["n"] == report["scores"]["climb"]["n"] == 6
+    assert report["scores"]["say"]["valid_actions"] == 0 and report["scores"]["say"]["success_rate"]["value"] == 0
+    assert 30 <= report["new_tokens"] <= 30 * 12, "six single turns and six times four, of at most 12 tokens"
