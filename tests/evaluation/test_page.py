@@ -21,6 +21,7 @@ from agentforge.evaluation.page import duration, render, report
 from agentforge.evaluation.svg import Dot, Series, interval_chart, line_chart, ticks
 from agentforge.evaluation.system import System
 from agentforge.models.locate import ModelLocation
+from agentforge.pipeline import run
 from agentforge.recipe.schema import Recipe, Stage
 from agentforge.rollouts.scripted import ScriptedPolicy
 
@@ -146,6 +147,17 @@ def test_a_page_of_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert ("not finished" in text) == (state == "running")
     assert ("Frontier" in text) == (state == "evaluated")
     assert "What it cost" in text
+
+
+def test_run_makes_the_page_as_a_stage(tmp_path: Path) -> None:
+    file = tmp_path / "toy.yaml"
+    recipe = toy_recipe(tmp_path).model_dump(include={"name", "output_dir", "environments"})
+    stages = [{"verb": "evaluate", "model": "random"}, {"verb": "report"}]
+    file.write_text(json.dumps(recipe | {"evaluate": {"environments": {"tasks": 10}}, "stages": stages}))
+    made: list[Any] = []
+    run(str(file), announce=lambda _, path: made.append(path))
+    page = made[-1].read_text(encoding="utf-8")
+    assert page.count("<svg") == 2 and "Not there yet" not in page
 
 
 def test_charts_hold_what_they_are_given() -> None:
