@@ -87,3 +87,22 @@ def test_adapters_of_known_models() -> None:
 def test_an_unknown_architecture_is_named() -> None:
     with pytest.raises(UserError, match=r"llama, mistral, qwen2, qwen3; this model_type is 'qwen4'; did you mean"):
         shape_from_config({"model_type": "qwen4"})
+
+
+@pytest.mark.parametrize(("r", "millions"), [(32, 66.1), (64, 132.1), (128, 264.2)])
+def test_lora_of_a_4b_model_is_three_times_what_the_affine_spec_says(r: int, millions: float) -> None:
+    """The spec speaks of 40M at r = 64; of a Qwen3-4B shape and the seven modules it is 132.1M."""
+    config = {
+        "model_type": "qwen3",
+        "vocab_size": 151_936,
+        "hidden_size": 2560,
+        "intermediate_size": 9728,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "tie_word_embeddings": True,
+    }
+    counted = count_lora(shape_from_config(config), {"r": r, "target_modules": ALL})
+    by_hand = 36 * r * (2 * (2560 + 4096) + 2 * (2560 + 1024) + 3 * (2560 + 9728))
+    assert counted == by_hand and round(counted / 1e6, 1) == millions

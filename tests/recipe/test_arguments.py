@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 
-from agentforge.recipe.arguments import CONFIG_OF_METHOD, OWNED, problems_in
+from agentforge.recipe.arguments import CONFIG_OF_METHOD, OWNED, PPO_OWNED, problems_in
 from agentforge.recipe.tables import HERE, fields_of
 
 
@@ -82,6 +82,14 @@ def test_right_values_pass(values: dict) -> None:
     assert problems_in(values, "SFTConfig", "train.args") == []
 
 
+def test_a_cosine_that_ends_above_0_is_spelt_out() -> None:
+    assert "set lr_scheduler_type to cosine_with_min_lr and lr_scheduler_kwargs to {min_lr_rate: 0.1}" in problem(
+        {"min_lr_ratio": 0.1}
+    )
+    given = {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr_rate": 0.1}}
+    assert problems_in(given, "SFTConfig", "train.args") == []
+
+
 def test_a_field_of_another_method_names_it() -> None:
     assert "one of GRPOConfig; see train.method" in problem({"num_generations": 4})
 
@@ -95,6 +103,11 @@ def test_fields_that_the_recipe_owns_say_where_to_set_them(name: str) -> None:
 @pytest.mark.parametrize(("value", "fine"), [("gaussian", True), (False, True), ("gausian", False), (3, False)])
 def test_lora_initialisation_is_a_bool_or_a_name(value: object, fine: bool) -> None:
     assert (problems_in({"init_lora_weights": value}, "LoraConfig", "train.lora") == []) is fine
+
+
+@pytest.mark.parametrize("name", sorted(PPO_OWNED))
+def test_fields_that_ppo_has_otherwise_say_how(name: str) -> None:
+    assert f"train.args.{name} is not set here: {PPO_OWNED[name]}" in problem({name: 1}, "PPOConfig")
 
 
 def test_the_tables_are_those_of_the_installed_versions() -> None:

@@ -101,6 +101,14 @@ def test_a_model_from_scratch_loads_and_is_saved_in_the_recipes_dtype(make_recip
     )
 
 
+def test_a_cosine_can_end_above_zero(make_recipe: MakeRecipe) -> None:
+    schedule = {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr_rate": 0.1}}
+    made = train(make_recipe("floor", "sft", LORA_TRAIN, logging_steps=1, **schedule))
+    rates = [line["learning_rate"] for line in read_metrics(made / "metrics.jsonl") if "learning_rate" in line]
+    assert rates[0] == 3e-3 and rates == sorted(rates, reverse=True)
+    assert 3e-4 <= rates[-1] < 5e-4, "the rate of the last step, one before the floor"
+
+
 # -- kill -9 --------------------------------------------------------------------------------------------------------
 
 
