@@ -28,7 +28,7 @@ def table_of(name: str) -> str:
 
 def page_of(name: str) -> Path:
     """Return the page that has the benchmark's block."""
-    for page in sorted(DOCS.glob("*.md")):
+    for page in sorted(DOCS.rglob("*.md")):
         if opening(name) in page.read_text(encoding="utf-8"):
             return page
     raise SystemExit(f"no page of docs/ has the block '{opening(name)}'")

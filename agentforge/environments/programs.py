@@ -15,6 +15,7 @@ from agentforge.environments.program_judge import SHOWN, Runner, failure, judge,
 from agentforge.environments.splits import split_of
 from agentforge.errors import UserError
 
+NEWLINES = "\r\n"
 _INPUT = re.compile(r"<INPUT>(.*?)</INPUT>", re.DOTALL | re.IGNORECASE)
 _PYTHON = re.compile(r"```(?:python3?|py)[ \t]*\r?\n(.*?)```", re.DOTALL | re.IGNORECASE)
 _PLAIN = re.compile(r"^```[ \t]*\r?\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -134,12 +135,12 @@ class Abduction(Programs):
         if not row.verified:
             result = self._runner.run(row.program, row.inputs)
             self._expected = row.output if failure(result) else result.stdout
-        return f"Program:\n```python\n{row.program.strip()}\n```\n\nOutput:\n```\n{self._expected.strip()}\n```"
+        return f"Program:\n```python\n{row.program.strip()}\n```\n\nOutput:\n```\n{self._expected.strip(NEWLINES)}\n```"
 
     def _answer(self, text: str) -> str | None:
         called = find_call(text)
         found = _INPUT.findall(find_answer(text))
-        return found[-1].strip("\r\n") if found else called
+        return found[-1].strip(NEWLINES) if found else called
 
     def _problem(self, answer: str) -> str | None:
         result = self._runner.run(self._row.program, answer)
