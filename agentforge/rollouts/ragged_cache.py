@@ -56,10 +56,13 @@ class RaggedCache(Cache):
         if layer_idx == len(self._keys):
             self._keys.append(self._empty(key_states))
             self._values.append(self._empty(value_states))
+        device = key_states.device  # of this layer: a large model lies on several
+        rows, positions = self._rows_column.to(device), self._positions.to(device)
+        batch = self._batch if isinstance(self._batch, slice) else self._batch.to(device)
         found = []
         for store, states in ((self._keys[layer_idx], key_states), (self._values[layer_idx], value_states)):
-            store[self._rows_column, self._positions] = states.transpose(1, 2)
-            found.append(store[self._batch, : self._length].transpose(1, 2))
+            store[rows, positions] = states.transpose(1, 2)
+            found.append(store[batch, : self._length].transpose(1, 2))
         return found[0], found[1]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
