@@ -235,6 +235,7 @@ class Recipe(Section):
     environments: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
         description="name: options, null switches one off; a class of your own as class: package.module:Class",
+        json_schema_extra={"additionalProperties": {"type": ["object", "null"]}},
     )
     rollouts: Rollouts = Rollouts()
     collect: Collect = Collect()
