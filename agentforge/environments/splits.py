@@ -18,6 +18,8 @@ from agentforge.errors import UserError
 Split = Literal["train", "eval"]
 EVAL_SHARE = 5
 """One in so many ids is reserved."""
+COUNTABLE = 1_000_000
+"""Tasks up to which all ids are listed; of more they are drawn, and their number has to be given."""
 
 
 def split_of(environment_id: str, task_id: int) -> Split:
@@ -43,7 +45,7 @@ def task_ids(environment: Environment, split: Split, count: int | None = None, s
 
 def _shuffled(environment: Environment, split: Split, seed: int) -> Iterator[int]:
     random = Random(f"{environment.id}/{split}/{seed}")
-    if environment.tasks <= 1_000_000:
+    if environment.tasks <= COUNTABLE:
         ids = [i for i in range(environment.tasks) if split_of(environment.id, i) == split]
         random.shuffle(ids)
         yield from ids

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import pyarrow as pa
 
 from agentforge.artifacts import hash_json
 from agentforge.environments.base import Environment
-from agentforge.environments.splits import task_ids
+from agentforge.environments.splits import COUNTABLE, task_ids
 from agentforge.errors import CheckRefused, UserError, did_you_mean
 from agentforge.evaluation.results import columns, environment_rows, result_row
 from agentforge.evaluation.statistics import Summary, aggregate, summarise
@@ -18,6 +19,8 @@ from agentforge.recipe.schema import Environments, Recipe
 from agentforge.rollouts.episodes import Episode
 from agentforge.rollouts.play import Task
 from agentforge.rollouts.pool import EnvironmentPool
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,12 @@ def choose(recipe: Recipe, pool: EnvironmentPool) -> list[Chosen]:
 
 def _chosen(recipe: Recipe, settings: Environments, name: str, pool: EnvironmentPool) -> Chosen:
     environment = pool.take(name)
-    tasks = task_ids(environment, "eval", settings.tasks, recipe.seed)
+    listed = None if environment.tasks <= COUNTABLE else settings.tasks
+    tasks = task_ids(environment, "eval", listed, recipe.seed)[: settings.tasks]
+    if not tasks:
+        raise UserError(f"{name} has no reserved tasks with these options, so nothing to evaluate on")
+    if len(tasks) < settings.tasks:
+        log.info("%s has %d reserved tasks: all of them are played", name, len(tasks))
     pool.give_back(name, environment)
     return Chosen(name, recipe.environments[name], environment, tasks)
 

@@ -183,7 +183,7 @@ class ToolCalls(Section):
 class Environments(Section):
     """Reserved tasks of the recipe's environments."""
 
-    tasks: int = Field(100, ge=1, description="per environment")
+    tasks: int = Field(100, ge=1, description="per environment; where fewer are reserved, all of them")
     names: list[str] | None = Field(None, description="names out of `environments`; none: all")
     temperature: float = Field(0.0, ge=0)
     samples: int = Field(1, ge=1, description="episodes per task")

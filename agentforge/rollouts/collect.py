@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from agentforge.artifacts import Workspace, stage_directory
 from agentforge.environments.base import Environment
-from agentforge.environments.splits import task_ids
+from agentforge.environments.splits import COUNTABLE, task_ids
 from agentforge.errors import CheckRefused, UserError, did_you_mean
 from agentforge.models.locate import ModelLocation, locate_model, model_inputs
 from agentforge.recipe.schema import Recipe
@@ -29,8 +29,6 @@ log = logging.getLogger(__name__)
 EPISODES = "episodes.parquet"
 PART = 64
 """Episodes after which what was played is written, so that a stopped run goes on there."""
-COUNTABLE = 1_000_000
-"""Tasks up to which all ids are listed; `task_ids` draws from more."""
 
 
 def collect(recipe: Recipe, replace: bool = False) -> Path:
