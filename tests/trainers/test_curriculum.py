@@ -17,21 +17,27 @@ def stream(curriculum: Curriculum | None = None, seed: int = 0) -> TaskStream:
     return TaskStream(environments, seed=seed, slots=200, curriculum=curriculum)
 
 
+def seeded(seed: int) -> TaskStream:
+    return stream(seed=seed)
+
+
 def test_no_reserved_task_is_ever_played_and_the_environments_take_turns() -> None:
     for curriculum in (None, Curriculum(start=3)):
-        tasks = [stream(curriculum).task(slot) for slot in range(200)]
+        played = stream(curriculum)
+        tasks = [played.task(slot) for slot in range(200)]
         assert {split_of(Colours.id, task.task_id) for task in tasks} == {"train"}
         assert Counter(task.environment for task in tasks) == {"few": 100, "many": 100}
         assert len({(task.task_id, task.seed) for task in tasks}) == 200
 
 
 def test_a_slot_is_the_same_task_for_everyone_and_another_with_another_seed() -> None:
-    tasks = [[stream(seed=seed).task(slot) for slot in range(50)] for seed in (0, 0, 1)]
+    tasks = [[played.task(slot) for slot in range(50)] for played in map(seeded, (0, 0, 1))]
     assert tasks[0] == tasks[1] != tasks[2]
 
 
 def test_all_tasks_are_played_before_one_comes_again() -> None:
-    ids = [stream().task(slot).task_id for slot in range(0, 200, 2)]
+    played = stream()
+    ids = [played.task(slot).task_id for slot in range(0, 200, 2)]
     distinct = len(set(ids))
     assert 40 < distinct < 60 and ids[:distinct] == list(dict.fromkeys(ids))
 
