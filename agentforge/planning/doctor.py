@@ -213,7 +213,7 @@ def _base(plan: Plan, command: str) -> Iterator[Check]:
         return
     if Path(model.path).is_dir() or cached_config(model) is not None:
         yield Check("base", "ok", f"{model.path} is here")
-    elif (maker := maker_of(model.path, plan.recipe)) is not None:
+    elif (maker := maker_of(model.path)) is not None:
         mend = f"agentforge prepare {maker[0]} && agentforge train {maker[0]}"
         yield Check("base", "warn", f"{model.path} is not made yet (`agentforge run {command}` makes it first)", mend)
     else:

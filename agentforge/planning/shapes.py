@@ -127,8 +127,8 @@ def config_of(recipe: Recipe) -> dict[str, Any]:
         if place is not None and place.is_file():
             loaded: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
             return loaded
-    if (maker := maker_of(model.path, recipe)) is not None:
-        return _from_scratch(maker[1])
+    if (maker := maker_of(model.path)) is not None:
+        return config_of(maker[1])
     known = known_models()
     if model.path not in known:
         raise UserError(
@@ -167,15 +167,20 @@ def known_models() -> dict[str, dict[str, Any]]:
     return {name: config for path in files for name, config in read_yaml(path).items()}
 
 
-def maker_of(path: str, recipe: Recipe) -> tuple[str, Recipe] | None:
-    """Return name and recipe of what makes the model at ``path``: a shipped recipe with the same `output_dir`."""
+def maker_of(path: str) -> tuple[str, Recipe] | None:
+    """Return name and recipe (under the profile that fits) of the shipped recipe that makes the model at ``path``."""
     from agentforge.recipe.loading import find_recipe, load_recipe, read_extended, recipe_names
 
-    if Path(path).parent != Path(recipe.output_dir):
-        return None
+    place = Path(path)
     for name in recipe_names():
-        if read_extended(find_recipe(name)).get("output_dir") == recipe.output_dir:
-            candidate = load_recipe(name)
-            if candidate.trained == Path(path):
+        written = read_extended(find_recipe(name))
+        if Path(written.get("output_dir", "")) != place.parent:
+            continue
+        profiles = {None: {}, **written.get("profiles", {})}
+        for profile, over in profiles.items():
+            if not place.name.startswith(f"{over.get('name', written.get('name'))}-v"):
+                continue  # it cannot be; to read it whole would take a hundred times as long
+            candidate = load_recipe(name, profile=profile)
+            if place in (candidate.trained, candidate.artifact("merged")) and candidate.model.path != path:
                 return name, candidate
     return None

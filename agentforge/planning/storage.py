@@ -35,7 +35,7 @@ class Item:
 def base_item(recipe: Recipe, shape: Shape) -> Item | None:
     """Return the base's weights in 16 bits, as they lie on the Hub; None for a model from scratch."""
     model = recipe.model
-    if model.path is None or maker_of(model.path, recipe) is not None:
+    if model.path is None or maker_of(model.path) is not None:
         return None
     here = Path(model.path).is_dir() or cached_config(model) is not None
     return Item(f"base {model.path}", 2.0 * count_parameters(shape).total, here)

@@ -47,6 +47,8 @@ def count_tokens(recipe: Recipe) -> Tokens | None:
     fill = _fill(train, packs, length)
     epoch_rows = _rows_in_epoch(recipe, train, packs)
     if (steps := args.get("max_steps", -1)) <= 0:
+        if recipe.train.method == "ppo":
+            return _count_rollouts(recipe, batch)
         if epoch_rows is None:
             return None
         steps = math.ceil(epoch_rows / batch) * args.get("num_train_epochs", DEFAULT_EPOCHS)
@@ -59,6 +61,15 @@ def count_tokens(recipe: Recipe) -> Tokens | None:
         epochs=rows / epoch_rows if epoch_rows else None,
         measured=train is not None,
     )
+
+
+def _count_rollouts(recipe: Recipe, batch: int) -> Tokens:
+    """Return what PPO's updates read at most: every episode as long as it may be, once an epoch."""
+    fields = {name: value["default"] for name, value in fields_of("PPOConfig").items() if "default" in value}
+    args = fields | recipe.train.args
+    rows = args["num_rollouts"] * args["ppo_epochs"] * (args.get("rollout_batch_size") or batch)
+    slots = rows * (recipe.rollouts.max_length or recipe.data.max_length)
+    return Tokens(steps=math.ceil(rows / batch), rows=rows, slots=slots, real=slots, epochs=None, measured=False)
 
 
 def rows_per_step(recipe: Recipe) -> int:
