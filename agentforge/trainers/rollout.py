@@ -11,6 +11,7 @@ from typing import Any
 
 from accelerate.utils import gather_object
 
+from agentforge.errors import CheckRefused
 from agentforge.rollouts.episodes import Episode
 from agentforge.rollouts.games import Task
 from agentforge.trainers.curriculum import TaskStream
@@ -41,12 +42,21 @@ class Rollouts:
         * ``turn_ends``: positions among the completion's tokens of each turn's last one;
         * ``turn_rewards``: the weighted sum of the rewards of each turn;
         * ``reward_columns``: for each reward function the sum over the turns.
+
+        Raises:
+            CheckRefused: the context holds no episode's first turn.
         """
         first = trainer.args.process_index * len(prompts)
         tasks = [self.tasks.task(int(p))._replace(sample=first + i) for i, p in enumerate(prompts)]
         episodes = list(self.play(trainer, tasks))
-        played = [(t.environment, t.task_id, e.success) for t, e in zip(tasks, episodes, strict=True) if e is not None]
-        self.tasks.record(gather_object(played))
+        played = [(t, e) for t, e in zip(tasks, episodes, strict=True) if e is not None]
+        if not any(gather_object([len(episode.turns) for _, episode in played])):
+            longest = max((len(episode.prompt_ids) for _, episode in played), default=0)
+            raise CheckRefused(
+                f"no episode has room for a turn: prompts have up to {longest} tokens; raise rollouts.max_length (or "
+                "data.max_length, which it follows)"
+            )
+        self.tasks.record(gather_object([(t.environment, t.task_id, e.success) for t, e in played]))
         pad = trainer.processing_class.pad_token_id
         rows = [self._row(episode, pad) for episode in episodes]
         for row, task in zip(rows, tasks, strict=True):
@@ -107,6 +117,7 @@ def log_episodes(
         log_metric(f"score/{name}", episode.score)
         log_metric("success", episode.success)
         log_metric("truncated", episode.truncated)
+        log_metric("without_turns", not episode.turns)
         log_metric("turns", len(episode.turns))
         for turn in episode.turns:
             log_metric("valid_actions", turn.valid_action)

@@ -20,11 +20,21 @@ from agentforge.trainers.train import train
 
 from .conftest import MakeRecipe
 from .tiny import LORA
+from .toys import Colours
 
 LEARNS: dict[str, dict[str, Any]] = {
     "ppo": {"max_steps": 60, "per_device_train_batch_size": 48, "ppo_epochs": 4, "learning_rate": 1e-3},
     "grpo": {"max_steps": 40, "per_device_train_batch_size": 48, "num_generations": 8, "learning_rate": 1e-3},
 }
+
+
+LONG = {"colours": {"class": "tests.trainers.test_grpo:Wordy", "colours": 1}}
+
+
+class Wordy(Colours):
+    """Has more instructions than the context holds."""
+
+    instructions = "say the colour " * 20
 
 
 def rates(made: Path, key: str = "success") -> list[float]:
@@ -188,6 +198,11 @@ def test_what_cannot_work_or_would_have_no_effect_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=words):
         train(make_toy(method, **sections))
+
+
+def test_prompts_that_fill_the_context_are_refused(make_toy: MakeRecipe) -> None:
+    with pytest.raises(CheckRefused, match=r"no episode has room for a turn: prompts have up to \d+ tokens"):
+        train(make_toy("ppo", rollouts={"max_length": 16, "max_new_tokens": 4}, environments=LONG))
 
 
 def test_a_reward_function_that_fails_ends_the_run_with_its_name(make_toy: MakeRecipe) -> None:
