@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 
 from agentforge.environments.actions import act_tool
 from agentforge.environments.alfworld_games import TYPES, household
-from agentforge.environments.game import FORMAT, Game, InvalidAction, Outcome, check_choice, say
+from agentforge.environments.game import FORMAT, TASKS, Game, InvalidAction, Outcome, say
+from agentforge.environments.options import as_choice
 from agentforge.errors import UserError
 
 GRAMMAR = (
@@ -39,15 +40,15 @@ class ALFWorld(Game):
 
     def __init__(self, games: str = "generated", max_turns: int = 30) -> None:
         super().__init__(max_turns)
-        check_choice(f"environments.{self.id}.games", games, ("generated", "original"))
-        self._files = original_games() if games == "original" else []
+        source = as_choice(games, f"environments.{self.id}.games", ("generated", "original"))
+        self._files = original_games() if source == "original" else []
         self.instructions = RULES
         self.action_tool = act_tool("Take one action in the house.", GRAMMAR)
         self._world = _World()
 
     @property
     def tasks(self) -> int:
-        return len(self._files) or 1_000_000
+        return len(self._files) or TASKS
 
     def difficulty(self, task_id: int) -> int:
         if self._files:

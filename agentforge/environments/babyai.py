@@ -10,6 +10,7 @@ import io
 import os
 import re
 from contextlib import redirect_stdout
+from itertools import count
 from random import Random
 from typing import Any, ClassVar
 
@@ -26,10 +27,10 @@ from agentforge.environments.babyai_text import (
     look,
     walk,
 )
-from agentforge.environments.game import FORMAT, Game, InvalidAction, Outcome, check_choice, say
+from agentforge.environments.game import FORMAT, TASKS, Game, InvalidAction, Outcome, belongs, say
+from agentforge.environments.options import as_choice
 from agentforge.errors import UserError, did_you_mean
 
-TASKS = 1_000_000
 HIGH = "go to OBJECT | pick up OBJECT | go through DOOR | toggle and go through DOOR"
 GRAMMAR = "turn left | turn right | move forward | pick up | drop | toggle"
 RULES = """You are in a world of rooms and fulfil a mission. You see what lies ahead of you and not behind walls. Each
@@ -45,7 +46,7 @@ Objects are named as you see them: red ball 1, green door 2.
 
 
 class BabyAI(Game):
-    """A mission in a level of BabyAI: task ``n`` is level ``n mod len(levels)`` made with the seed ``n``.
+    """A mission in a level of BabyAI: task ``n`` is level ``n mod len(levels)`` laid out from the seed ``n``.
 
     The seed of an episode changes nothing. The reward is minigrid's: 1 - 0.9 * (steps used / steps allowed) when the
     mission is fulfilled, else 0; a walk counts all its steps. A task's difficulty is that of its level (0 to 5).
@@ -65,8 +66,6 @@ class BabyAI(Game):
         self, levels: list[str] | None = None, actions: str = "high", style: str = "full", max_turns: int = 20
     ) -> None:
         super().__init__(max_turns)
-        check_choice(f"environments.{self.id}.actions", actions, ("high", "primitive"))
-        check_choice(f"environments.{self.id}.style", style, ("full", "short"))
         self.levels = list(DEFAULT if levels is None else levels)
         for level in self.levels:
             if level not in DIFFICULTY:
@@ -74,11 +73,13 @@ class BabyAI(Game):
                 raise UserError(f"environments.{self.id}.levels: there is no level '{level}'{near}")
         if not self.levels:
             raise UserError(f"environments.{self.id}.levels is empty; leave it out for all levels")
-        self.high = actions == "high"
-        self.style = style
+        self.high = as_choice(actions, f"environments.{self.id}.actions", ("high", "primitive")) == "high"
+        self.style = as_choice(style, f"environments.{self.id}.style", ("full", "short"))
         grammar = f"{GRAMMAR} | {HIGH}" if self.high else GRAMMAR
         rules = RULES + (HIGH_RULES if self.high else "")
-        self.instructions = rules + FORMAT if style == "full" else f"Fulfil the mission. Actions: {grammar}. {FORMAT}"
+        self.instructions = (
+            rules + FORMAT if self.style == "full" else f"Fulfil the mission. Actions: {grammar}. {FORMAT}"
+        )
         self.action_tool = act_tool("Take one action in the grid world.", grammar)
         self.grammar = grammar
         self._made: dict[str, Any] = {}
@@ -101,9 +102,18 @@ class BabyAI(Game):
         if level not in self._made:
             self._made[level] = _make(gym_id(level))
         self.env, self._bot = self._made[level], None
-        with redirect_stdout(io.StringIO()):  # minigrid prints each layout that it rejects
-            self.env.reset(seed=task_id)
+        self._lay_out(task_id)
         return f"{'Mission' if self.style == 'short' else 'Your goal'}: {self.env.mission}\n{self._observe()}"
+
+    def _lay_out(self, task_id: int) -> None:
+        """Make the world with the first seed whose layout may be that of the task: small levels have few layouts."""
+        with redirect_stdout(io.StringIO()):  # minigrid prints each layout that it rejects
+            for seed in count(task_id, TASKS):
+                self.env.reset(seed=seed)
+                pose = (*map(int, self.env.agent_pos), int(self.env.agent_dir))
+                layout = f"{self.env.mission}/{pose}/{self.env.grid.encode().tobytes().hex()}"
+                if belongs(self.id, task_id, layout):
+                    return
 
     def _observe(self) -> str:
         self.view = look(self.env)

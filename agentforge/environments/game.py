@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import abstractmethod
 from random import Random
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from agentforge.environments.actions import find_action
 from agentforge.environments.base import Environment, Info, Step
+from agentforge.environments.options import as_count
+from agentforge.environments.splits import EVAL_SHARE, split_of
 from agentforge.errors import UserError
 
 FORMAT = "Write your thoughts if you like, then one action on a line of its own: `Action: ...`."
@@ -23,6 +26,10 @@ class Outcome(NamedTuple):
     over: bool = False
 
 
+TASKS = 1 << 31
+"""How many there are where tasks are drawn."""
+
+
 class InvalidAction(Exception):
     """The text is no action of the game, or one that is not possible now. Its message goes to the model."""
 
@@ -35,9 +42,7 @@ class Game(Environment):
     """
 
     def __init__(self, max_turns: int) -> None:
-        if max_turns < 1:
-            raise UserError(f"environments.{self.id}.max_turns is {max_turns}; it must be at least 1")
-        self.max_turns = max_turns
+        self.max_turns = as_count(max_turns, f"environments.{self.id}.max_turns")
         self._turn = 0
         self._last = Outcome("")
 
@@ -96,7 +101,12 @@ def say(action: str) -> str:
     return f"Action: {action}"
 
 
-def check_choice(key: str, value: Any, choices: tuple[str, ...]) -> None:
-    """Raise `UserError` if an option is none of its choices."""
-    if value not in choices:
-        raise UserError(f"{key} is {value!r}; it must be one of {', '.join(choices)}")
+def belongs(environment_id: str, task_id: int, content: str) -> bool:
+    """Tell whether a task may be this: what a reserved task shows is never shown by a task of training.
+
+    Where tasks are drawn, two ids may get the same one. So a drawn task has a split of its own, decided by its content,
+    and an id takes the first draw that falls into its split.
+    """
+    digest = hashlib.blake2b(f"{environment_id}/{content}".encode(), digest_size=8).digest()
+    reserved = int.from_bytes(digest, "big") % EVAL_SHARE == 0
+    return reserved == (split_of(environment_id, task_id) == "eval")

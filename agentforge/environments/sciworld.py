@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 from agentforge.environments.actions import act_tool
 from agentforge.environments.base import EnvironmentFailed
 from agentforge.environments.game import FORMAT, Game, InvalidAction, Outcome, say
+from agentforge.environments.options import as_count
 from agentforge.environments.sciworld_server import Machine, check_installed, give_back, rent
-from agentforge.errors import UserError
 
 GRAMMAR = (
     "open/close OBJECT | go to LOCATION | look around | look at/in OBJECT | read OBJECT | inventory | task | "
@@ -77,7 +77,7 @@ class SciWorld(Game):
     machine has played before, so only the first episode of a process is the same to the letter in another.
 
     Args:
-        max_difficulty: 0 to 3; the ids of easier tasks do not change with it.
+        max_difficulty: 0 to 3, which is all; the ids of easier tasks do not change with it.
         max_turns: of an episode.
     """
 
@@ -86,10 +86,8 @@ class SciWorld(Game):
 
     def __init__(self, max_difficulty: int = 3, max_turns: int = 100) -> None:
         super().__init__(max_turns)
-        if not 0 <= max_difficulty <= 3:
-            raise UserError(f"environments.{self.id}.max_difficulty is {max_difficulty}; it must be from 0 to 3")
+        self._tasks = numbered(as_count(max_difficulty, f"environments.{self.id}.max_difficulty", least=0))
         check_installed()
-        self._tasks = numbered(max_difficulty)
         self.instructions = RULES
         self.action_tool = act_tool("Take one action in the house.", GRAMMAR)
         self._machine: Machine | None = None

@@ -12,10 +12,10 @@ from random import Random
 from typing import ClassVar
 
 from agentforge.environments.actions import act_tool
-from agentforge.environments.game import FORMAT, Game, InvalidAction, Outcome, say
+from agentforge.environments.game import FORMAT, TASKS, Game, InvalidAction, Outcome, belongs, say
+from agentforge.environments.options import as_count
 from agentforge.environments.shop_catalogue import Goal, Product, catalogue, goal_of, reward_of
 from agentforge.environments.shop_search import Index
-from agentforge.errors import UserError
 
 GRAMMAR = "search[WORDS] | click[LINK]"
 RULES = f"""You shop for what the instruction asks. Each turn you take one action:
@@ -45,10 +45,9 @@ class Shop(Game):
 
     def __init__(self, products: int = 1000, max_turns: int = 15) -> None:
         super().__init__(max_turns)
-        if not 10 <= products <= 100_000:
-            raise UserError(f"environments.{self.id}.products is {products}; it must be from 10 to 100000")
-        self.products = catalogue(products)
-        self.index = _index(products)
+        size = as_count(products, f"environments.{self.id}.products", least=10)
+        self.products = catalogue(size)
+        self.index = _index(size)
         self.instructions = RULES
         self.action_tool = act_tool("Take one action in the shop.", GRAMMAR)
         self.goal: Goal
@@ -61,14 +60,21 @@ class Shop(Game):
 
     @property
     def tasks(self) -> int:
-        return 1_000_000
+        return TASKS
 
     def difficulty(self, task_id: int) -> int:
-        goal = goal_of(task_id, self.products)
+        goal = self._goal(task_id)
         return len(goal.attributes) + len(goal.options) - 1
 
+    def _goal(self, task_id: int) -> Goal:
+        """Return the first goal drawn for a task whose instruction is of its split."""
+        random = Random(f"shop/goal/{task_id}")
+        while not belongs(self.id, task_id, (goal := goal_of(random, self.products)).instruction):
+            pass
+        return goal
+
     def begin(self, seed: int, task_id: int) -> str:
-        self.goal = goal_of(task_id, self.products)
+        self.goal = self._goal(task_id)
         self._to_search()
         return f"Instruction: {self.goal.instruction}\n{self._show()}"
 

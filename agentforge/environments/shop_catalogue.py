@@ -147,9 +147,8 @@ def _values(name: str, random: Random) -> tuple[str, ...]:
     return tuple(value for value in VALUES[name] if value in sold)
 
 
-def goal_of(task_id: int, products: tuple[Product, ...]) -> Goal:
-    """Return the goal of a task: a product of the catalogue, some of its attributes and a value of each option."""
-    random = Random(f"shop/goal/{task_id}")
+def goal_of(random: Random, products: tuple[Product, ...]) -> Goal:
+    """Draw a goal: a product of the catalogue, some of its attributes and a value of each option."""
     product = random.choice(products)
     attributes = tuple(random.sample(product.attributes, random.randint(1, min(3, len(product.attributes)))))
     options = {name: random.choice(values) for name, values in product.options.items()}

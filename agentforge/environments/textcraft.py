@@ -13,10 +13,10 @@ from random import Random
 from typing import ClassVar
 
 from agentforge.environments.actions import act_tool
-from agentforge.environments.game import FORMAT, Game, InvalidAction, Outcome, check_choice, say
+from agentforge.environments.game import FORMAT, Game, InvalidAction, Outcome, say
+from agentforge.environments.options import as_choice, as_count
 from agentforge.environments.textcraft_planner import concrete, plan, shallowest
 from agentforge.environments.textcraft_recipes import Recipe, RecipeBook, load_recipes
-from agentforge.errors import UserError
 
 GRAMMAR = "get N ITEM | craft N ITEM using N ITEM, N ITEM | inventory"
 RULES = f"""You make an item out of others. Each turn you take one action:
@@ -49,16 +49,12 @@ class TextCraft(Game):
 
     def __init__(self, max_depth: int = 4, distractors: int = 10, style: str = "full", max_turns: int = 30) -> None:
         super().__init__(max_turns)
-        check_choice(f"environments.{self.id}.style", style, ("full", "short"))
-        if distractors < 0:
-            raise UserError(f"environments.{self.id}.distractors is {distractors}; it must be at least 0")
         self.book = load_recipes()
-        self.goals = [goal for goal in self.book.goals() if self.book.depth(goal) <= max_depth]
-        if not self.goals:
-            raise UserError(f"environments.{self.id}.max_depth is {max_depth}; it must be at least 1")
-        self.distractors = distractors
-        self.style = style
-        self.instructions = RULES if style == "full" else SHORT_RULES
+        deepest = as_count(max_depth, f"environments.{self.id}.max_depth")
+        self.goals = [goal for goal in self.book.goals() if self.book.depth(goal) <= deepest]
+        self.distractors = as_count(distractors, f"environments.{self.id}.distractors", least=0)
+        self.style = as_choice(style, f"environments.{self.id}.style", ("full", "short"))
+        self.instructions = RULES if self.style == "full" else SHORT_RULES
         self.action_tool = act_tool("Take one action in the crafting game.", GRAMMAR)
         self.goal = ""
         self.inventory: Counter[str] = Counter()

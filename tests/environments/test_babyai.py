@@ -9,6 +9,7 @@ import pytest
 from agentforge.environments.babyai import BabyAI
 from agentforge.environments.babyai_levels import DEFAULT, DIFFICULTY
 from agentforge.environments.registry import make
+from agentforge.environments.splits import split_of
 from agentforge.errors import UserError
 
 from .playing import baseline, expert, play, same_in_every_process, success_rate
@@ -137,6 +138,17 @@ def test_a_task_is_the_same_level_and_layout_whatever_the_list_of_levels(game: B
     assert one.reset(0, 30) == game.reset(5, 30)
 
 
+def test_no_layout_is_in_both_splits() -> None:
+    game = BabyAI(levels=["GoToObjS4"])  # so small that draws repeat
+    shown: dict[str, set[str]] = {"train": set(), "eval": set()}
+    for task in range(600):
+        game.reset(0, task)
+        layout = f"{game.env.mission}{game.env.agent_pos}{game.env.agent_dir}{game.env.grid.encode().tolist()}"
+        shown[split_of(game.id, task)].add(layout)
+    assert sum(map(len, shown.values())) < 550
+    assert not shown["train"] & shown["eval"]
+
+
 def test_difficulty_is_that_of_the_level(game: BabyAI) -> None:
     assert [game.difficulty(task) for task in (0, len(DEFAULT) - 1, len(DEFAULT))] == [0, 3, 0]
     assert set(DIFFICULTY.values()) == set(range(6))
@@ -158,8 +170,8 @@ def test_close_frees_the_worlds() -> None:
     [
         ({"levels": ["GoToLocl"]}, "no level 'GoToLocl'; did you mean 'GoToLocal'?"),
         ({"levels": []}, "levels is empty"),
-        ({"actions": "low"}, "actions is 'low'"),
-        ({"style": "terse"}, "style is 'terse'"),
+        ({"actions": "low"}, "actions is high or primitive, not 'low'"),
+        ({"style": "terse"}, "style is full or short, not 'terse'"),
     ],
 )
 def test_bad_options(options: dict[str, object], words: str) -> None:

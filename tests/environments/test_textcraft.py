@@ -154,11 +154,11 @@ def test_same_episode_whatever_the_hash_seed() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"max_depth": 0}, "max_depth is 0"),
-        ({"distractors": -1}, "distractors is -1"),
-        ({"style": "long"}, "style is 'long'; it must be one of full, short"),
-        ({"max_turns": 0}, "max_turns is 0"),
-        ({"depth": 2}, "unexpected keyword argument 'depth'"),
+        ({"max_depth": 0}, "max_depth is a whole number, 1 or more, not 0"),
+        ({"distractors": -1}, "distractors is a whole number, 0 or more, not -1"),
+        ({"style": "long"}, "style is full or short, not 'long'"),
+        ({"max_turns": 0}, "max_turns is a whole number, 1 or more, not 0"),
+        ({"depth": 2}, "has no option 'depth'; did you mean 'max_depth'?"),
     ],
 )
 def test_bad_options(options: dict[str, object], words: str) -> None:
