@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import threading
 from contextlib import suppress
 from typing import Any
@@ -28,8 +29,14 @@ class Machine:
         from py4j.java_gateway import GatewayParameters, JavaGateway, launch_gateway
         from scienceworld.constants import JAR_PATH
 
+        self._folder = tempfile.TemporaryDirectory(prefix="sciworld-")  # the simulator writes where it is started
         port, self._process = launch_gateway(
-            classpath=JAR_PATH, javaopts=[HEAP], die_on_exit=True, return_proc=True, create_new_process_group=True
+            classpath=str(JAR_PATH),
+            javaopts=[HEAP],
+            cwd=self._folder.name,
+            die_on_exit=True,
+            return_proc=True,
+            create_new_process_group=True,
         )
         self._gateway = JavaGateway(gateway_parameters=GatewayParameters(auto_field=True, port=port))
         self.games = 0
@@ -63,6 +70,7 @@ class Machine:
         for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
             if stream is not None:
                 stream.close()
+        self._folder.cleanup()
 
 
 def rent() -> Machine:

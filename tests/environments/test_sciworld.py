@@ -6,6 +6,7 @@ import importlib.util
 import shutil
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -63,6 +64,17 @@ def test_ids_of_tasks_do_not_depend_on_the_difficulty() -> None:
 def test_bad_options() -> None:
     with pytest.raises(UserError, match="max_difficulty is a whole number, 0 or more, not -1"):
         make("agentgym:sciworld", {"max_difficulty": -1})
+
+
+@installed_only
+def test_nothing_is_written_where_we_are(game: SciWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    other = SciWorld()
+    with monkeypatch.context() as patched:
+        patched.setattr(sciworld_server, "_machines", [])
+        other.reset(0, 0)
+        other.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 @installed_only
