@@ -34,7 +34,7 @@ def run(*words: str, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]
         (["prepare", "aj", "data.mix=[{dataset: wildchatt}]", "--profile", "tiny"], "wildchat"),
         (["surgery", "aj"], "comes with a later version"),
         (["collect", "aj"], "has no environments to collect from"),
-        (["train", "aj", "train.method=grpo", "train.args={}"], "comes with a later"),
+        (["train", "aj", "train.method=reward", "train.args={}"], "comes with a later"),
         (["chat", "aj", "--model", "q5kmm", "--prompt", "hi"], "did you mean 'q5km'?"),
     ],
 )

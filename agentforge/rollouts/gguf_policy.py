@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 from collections.abc import Sequence
 from random import Random
@@ -25,6 +26,31 @@ def _threads(path: str) -> int:
     if os.path.exists(path) and os.path.getsize(path) < SMALL_FILE:
         return 1
     return (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) or 1
+
+
+def _trained_length(path: str) -> int:
+    """Return the tokens that a file's model was made for; 0: it is no model, or does not say so."""
+    import llama_cpp
+
+    logging.getLogger("llama-cpp-python").setLevel(logging.CRITICAL)  # as `Llama(verbose=False)` does, later
+    options = llama_cpp.llama_model_default_params()
+    options.vocab_only = True  # no weights
+    model = llama_cpp.llama_model_load_from_file(path.encode(), options)
+    if not model:
+        return 0
+    try:
+        architecture = _metadata(model, "general.architecture")
+        return int(_metadata(model, f"{architecture}.context_length") or 0)
+    finally:
+        llama_cpp.llama_model_free(model)
+
+
+def _metadata(model: Any, key: str) -> str:
+    import llama_cpp
+
+    buffer = ctypes.create_string_buffer(128)
+    found = llama_cpp.llama_model_meta_val_str(model, key.encode(), buffer, len(buffer))
+    return buffer.value.decode("utf-8", errors="replace") if found >= 0 else ""
 
 
 class GGUFPolicy(Policy):
@@ -68,9 +94,9 @@ class GGUFPolicy(Policy):
             import llama_cpp
         except ImportError:
             raise UserError("a GGUF needs llama-cpp-python, which is not installed; run `make gguf-setup`") from None
-        length = context_length or DEFAULT_CONTEXT
         threads = _threads(location.path)
         try:
+            length = context_length or min(DEFAULT_CONTEXT, _trained_length(location.path) or DEFAULT_CONTEXT)
             llama = llama_cpp.Llama(
                 location.path, n_ctx=length, n_threads=threads, n_threads_batch=threads, n_gpu_layers=-1, verbose=False
             )

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.utils.logging import disable_progress_bar, enable_progress_bar
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +25,7 @@ class ProgressCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Open the bar at the step that the run goes on from."""
+        self._bars = is_progress_bar_enabled()
         disable_progress_bar()  # the parent's, one for each file of each checkpoint
         if state.is_world_process_zero and self._shown:
             self._task = self._bar.add_task("", total=state.max_steps, completed=state.global_step, status="")
@@ -61,7 +62,8 @@ class ProgressCallback(TrainerCallback):
         """Give the terminal back; to be called also when the run ends by an error."""
         if self._shown:  # rich ends even a bar that was never begun with an empty line
             self._bar.stop()
-        enable_progress_bar()
+        if self._bars:
+            enable_progress_bar()
 
 
 def _status(logs: dict[str, Any]) -> str:
