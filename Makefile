@@ -15,10 +15,11 @@ TORCH   := $(shell grep '^torch==' constraints/cpu.txt)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup gguf-setup demo test check lint format types clean \
-        aj aj-plan aj-doctor aj-download aj-prepare aj-preview aj-train aj-evaluate aj-merge aj-gguf aj-chat aj-serve aj-push bench
+        aj aj-plan aj-doctor aj-download aj-prepare aj-preview aj-train aj-evaluate aj-merge aj-gguf aj-chat aj-serve aj-push \
+        affine affine-plan affine-collect affine-sft affine-rl affine-grpo affine-evaluate affine-compare affine-report bench
 
 help: ## print this list
-	@grep -hE '^[a-z][a-zA-Z0-9_-]*:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z][a-zA-Z0-9_-]*:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.ready ## make .venv with everything the CPU default needs
 
@@ -76,6 +77,39 @@ aj-serve: setup ## OpenAI-compatible server with parsed tool calls
 
 aj-push: setup ## what would go to the Hub (ARGS=--upload to send it)
 	$(FORGE) push aj --dry-run $(OPTIONS)
+
+# -- affine: episodes of experts, SFT, PPO and GRPO in environments, evaluation that can be believed -----------------
+
+affine: setup ## all the stages of affine, skipping what is up to date
+	$(FORGE) run affine $(OPTIONS)
+
+affine-plan: setup ## parameters, memory, hours and dollars of affine's PPO
+	$(FORGE) plan affine/ppo $(OPTIONS)
+
+affine-collect: setup ## episodes of the environments' experts, as rows
+	$(FORGE) collect affine/sft $(OPTIONS)
+
+affine-sft: setup ## prepare the rows, LoRA SFT, and the adapter into the base
+	$(FORGE) prepare affine/sft $(OPTIONS)
+	$(FORGE) train affine/sft $(OPTIONS)
+	$(FORGE) merge affine/sft $(OPTIONS)
+
+affine-rl: setup ## PPO in the environments, from the merged SFT model
+	$(FORGE) train affine/ppo $(OPTIONS)
+
+affine-grpo: setup ## the same with GRPO
+	$(FORGE) train affine/grpo $(OPTIONS)
+
+affine-evaluate: setup ## reserved tasks: base, SFT and PPO, with intervals and trivial strategies
+	$(FORGE) evaluate affine/sft --model base $(OPTIONS)
+	$(FORGE) evaluate affine/sft --model merged $(OPTIONS)
+	$(FORGE) evaluate affine/ppo --model lora $(OPTIONS)
+
+affine-compare: setup ## who dominates whom, and the frontier under every rule
+	$(FORGE) compare affine $(OPTIONS)
+
+affine-report: setup ## one HTML page: curves, scores, frontier, episodes, cost
+	$(FORGE) report affine $(OPTIONS)
 
 # -- the project ---------------------------------------------------------------------------------------------------
 
