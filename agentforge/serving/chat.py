@@ -92,7 +92,7 @@ def chat(
         choices = list(get_args(ToolMode))
         raise UserError(f"--tools is '{tools}', it must be one of {', '.join(choices)}{did_you_mean(tools, choices)}")
     mode: ToolMode = "sandbox" if tools == "sandbox" else "show"
-    prompts = _prompts(recipe, prompt, examples)
+    prompts = _prompts(recipe, prompt, examples, mode)
     offered = load_tools(recipe.data.tools) if recipe.data.tools else None
     terminal = Terminal(console or Console(highlight=False))
     if files is not None and mode != "sandbox":
@@ -107,10 +107,10 @@ def chat(
                 _answer(sessions(), text, terminal, echo=examples > 0)
 
 
-def _prompts(recipe: Recipe, prompt: str | None, examples: int) -> list[str] | None:
+def _prompts(recipe: Recipe, prompt: str | None, examples: int, mode: ToolMode) -> list[str] | None:
     """Return what is to be answered, None for a conversation."""
     if examples:
-        return example_prompts(recipe, examples)
+        return example_prompts(recipe, examples, mode)
     if prompt is None and sys.stdin.isatty():
         return None
     text = sys.stdin.read() if prompt is None else prompt
@@ -119,10 +119,15 @@ def _prompts(recipe: Recipe, prompt: str | None, examples: int) -> list[str] | N
     return [text.rstrip("\n")]
 
 
-def example_prompts(recipe: Recipe, count: int) -> list[str]:
-    """Return the opening prompts of ``count`` held-out conversations, evenly spread over the files."""
-    openings = {q.context[-1]["content"]: None for q in load_questions(recipe) if _is_opening(q.context)}
-    prompts = list(openings)
+def example_prompts(recipe: Recipe, count: int, mode: ToolMode = "show") -> list[str]:
+    """Return the opening prompts of ``count`` held-out conversations, evenly spread over the files.
+
+    With the sandbox they are such that `bash` answers: the other tools need agents that are not here.
+    """
+    asked = [q for q in load_questions(recipe) if _is_opening(q.context)]
+    if mode == "sandbox":
+        asked = [q for q in asked if all(call["function"]["name"] == "bash" for call in q.expected)]
+    prompts = list(dict.fromkeys(q.context[-1]["content"] for q in asked))
     if count > len(prompts):
         raise UserError(f"there are {len(prompts)} held-out prompts, not {count}")
     return [prompts[index * len(prompts) // count] for index in range(count)]

@@ -15,7 +15,9 @@ from rich.console import Console
 from agentforge.data.tools import ToolSet
 from agentforge.environments.sandbox import isolation_problem
 from agentforge.errors import UserError
+from agentforge.evaluation.evaluate import load_questions
 from agentforge.models.locate import locate_path
+from agentforge.recipe import load_recipe
 from agentforge.recipe.schema import Recipe
 from agentforge.rollouts.policies import Conversation, Sampling, open_policy
 from agentforge.rollouts.scripted import ScriptedPolicy
@@ -240,6 +242,15 @@ def test_one_shot_answers_a_prompt_or_a_pipe(
     shown = said(with_tools, path, examples=1)
     assert shown.startswith("> Say seven\n") and "→ bash" in shown
     assert example_prompts(recipe, 1) == ["Say seven"]
+
+
+def test_examples_for_the_sandbox_are_those_that_bash_answers() -> None:
+    recipe = load_recipe("aj", [], "tiny")
+    questions = {q.context[-1]["content"]: q for q in load_questions(recipe)}
+    tools = {c["function"]["name"] for text in example_prompts(recipe, 12) for c in questions[text].expected}
+    assert len(tools) > 1
+    for text in example_prompts(recipe, 12, "sandbox"):
+        assert {call["function"]["name"] for call in questions[text].expected} == {"bash"}
 
 
 def test_a_conversation_in_the_terminal_goes_on_until_the_input_ends(
