@@ -15,7 +15,10 @@ from .conftest import REPOSITORY, environment
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 # the demo in a minute: the same stages over the same code, with a base that has learnt nothing
-SHRINK = "train.args.max_steps=12 train.args.save_steps=6 train.args.eval_steps=6 evaluate.tool_calls.limit=6"
+SHRINK = (
+    "train.args.max_steps=12 train.args.save_steps=6 train.args.eval_steps=6 "
+    "evaluate.tool_calls.limit=12 evaluate.tool_calls.prompts=data/aj/heldout/files.jsonl"
+)
 
 pytestmark = pytest.mark.end_to_end
 
