@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -167,11 +168,16 @@ def known_models() -> dict[str, dict[str, Any]]:
     return {name: config for path in files for name, config in read_yaml(path).items()}
 
 
+MADE = re.compile(r"-v\d+\.\d+\.\d+-(lora|model|merged)$")
+
+
 def maker_of(path: str) -> tuple[str, Recipe] | None:
     """Return name and recipe (under the profile that fits) of the shipped recipe that makes the model at ``path``."""
     from agentforge.recipe.loading import find_recipe, load_recipe, read_extended, recipe_names
 
     place = Path(path)
+    if MADE.search(place.name) is None:
+        return None  # a name that no stage gives; reading every recipe would take longer than all the rest
     for name in recipe_names():
         written = read_extended(find_recipe(name))
         if Path(written.get("output_dir", "")) != place.parent:
