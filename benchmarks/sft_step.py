@@ -93,6 +93,7 @@ def contestants(directory: Path, steps: int) -> dict[str, Callable[[], list[floa
         "report_to": [],
         "disable_tqdm": True,
         "save_strategy": "no",
+        "bf16": False,  # the same precision for all
     }
     recipe = Recipe(
         name="bench", model=Model(config=CONFIG), data={"max_length": LENGTH}, train={"method": "sft", "args": common}
