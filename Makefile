@@ -75,7 +75,7 @@ aj-chat: setup ## talk to the newest aj
 aj-serve: setup ## OpenAI-compatible server with parsed tool calls
 	$(FORGE) serve aj $(OPTIONS)
 
-aj-push: setup ## what would go to the Hub (ARGS=--upload to send it)
+aj-push: setup ## what would go to the Hub (without --dry-run it goes: agentforge push aj)
 	$(FORGE) push aj --dry-run $(OPTIONS)
 
 # -- affine: episodes of experts, SFT, PPO and GRPO in environments, evaluation that can be believed -----------------
@@ -103,7 +103,7 @@ affine-grpo: setup ## the same with GRPO
 affine-evaluate: setup ## reserved tasks: base, SFT and PPO, with intervals and trivial strategies
 	$(FORGE) evaluate affine/sft --model base $(OPTIONS)
 	$(FORGE) evaluate affine/sft --model merged $(OPTIONS)
-	$(FORGE) evaluate affine/ppo --model lora $(OPTIONS)
+	$(FORGE) evaluate affine/ppo $(OPTIONS)
 
 affine-compare: setup ## who dominates whom, and the frontier under every rule
 	$(FORGE) compare affine $(OPTIONS)
@@ -129,7 +129,7 @@ format: setup ## let ruff rewrite what it can
 types: setup ## mypy on the package
 	$(BIN)/mypy
 
-bench: setup ## every table of docs/performance.md (about 30 minutes)
+bench: setup ## every measured table of docs/ once more
 	$(BIN)/python -m benchmarks
 
 clean: ## remove caches and build files; runs/ stays
