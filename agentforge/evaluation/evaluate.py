@@ -104,7 +104,7 @@ def _score_model(recipe: Recipe, selection: Selection, location: ModelLocation, 
     refuse_trained_questions(recipe, questions)
     refuse_trained_tasks(recipe, selection.chosen, location)
     trivial = baselines(recipe, selection) if selection.chosen else {}
-    policy = open_policy(location)
+    policy = open_policy(location, engine=recipe.rollouts.engine)
     report: dict[str, Any] = {
         "recipe": recipe.full_name,
         "model": {"label": location.label, "kind": location.kind, "path": location.path, "base": location.base},

@@ -138,6 +138,11 @@ def _check(recipe: Recipe) -> None:
         raise UserError(f"train.method {recipe.train.method} needs `environments`: what is to be played")
     if recipe.rollouts.temperature == 0:
         raise UserError("rollouts.temperature: at 0 all episodes of a task are one, and there is nothing to learn from")
+    if recipe.rollouts.engine != "transformers":
+        raise UserError(
+            f"rollouts.engine: {recipe.rollouts.engine} cannot play with weights that change at every step; "
+            "leave it out here, it is for `collect` and `evaluate`"
+        )
     if recipe.train.args.get("eval_strategy", "no") != "no":
         raise UserError(
             "train.args.eval_strategy: RL has no eval split; `agentforge evaluate` plays the reserved tasks"

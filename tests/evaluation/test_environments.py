@@ -34,7 +34,7 @@ def models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     weights = tmp_path / "weights"
     weights.write_text("none")
     monkeypatch.setattr(stage, "locate_model", lambda _, which: ModelLocation("hf", str(weights), which))
-    monkeypatch.setattr(stage, "open_policy", lambda place: skilled(float(place.label[6:]), place.label))
+    monkeypatch.setattr(stage, "open_policy", lambda place, engine: skilled(float(place.label[6:]), place.label))
 
 
 def scores(directory: Path) -> dict[str, Any]:
@@ -128,6 +128,18 @@ def test_where_fewer_tasks_are_reserved_all_of_them_are_played(tmp_path: Path) -
 def test_bad_settings_are_one_sentence(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError, match=says):
         evaluate(toy_recipe(tmp_path, **changes), "skill-0.5")
+
+
+def test_the_recipe_says_what_runs_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+
+    def open_with(place: ModelLocation, engine: str) -> Any:
+        opened.append(engine)
+        return skilled(0.5, place.label)
+
+    monkeypatch.setattr(stage, "open_policy", open_with)
+    evaluate(toy_recipe(tmp_path, rollouts={"engine": "vllm"}), "skill-0.5")
+    assert opened == ["vllm"]
 
 
 def test_a_baseline_that_an_environment_lacks_is_named(tmp_path: Path) -> None:
