@@ -266,7 +266,7 @@ def test_a_run_without_eval_rows_has_no_eval_loss(make_recipe: MakeRecipe) -> No
 # -- several processes ----------------------------------------------------------------------------------------------
 
 LAUNCHED = """
-import os, signal, sys
+import os, pathlib, signal, sys, time
 from agentforge.errors import UserError
 from agentforge.recipe.schema import Recipe
 from agentforge.trainers.callbacks.limits import LimitsCallback
@@ -284,7 +284,13 @@ if sys.argv[2] == "stop":
 try:
     train(Recipe.model_validate_json(open(sys.argv[1]).read()))
 except UserError as error:
-    print("rank", os.environ["RANK"], "exit", error.exit_code)
+    here = pathlib.Path(sys.argv[0]).parent
+    (here / f"rank{os.environ['RANK']}.exit").write_text(str(error.exit_code))
+    # torchrun kills the others as soon as one has ended: the first waits, so that the second can say how it ended.
+    for _ in range(600):
+        if len(list(here.glob("rank*.exit"))) == 2:
+            break
+        time.sleep(0.1)
     sys.exit(error.exit_code)
 """
 
@@ -306,7 +312,9 @@ def test_two_processes_train_as_one_with_twice_the_batch(make_recipe: MakeRecipe
     one = train(make_recipe("one", "sft", per_device_train_batch_size=4, **options))
     recipe = make_recipe("two", "sft", per_device_train_batch_size=2, **options)
     stopped = launch(recipe, tmp_path, "stop")
-    assert {"rank 0 exit 75", "rank 1 exit 75"} <= set(stopped.stdout.splitlines()), stopped.stderr[-3000:]
+    ends = {path.name: path.read_text() for path in tmp_path.glob("rank*.exit")}
+    assert ends == {"rank0.exit": "75", "rank1.exit": "75"}, stopped.stderr[-3000:]
+    assert stopped.returncode != 0
     finished = launch(recipe, tmp_path, "finish")
     assert finished.returncode == 0, finished.stderr[-3000:]
     metrics = read_manifest(recipe.trained)["metrics"]
