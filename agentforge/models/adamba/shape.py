@@ -15,6 +15,7 @@ from fractions import Fraction
 from typing import Any
 
 import torch
+
 from agentforge.errors import UserError
 
 Config = Any
