@@ -77,9 +77,7 @@ class BabyAI(Game):
         self.style = as_choice(style, f"environments.{self.id}.style", ("full", "short"))
         grammar = f"{GRAMMAR} | {HIGH}" if self.high else GRAMMAR
         rules = RULES + (HIGH_RULES if self.high else "")
-        self.instructions = (
-            rules + FORMAT if self.style == "full" else f"Fulfil the mission. Actions: {grammar}. {FORMAT}"
-        )
+        self.instructions = rules + FORMAT if self.style == "full" else say(grammar)
         self.action_tool = act_tool("Take one action in the grid world.", grammar)
         self.grammar = grammar
         self._made: dict[str, Any] = {}

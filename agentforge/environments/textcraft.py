@@ -25,7 +25,7 @@ RULES = f"""You make an item out of others. Each turn you take one action:
 - inventory: see what you carry
 Where a command asks for a kind of item ("planks"), name an item of that kind ("oak planks"). The task is done when the
 goal has been crafted. {FORMAT}"""
-SHORT_RULES = f"Make the goal. Actions: get N ITEM; craft N ITEM using N ITEM, N ITEM. {FORMAT}"
+SHORT_RULES = say("get N ITEM | craft N ITEM using N ITEM, N ITEM")
 _GET = re.compile(r"get ([0-9]{1,6}) (.+)")
 _CRAFT = re.compile(r"craft (?:([0-9]{1,6}) )?(.+?) using (.+)")
 _AMOUNT = re.compile(r"([0-9]{1,6}) (.+)")

@@ -17,10 +17,13 @@ from safetensors.torch import load_file, save_file
 from trl import GRPOConfig
 
 from agentforge.artifacts import write_json
+from agentforge.trainers.length_groups import LengthGroups
 from agentforge.trainers.loop import GuardedTrainer
 
 ROLLOUT = "rollout-{rank}.safetensors"
 STATE = "rollout-{rank}.json"
+# What TRL's scoring takes beside the tokens, a part for each row: the parent's way is kept for them.
+OF_ROWS = ("pixel_values", "token_type_ids", "mm_token_type_ids")
 
 
 class Keeps(Protocol):
@@ -37,7 +40,7 @@ class GRPOTrainer(GuardedTrainer, trl.GRPOTrainer):
     """`trl.GRPOTrainer` whose runs can be killed at any step and go on to the same weights.
 
     A rollout is trained on for several steps. A checkpoint between them holds what is left of it: the parent would play
-    anew, with another policy, and the run would be another one.
+    anew, with another policy, and the run would be another one. Short episodes are not padded to the longest one.
 
     Args:
         rollout_func: `Rollouts`, or any function that TRL takes; or pass TRL's `environment_factory` instead.
@@ -55,6 +58,39 @@ class GRPOTrainer(GuardedTrainer, trl.GRPOTrainer):
     def _steps_of_a_pass(self) -> int:
         assert self.args.steps_per_generation is not None  # the config's __post_init__ sets it
         return self.args.steps_per_generation
+
+    def length_groups(self, mask: torch.Tensor, length: int) -> LengthGroups:
+        """Return the groups of a batch `(B, L)`, the same for equal masks."""
+        # DDP may broadcast buffers at each forward, so all processes must do as many
+        return LengthGroups(mask, length, one=self.args.world_size > 1)
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        if any(kwargs.get(name) is not None for name in OF_ROWS) or kwargs.get("compute_aux_loss"):
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, batch_size, **kwargs
+            )
+        groups = self.length_groups(attention_mask, logits_to_keep)
+        parts = [
+            super(GRPOTrainer, self)._get_per_token_logps_and_entropies(
+                model,
+                input_ids[group.rows, group.columns],
+                attention_mask[group.rows, group.columns],
+                group.kept,
+                batch_size,
+                **kwargs,
+            )
+            for group in groups
+        ]
+        entropies = groups.join([part[1] for part in parts]) if kwargs.get("compute_entropy") else None
+        return groups.join([part[0] for part in parts]), entropies, None
 
     def _count(self, inputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
         # `inputs` are the prompts; the parent has taken this step's share of the rollout and moved on

@@ -53,24 +53,31 @@ class PPOTrainer(GRPOTrainer):
         with last_hidden_states(backbone_of(self.accelerator.unwrap_model(model))) as seen:
             loss: torch.Tensor = super()._compute_loss(model, inputs)
         mask = inputs["completion_mask"] * inputs["tool_mask"]
-        values = self.value_head(_before_each(seen[0], mask.shape[1]))
+        groups = self.length_groups(torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1), mask.shape[1])
+        values = groups.join(
+            [self.value_head(_before_each(hidden, group.kept)) for hidden, group in zip(seen, groups, strict=True)]
+        )
         error = value_loss(values, inputs["old_values"], inputs["returns"], mask, self.args.vf_clip_range)
         self._metrics["train"]["value_loss"].append(self.accelerator.gather(error.detach()).mean().item())
         return loss + self.args.vf_coef * error / self.current_gradient_accumulation_steps
 
     @torch.no_grad()
     def _values_now(self, output: dict[str, Any]) -> torch.Tensor:
-        """Return the values `(B, T)` of the states before each token of the completions, a step's rows at a time."""
+        """Return the values `(B, T)` of the states before each token of the completions."""
         ids = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
         mask = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
         backbone = backbone_of(self.accelerator.unwrap_model(self.model))
-        size, length = self.args.per_device_train_batch_size, output["completion_ids"].shape[1]
-        values = []
-        for rows, seen in zip(ids.split(size), mask.split(size), strict=True):
-            with self.accelerator.autocast():
-                hidden = backbone(input_ids=rows, attention_mask=seen, use_cache=False).last_hidden_state
-            values.append(self.value_head(_before_each(hidden, length)))
-        return torch.cat(values)
+        groups = self.length_groups(mask, output["completion_ids"].shape[1])
+        parts = []
+        for group in groups:
+            values = []
+            for rows in group.rows.split(self.args.per_device_train_batch_size):
+                seen = mask[rows, group.columns]
+                with self.accelerator.autocast():
+                    hidden = backbone(input_ids=ids[rows, group.columns], attention_mask=seen, use_cache=False)
+                values.append(self.value_head(_before_each(hidden.last_hidden_state, group.kept)))
+            parts.append(torch.cat(values))
+        return groups.join(parts)
 
 
 def _before_each(hidden_states: torch.Tensor, length: int) -> torch.Tensor:
