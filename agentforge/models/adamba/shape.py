@@ -67,30 +67,58 @@ class Shape:
         return Shape(**sizes)
 
 
+NORM_MULTIPLIERS = ("attention_in_multiplier", "ssm_in_multiplier", "mlp_multipliers", "lm_head_multiplier")
+"""The multipliers of FalconH1 that stand behind a norm."""
+
+
 def resized(config: Config, shape: Shape) -> Any:
     """Return the config of a model of another shape inside, or around, that of ``config``.
 
     RMSNorm divides by the root of the mean over all channels. A model that has grown from ``base_hidden_size`` channels
     and whose new channels are still zero would see its old ones grow by ``sqrt(new / base)``. The multipliers that
     FalconH1 has behind each norm take that back, and so does the epsilon; the weights stay as they are, and the old
-    model is still in the new one bit for bit. Below the base the multipliers are 1.
+    model is still in the new one bit for bit. Below the base the multipliers are the base's own. They are computed from
+    the base's, which the config keeps: a way there and back would not end on the same floats.
+
+    Raises:
+        UserError: the shape does not divide into the groups of heads that ``config`` has.
     """
+    check_groups(config, shape)
     changed = copy.deepcopy(config)
     for name, size in asdict(shape).items():
         setattr(changed, name, size)
     changed.mamba_d_ssm = shape.mamba_n_heads * config.mamba_d_head
-    base = getattr(config, "base_hidden_size", None) or config.hidden_size
-    epsilon = getattr(config, "base_rms_norm_eps", None) or config.rms_norm_eps
-    share = min(1.0, base / shape.hidden_size)
-    old = min(1.0, base / config.hidden_size)
-    factor = math.sqrt(share / old)
-    changed.base_hidden_size, changed.base_rms_norm_eps = base, epsilon
-    changed.rms_norm_eps = epsilon * share
-    changed.attention_in_multiplier = config.attention_in_multiplier * factor
-    changed.ssm_in_multiplier = config.ssm_in_multiplier * factor
-    changed.mlp_multipliers = [multiplier * factor for multiplier in config.mlp_multipliers]
-    changed.lm_head_multiplier = config.lm_head_multiplier * factor
+    changed.base_hidden_size = getattr(config, "base_hidden_size", None) or config.hidden_size
+    changed.base_rms_norm_eps = getattr(config, "base_rms_norm_eps", None) or config.rms_norm_eps
+    kept = getattr(config, "base_multipliers", None)
+    changed.base_multipliers = kept or {name: getattr(config, name) for name in NORM_MULTIPLIERS}
+    share = min(1.0, changed.base_hidden_size / shape.hidden_size)
+    changed.rms_norm_eps = changed.base_rms_norm_eps * share
+    for name, multiplier in changed.base_multipliers.items():
+        factor = math.sqrt(share)
+        setattr(
+            changed, name, [m * factor for m in multiplier] if isinstance(multiplier, list) else multiplier * factor
+        )
     return changed
+
+
+def check_groups(config: Config, shape: Shape) -> None:
+    """Refuse a shape in which a head would read another group's keys, or another group's state input.
+
+    Raises:
+        UserError: query heads per key-value head are not those of ``config``, or Mamba heads do not divide.
+    """
+    per_group = config.num_attention_heads // config.num_key_value_heads
+    if shape.num_attention_heads != per_group * shape.num_key_value_heads:
+        raise UserError(
+            f"num_attention_heads {shape.num_attention_heads} and num_key_value_heads {shape.num_key_value_heads} do "
+            f"not go together: each key-value head serves {per_group} attention heads here, as in the other widths"
+        )
+    if config.mamba_n_groups != 1 and shape.mamba_n_heads != config.mamba_n_heads:
+        raise UserError(
+            f"mamba_n_heads cannot change from {config.mamba_n_heads} to {shape.mamba_n_heads}: the model has "
+            f"{config.mamba_n_groups} Mamba groups, and its heads would move from one to another"
+        )
 
 
 def _in_proj(small: Config, large: Config) -> torch.Tensor:
@@ -108,44 +136,54 @@ def _conv(small: Config, large: Config) -> torch.Tensor:
     return torch.cat([torch.arange(small.mamba_d_ssm), torch.arange(outer, outer + states)])
 
 
-def _prefix(size: Callable[[Config], int]) -> Callable[[Config, Config], slice]:
-    return lambda small, large: slice(size(small))
+PREFIXES: dict[str, Callable[[Config], int]] = {
+    "hidden": lambda config: config.hidden_size,
+    "units": lambda config: config.intermediate_size,
+    "queries": lambda config: config.num_attention_heads * config.head_dim,
+    "keys": lambda config: config.num_key_value_heads * config.head_dim,
+    "heads": lambda config: config.mamba_n_heads,
+    "inner": lambda config: config.mamba_d_ssm,
+}
+"""The axes of which a smaller model has the first entries, and how many it has."""
 
-
-_hidden = _prefix(lambda config: config.hidden_size)
-_units = _prefix(lambda config: config.intermediate_size)
-_queries = _prefix(lambda config: config.num_attention_heads * config.head_dim)
-_keys = _prefix(lambda config: config.num_key_value_heads * config.head_dim)
-_heads = _prefix(lambda config: config.mamba_n_heads)
-_inner = _prefix(lambda config: config.mamba_d_ssm)
-
-
-def _all(small: Config, large: Config) -> slice:
-    return EVERYTHING
-
-
-AXES: dict[str, tuple[Callable[[Config, Config], slice | torch.Tensor], ...]] = {
-    "embed_tokens.weight": (_all, _hidden),
-    "lm_head.weight": (_all, _hidden),
-    "input_layernorm.weight": (_hidden,),
-    "pre_ff_layernorm.weight": (_hidden,),
-    "final_layernorm.weight": (_hidden,),
-    "self_attn.q_proj.weight": (_queries, _hidden),
-    "self_attn.k_proj.weight": (_keys, _hidden),
-    "self_attn.v_proj.weight": (_keys, _hidden),
-    "self_attn.o_proj.weight": (_hidden, _queries),
-    "feed_forward.gate_proj.weight": (_units, _hidden),
-    "feed_forward.up_proj.weight": (_units, _hidden),
-    "feed_forward.down_proj.weight": (_hidden, _units),
-    "mamba.in_proj.weight": (_in_proj, _hidden),
-    "mamba.out_proj.weight": (_hidden, _inner),
-    "mamba.conv1d.weight": (_conv, _all, _all),
-    "mamba.conv1d.bias": (_conv,),
-    "mamba.dt_bias": (_heads,),
-    "mamba.A_log": (_heads,),
-    "mamba.D": (_heads,),
+AXES: dict[str, tuple[str, ...]] = {
+    "embed_tokens.weight": ("all", "hidden"),
+    "lm_head.weight": ("all", "hidden"),
+    "input_layernorm.weight": ("hidden",),
+    "pre_ff_layernorm.weight": ("hidden",),
+    "final_layernorm.weight": ("hidden",),
+    "self_attn.q_proj.weight": ("queries", "hidden"),
+    "self_attn.k_proj.weight": ("keys", "hidden"),
+    "self_attn.v_proj.weight": ("keys", "hidden"),
+    "self_attn.o_proj.weight": ("hidden", "queries"),
+    "feed_forward.gate_proj.weight": ("units", "hidden"),
+    "feed_forward.up_proj.weight": ("units", "hidden"),
+    "feed_forward.down_proj.weight": ("hidden", "units"),
+    "mamba.in_proj.weight": ("in_proj", "hidden"),
+    "mamba.out_proj.weight": ("hidden", "inner"),
+    "mamba.conv1d.weight": ("conv", "all", "all"),
+    "mamba.conv1d.bias": ("conv",),
+    "mamba.dt_bias": ("heads",),
+    "mamba.A_log": ("heads",),
+    "mamba.D": ("heads",),
 }
 """What each tensor's dimensions run over, by the end of its name."""
+
+
+def axes_of(name: str) -> tuple[str, ...]:
+    """Return what the dimensions of a tensor run over.
+
+    Raises:
+        KeyError: no Adamba has a tensor of this name.
+    """
+    words = name.split(".")
+    return AXES.get(".".join(words[-2:])) or AXES[".".join(words[-3:])]
+
+
+def _positions(axis: str, small: Config, large: Config) -> slice | torch.Tensor:
+    if axis in PREFIXES:
+        return slice(PREFIXES[axis](small))
+    return EVERYTHING if axis == "all" else {"in_proj": _in_proj, "conv": _conv}[axis](small, large)
 
 
 def index_of(name: str, small: Config, large: Config) -> Index:
@@ -154,9 +192,7 @@ def index_of(name: str, small: Config, large: Config) -> Index:
     Raises:
         KeyError: no Adamba has a tensor of this name.
     """
-    end = ".".join(name.split(".")[-2:])
-    axes = AXES.get(end) or AXES[".".join(name.split(".")[-3:])]
-    return tuple(axis(small, large) for axis in axes)
+    return tuple(_positions(axis, small, large) for axis in axes_of(name))
 
 
 def take(tensor: torch.Tensor, index: Index) -> torch.Tensor:
@@ -170,8 +206,14 @@ def take(tensor: torch.Tensor, index: Index) -> torch.Tensor:
 
 
 def put(tensor: torch.Tensor, index: Index, part: torch.Tensor) -> None:
-    """Write a part where `take` would read it."""
-    grid = [
-        (torch.arange(tensor.shape[d])[i] if isinstance(i, slice) else i).to(tensor.device) for d, i in enumerate(index)
-    ]
-    tensor[torch.meshgrid(*grid, indexing="ij")] = part
+    """Write a part where `take` would read it. Works in place, without a copy of either."""
+    listed: tuple[int, torch.Tensor] | None = None
+    for dimension, positions in enumerate(index):
+        if isinstance(positions, torch.Tensor):
+            listed = (dimension, positions.to(tensor.device))
+        elif positions.stop is not None:
+            tensor = tensor.narrow(dimension, 0, positions.stop)
+    if listed is None:
+        tensor.copy_(part)
+    else:
+        tensor.index_copy_(*listed, part)
