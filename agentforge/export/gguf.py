@@ -31,9 +31,9 @@ from agentforge.export.convert import (
     tensor_types,
 )
 from agentforge.export.deployment import write_deployment
-from agentforge.export.files import require_space
 from agentforge.export.llama_cpp import converter_source, require_library
 from agentforge.models.checkpoint import DTYPES, Checkpoint
+from agentforge.models.files import require_space
 from agentforge.recipe.schema import Quantization, Recipe
 
 log = logging.getLogger(__name__)

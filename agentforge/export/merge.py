@@ -22,9 +22,9 @@ from agentforge.export.compare import (
     load_model,
     logits_of,
 )
-from agentforge.export.files import TOKENIZER_FILES, copy_present, require_space
 from agentforge.export.weights import MergedWeights
 from agentforge.models.checkpoint import Checkpoint, checkpoint_directory
+from agentforge.models.files import TOKENIZER_FILES, copy_present, require_space
 from agentforge.models.fingerprint import BASE_FILE, base_fingerprint
 from agentforge.recipe.schema import Recipe
 

@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerFast
 
 from agentforge.errors import CheckRefused, UserError
 from agentforge.export.compare import agreement, comparison_place, comparison_rows, tokenizer_texts
-from agentforge.export.files import require_space
 from agentforge.export.llama_cpp import converter_source
+from agentforge.models.files import require_space
 from agentforge.recipe.schema import Recipe
 
 from .export_models import make_recipe

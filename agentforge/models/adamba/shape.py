@@ -90,8 +90,9 @@ def resized(config: Config, shape: Shape) -> Any:
     changed.mamba_d_ssm = shape.mamba_n_heads * config.mamba_d_head
     changed.base_hidden_size = getattr(config, "base_hidden_size", None) or config.hidden_size
     changed.base_rms_norm_eps = getattr(config, "base_rms_norm_eps", None) or config.rms_norm_eps
+    behind_norms = (*NORM_MULTIPLIERS, *(["embedding_multiplier"] if getattr(config, "embedding_norm", False) else []))
     kept = getattr(config, "base_multipliers", None)
-    changed.base_multipliers = kept or {name: getattr(config, name) for name in NORM_MULTIPLIERS}
+    changed.base_multipliers = kept or {name: getattr(config, name) for name in behind_norms}
     share = min(1.0, changed.base_hidden_size / shape.hidden_size)
     changed.rms_norm_eps = changed.base_rms_norm_eps * share
     for name, multiplier in changed.base_multipliers.items():
@@ -99,7 +100,18 @@ def resized(config: Config, shape: Shape) -> Any:
         setattr(
             changed, name, [m * factor for m in multiplier] if isinstance(multiplier, list) else multiplier * factor
         )
+    _keep_what_fits(changed, shape)
     return changed
+
+
+def _keep_what_fits(config: Config, shape: Shape) -> None:
+    """Take out of a config the exits and layers that the shape does not have, and the expansions it is not part of."""
+    for name, first in (("exit_layers", 1), ("dropped_attention", 0)):
+        if layers := getattr(config, name, None):
+            setattr(config, name, [layer for layer in layers if first <= layer < shape.num_hidden_layers])
+    whole = [old for old in getattr(config, "expansions", None) or [] if Shape(**old) != shape]
+    inside = [old for old in whole if Shape(**old).fits_in(shape)]
+    config.expansions, config.expanded_from = inside or None, inside[-1] if inside else None
 
 
 def check_groups(config: Config, shape: Shape) -> None:
