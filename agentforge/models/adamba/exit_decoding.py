@@ -1,0 +1,164 @@
+"""One token at a time through as many layers as it needs, with states of the skipped layers made up for later.
+
+A token that leaves after layer k has no keys, values or Mamba state in the layers behind it, and later tokens need
+them. ``exact``: its hidden state waits and is run through the deeper layers in one chunk with the next token that goes
+there (Chen et al. 2024, EE-LLM, arXiv 2312.04916, section 4: recomputation), so all states are those of full depth; the
+gain is that the weights of the deeper layers are read less often. ``copy``: the deeper layers make their keys, values
+and states from the hidden state at the exit (Schuster et al. 2022, CALM, arXiv 2207.07061, section 3.4), which costs
+less and is an approximation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import Cache
+from transformers.masking_utils import create_causal_mask
+
+from agentforge.models.adamba.copied_states import copy_state
+from agentforge.models.adamba.exits import Confidence, confidence_of
+
+CatchUp = Literal["exact", "copy"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When a token leaves."""
+
+    threshold: float
+    confidence: Confidence
+    gate: nn.Linear | None = None
+
+
+@dataclass
+class Segment:
+    """Layers between two exits.
+
+    Attributes:
+        layers: their indices.
+        rule: the exit behind them; None: the end of the model.
+        waiting: `(B, n, D)` hidden states of earlier tokens that have not come here yet; None: none.
+    """
+
+    layers: range
+    rule: Rule | None
+    waiting: Tensor | None = None
+
+    def admit(self, hidden: Tensor) -> None:
+        """Put hidden states behind those that wait."""
+        self.waiting = hidden if self.waiting is None else torch.cat([self.waiting, hidden], dim=1)
+
+
+class ExitDecoder:
+    """Continues after a prompt that the whole model has read.
+
+    Args:
+        model: a FalconH1 or Adamba; called layer by layer.
+        cache: its cache after the prompt.
+        rules: exits by the number of layers run before each.
+        catch_up: ``exact`` or ``copy``.
+
+    Attributes:
+        depths: layers that each token so far went through before it spoke.
+    """
+
+    def __init__(self, model: Any, cache: Cache, rules: Mapping[int, Rule], catch_up: CatchUp = "exact") -> None:
+        self.model, self.cache, self.catch_up = model, cache, catch_up
+        depth = model.config.num_hidden_layers
+        borders = [0, *sorted(rules), depth]
+        self.segments = [Segment(range(first, last), rules.get(last)) for first, last in pairwise(borders)]
+        self.depths: list[int] = []
+
+    def step(self, token: Tensor, positions: Tensor, mask: Tensor | None, unfinished: Tensor) -> Tensor:
+        """Read one token a row and return the logits `(B, V)` after it.
+
+        All rows go equally deep: they leave where every row that is still being written is sure enough.
+
+        Args:
+            token: `(B, 1)`.
+            positions: `(B or 1, T)` of all tokens so far, this one included.
+            mask: `(B, T)`, 0 at padding; None: no padding.
+            unfinished: `(B)` bool; the others' confidence does not count.
+        """
+        self.segments[0].admit(embed(self.model, token))
+        for index, segment in enumerate(self.segments):
+            hidden = self._run(segment, positions, mask)
+            last = hidden[:, -1]
+            if segment.rule is None:
+                break
+            normed = self.model.model.final_layernorm(last)
+            logits = None if segment.rule.confidence == "gate" else head(self.model, normed)
+            sure = confidence_of(segment.rule.confidence, normed, logits, segment.rule.gate) >= segment.rule.threshold
+            if bool((sure | ~unfinished).all()):
+                self._leave(index, hidden, positions)
+                self.depths.append(segment.layers.stop)
+                return head(self.model, normed) if logits is None else logits
+            self.segments[index + 1].admit(hidden)
+        self.depths.append(self.segments[-1].layers.stop)
+        return head(self.model, self.model.model.final_layernorm(last))
+
+    def finish(self, positions: Tensor, mask: Tensor | None) -> None:
+        """Run what waits through the layers that it has not been in, so that the cache is that of full depth."""
+        for index, segment in enumerate(self.segments):
+            if segment.waiting is not None:
+                hidden = self._run(segment, positions, mask)
+                if index + 1 < len(self.segments):
+                    self.segments[index + 1].admit(hidden)
+
+    def _leave(self, index: int, hidden: Tensor, positions: Tensor) -> None:
+        if self.catch_up == "exact":
+            self.segments[index + 1].admit(hidden)
+            return
+        rotary = self.model.model.rotary_emb(hidden, position_ids=positions[:, -1:])
+        for layer in range(self.segments[index].layers.stop, self.model.config.num_hidden_layers):
+            copy_state(self.model.model.layers[layer], hidden, self.cache, rotary)
+
+    def _run(self, segment: Segment, positions: Tensor, mask: Tensor | None) -> Tensor:
+        """Run all that waits before a segment through it; the newest token is the last of the result `(B, n, D)`."""
+        hidden, segment.waiting = segment.waiting, None
+        assert hidden is not None
+        positions = positions[:, -hidden.shape[1] :]
+        rotary = self.model.model.rotary_emb(hidden, position_ids=positions)
+        causal = self._mask(segment, hidden, positions, mask)
+        for index in segment.layers:
+            hidden = self.model.model.layers[index](
+                hidden,
+                attention_mask=causal,
+                mamba_attention_mask=None,  # what is written is never padding
+                position_ids=positions,
+                past_key_values=self.cache,
+                use_cache=True,
+                position_embeddings=rotary,
+            )[0]
+        return hidden
+
+    def _mask(self, segment: Segment, hidden: Tensor, positions: Tensor, mask: Tensor | None) -> Any:
+        # the mask is as wide as the cache of these layers, which may be behind that of the first ones
+        dropped = getattr(self.model.config, "dropped_attention", None) or []
+        caches = [self.cache.layers[index] for index in segment.layers if index not in dropped]
+        if not caches:
+            return None
+        return create_causal_mask(
+            config=self.model.config,
+            inputs_embeds=hidden,
+            attention_mask=mask,
+            past_key_values=Cache(layers=caches),
+            position_ids=positions,
+        )
+
+
+def embed(model: Any, token: Tensor) -> Tensor:
+    """Return what the first layer reads: `(B, T, D)`."""
+    embedded: Tensor = model.model.embed_tokens(token) * model.model.embedding_multiplier
+    return embedded
+
+
+def head(model: Any, normed: Tensor) -> Tensor:
+    """Return the logits of hidden states that have passed the final norm."""
+    logits: Tensor = model.lm_head(normed) * model.model.lm_head_multiplier
+    return logits

@@ -1,0 +1,155 @@
+"""Early exits: how sure a layer must be to speak, and the files beside a checkpoint that say so.
+
+``exit_gates.safetensors`` has a `Linear(hidden_size, 1)` for each exit, read on ``final_layernorm(h_k)``, h_k being the
+hidden state after k layers. ``exits.json`` has what was calibrated for each exit. The checkpoint itself stays plain.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from agentforge.artifacts import write_json
+from agentforge.errors import UserError
+
+GATES = "exit_gates.safetensors"
+EXITS = "exits.json"
+
+Confidence = Literal["gate", "max_probability", "softmax_gap"]
+
+
+@dataclass(frozen=True)
+class Exit:
+    """One calibrated exit.
+
+    Attributes:
+        threshold: the least confidence at which a token may leave; None: no threshold reaches the wanted agreement.
+        agreement: share of leaving tokens whose likeliest token is that of full depth, on rows that did not choose the
+            threshold; None: no such token.
+        low, high: Beta-Jeffreys interval of the agreement.
+        wanted: agreement that was asked for.
+        tokens: leaving tokens that the agreement was measured on.
+        share: of the tokens that come to this exit, the share that leaves.
+        confidence: what is compared with the threshold: the learned gate, the likeliest token's probability, or its
+            distance from the second (Schuster et al. 2022, CALM, arXiv 2207.07061, section 3.5).
+    """
+
+    threshold: float | None
+    agreement: float | None
+    wanted: float
+    tokens: int
+    low: float = 0.0
+    high: float = 1.0
+    share: float = 0.0
+    confidence: Confidence = "gate"
+
+
+@dataclass
+class Exits:
+    """All exits of a model, by the number of layers that have run."""
+
+    calibrated: dict[int, Exit]
+    gates: dict[int, nn.Linear] = field(default_factory=dict)
+
+
+def save_gates(directory: Path, gates: Mapping[int, nn.Linear]) -> None:
+    """Write the gates beside a checkpoint, by the number of layers that have run before each."""
+    tensors = {
+        f"{layer}.{name}": tensor.detach().cpu().contiguous()
+        for layer, gate in gates.items()
+        for name, tensor in gate.state_dict().items()
+    }
+    save_file(tensors, directory / GATES)
+
+
+def load_gates(directory: Path, device: torch.device | None = None) -> dict[int, nn.Linear]:
+    """Return the gates that lie beside a checkpoint; none if there is no file."""
+    path = directory / GATES
+    tensors = load_file(path) if path.is_file() else {}
+    gates = {}
+    for layer in sorted({int(name.split(".")[0]) for name in tensors}):
+        weight = tensors[f"{layer}.weight"]
+        gate = nn.Linear(weight.shape[1], 1)
+        gate.load_state_dict({"weight": weight, "bias": tensors[f"{layer}.bias"]})
+        gates[layer] = gate.requires_grad_(False).to(device)
+    return gates
+
+
+def save_exits(directory: Path, exits: Mapping[int, Exit]) -> None:
+    """Write what was calibrated beside a checkpoint."""
+    write_json(directory / EXITS, {str(layer): asdict(exit) for layer, exit in sorted(exits.items())})
+
+
+def load_exits(directory: Path, device: torch.device | None = None) -> Exits | None:
+    """Return what was calibrated for the checkpoint in a directory, with its gates; None if nothing was."""
+    path = directory / EXITS
+    if not path.is_file():
+        return None
+    entries = json.loads(path.read_text(encoding="utf-8"))
+    return Exits({int(layer): Exit(**entry) for layer, entry in entries.items()}, load_gates(directory, device))
+
+
+def exits_of(model: Any) -> Exits:
+    """Return a model's calibrated exits: its attribute ``exits``, else the files beside the checkpoint it came from.
+
+    Raises:
+        UserError: it has none, or they are another model's.
+    """
+    exits: Exits | None = getattr(model, "exits", None)
+    where = Path(str(getattr(model, "name_or_path", "") or ""))
+    if exits is None and where.is_dir():
+        exits = load_exits(where, model.device)
+    if exits is None or not exits.calibrated:
+        raise UserError(
+            f"exit_threshold: this model has no calibrated exits ({EXITS} beside {where.name or 'the checkpoint'}); "
+            "calibrate them first with calibrate_exits"
+        )
+    for layer, exit in exits.calibrated.items():
+        check_exit(model, layer, exit.confidence, exits.gates)
+    return exits
+
+
+def check_exit(model: Any, layer: int, confidence: str, gates: Mapping[int, nn.Linear]) -> None:
+    """Refuse an exit that this model cannot have.
+
+    Raises:
+        UserError: the layer does not exist, or its gate is missing or of another width.
+    """
+    layers, width = model.config.num_hidden_layers, model.config.hidden_size
+    if not 0 < layer < layers:
+        raise UserError(f"an exit after layer {layer}: this model has {layers} layers, exits are 1 to {layers - 1}")
+    if confidence != "gate":
+        return
+    if layer not in gates:
+        raise UserError(f"the exit after layer {layer} has no gate in {GATES}; train the gates, or use softmax_gap")
+    if gates[layer].in_features != width:
+        raise UserError(
+            f"the gate after layer {layer} reads {gates[layer].in_features} channels, this model has {width}; "
+            "train and calibrate the gates again"
+        )
+
+
+def confidence_of(kind: Confidence, normed: Tensor, logits: Tensor | None, gate: nn.Linear | None) -> Tensor:
+    """Return how sure an exit is, in [0, 1].
+
+    Args:
+        kind: which of the three.
+        normed: `(..., D)` hidden state after the final norm; what a gate reads.
+        logits: `(..., V)` of the exit; what the other two read.
+        gate: of this exit.
+
+    Returns:
+        `(...)` in fp32.
+    """
+    if kind == "gate":
+        gate = cast(nn.Linear, gate)
+        return torch.sigmoid(nn.functional.linear(normed.float(), gate.weight.float(), gate.bias.float()))[..., 0]
+    best = cast(Tensor, logits).float().softmax(-1).topk(2).values
+    return best[..., 0] if kind == "max_probability" else best[..., 0] - best[..., 1]
