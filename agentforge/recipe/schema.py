@@ -12,6 +12,13 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Quantization = Literal["f16", "q8", "q5km", "q4km"]
+SURGERY_SUFFIXES = {
+    "graft": "grafted",
+    "expand": "expanded",
+    "slice": "sliced",
+    "order": "ordered",
+    "drop_attention": "attention-dropped",
+}
 
 
 class Section(BaseModel):
@@ -158,11 +165,49 @@ class Collapse(Section):
     patience: int = Field(5, ge=1, description="logged steps in a row")
 
 
+class Distill(Section):
+    """The model also learns the next-token distribution of a frozen teacher."""
+
+    teacher: str = Field(description="directory or Hub id; its vocabulary is the model's")
+    weight: float = Field(1.0, gt=0, description="of the divergence beside the labels' 1")
+    temperature: float = Field(1.0, gt=0)
+
+
+class Nested(Section):
+    """Narrow models inside the full one are trained with it: in each step the narrowest, and some between."""
+
+    widths: list[str] = Field(["1/2", "1/4"], min_length=1, description="shares of the full width")
+    random: int = Field(1, ge=0, description="widths between that a step draws")
+    alpha: float = Field(0.5, ge=0, le=1, description="share of the full width's prediction; the labels have the rest")
+    temperature: float = Field(1.0, gt=0)
+    mix_and_match: bool = Field(False, description="draw also models whose layers have widths of their own")
+
+
+class ExitTraining(Section):
+    """Early exits: the head is trained to read hidden states between the layers (LayerSkip)."""
+
+    layers: list[int] = Field(min_length=1, description="exits after so many layers")
+    scale: float = Field(0.2, ge=0, description="what the exits count beside the last layer; 0: only gates are trained")
+    rotate: bool = Field(False, description="one exit a step in turn, which saves heads where there are many")
+    layer_dropout: float = Field(0.0, ge=0, lt=1, description="probability that a row skips the last layer")
+    gates: bool = Field(True, description="each exit learns when it agrees with full depth")
+
+
 class Train(Section):
     method: Literal["pretrain", "sft", "dpo", "kto", "grpo", "ppo", "reward"] = "sft"
     args: dict[str, Any] = Field(default_factory=dict, description="fields of TrainingArguments, SFTConfig ...")
     lora: dict[str, Any] | None = Field(None, description="fields of peft.LoraConfig; none: all weights are trained")
     max_nonfinite_steps: int = Field(3, ge=1, description="skipped NaN/inf batches in a row at which the run stops")
+    trainable: list[str] = Field(
+        default_factory=list, description="patterns of parameters' names (*.mamba.*), the rest is frozen; none: all"
+    )
+    distill: Distill | None = None
+    nested: Nested | None = None
+    exits: ExitTraining | None = None
+    expanded: Literal["expanded_only", "graded"] | None = Field(
+        None, description="of an expanded model: train only the new entries, or the old ones at a lower rate"
+    )
+    old_learning_rate_share: float = Field(0.1, gt=0, lt=1, description="graded: of the new entries' rate")
     episodes: list[str] = Field(
         default_factory=list, description="dpo, kto: directories that `collect` made; none: this recipe's own"
     )
@@ -213,6 +258,43 @@ class Export(Section):
     license: str | None = None
 
 
+class GraftedMamba(Section):
+    """The mixers that graft adds to every layer."""
+
+    heads: int | None = Field(None, ge=1, description="none: as many as make the mixer as wide as the residual stream")
+    d_head: int | None = Field(None, ge=1, description="channels of a head; none: those of an attention head")
+    d_state: int = Field(128, ge=1, description="size of the state per channel")
+    d_conv: int = Field(4, ge=2, le=4, description="taps of the convolution")
+    chunk: int = Field(128, ge=1, description="positions that the scan treats at once")
+
+
+class Sizes(Section):
+    """Sizes of an Adamba by their names in its config; those that are not given stay. The size of a head always does."""
+
+    hidden_size: int | None = Field(None, ge=1)
+    num_attention_heads: int | None = Field(None, ge=1)
+    num_key_value_heads: int | None = Field(None, ge=1)
+    intermediate_size: int | None = Field(None, ge=1)
+    mamba_n_heads: int | None = Field(None, ge=1)
+    num_hidden_layers: int | None = Field(None, ge=1)
+
+
+class Surgery(Section):
+    """One operation on the checkpoint `model.path`, proved before it is published."""
+
+    operation: Literal["graft", "expand", "slice", "truncate", "order", "drop_attention"]
+    mamba: GraftedMamba | None = Field(None, description="graft: sizes of the mixers")
+    width: str | None = Field(None, description="expand, slice: all widths times this, such as 5/4 or 1/2")
+    shape: Sizes | None = Field(None, description="expand, slice: sizes, after width")
+    layers: int | list[int] | None = Field(
+        None, description="truncate: how many stay; drop_attention: how many (the cheapest), or which, counted from 0"
+    )
+    rows: int | None = Field(None, ge=1, description="order, drop_attention: prepared rows measured on; none: 64")
+    max_logit_difference: float = Field(
+        1e-5, ge=0, description="expand, order, graft of a nanochat: against the old model in fp32; above: refused"
+    )
+
+
 class Stage(Section):
     """One step of `run`: a verb, and the recipe it reads if not this one."""
 
@@ -241,6 +323,7 @@ class Recipe(Section):
     collect: Collect = Collect()
     evaluate: Evaluate = Evaluate()
     export: Export = Export()
+    surgery: Surgery | None = None
     stages: list[Stage] = Field(default_factory=list)
 
     @field_validator("environments", mode="before")
@@ -256,6 +339,18 @@ class Recipe(Section):
     def artifact(self, suffix: str) -> Path:
         """The directory of one artefact: ``runs/aj/AJ-DeepSeekR1Qwen32B-v2.0.0-merged``."""
         return Path(self.output_dir) / f"{self.full_name}-{suffix}"
+
+    @property
+    def operated(self) -> Path:
+        """What `surgery` makes: ``-grafted``, ``-expanded``, ``-width-1of2``, ``-depth-4``, ``-ordered`` ..."""
+        chosen = self.surgery
+        if chosen is None:
+            return self.artifact("operated")
+        if chosen.operation == "slice" and chosen.width is not None and chosen.shape is None:
+            return self.artifact(f"width-{chosen.width.replace('/', 'of')}")
+        if chosen.operation == "truncate":
+            return self.artifact(f"depth-{chosen.layers}")
+        return self.artifact(SURGERY_SUFFIXES[chosen.operation])
 
     @property
     def trained(self) -> Path:

@@ -18,6 +18,9 @@ from agentforge.trainers.loop import GuardedTrainer, Tally
 # Where a stage keeps what only the running training reads; below the checkpoints' directory, deleted at the end.
 CACHE = "rows"
 
+# Keys that came after the first artefacts: left alone they change nothing, and what was made before stays current.
+LATER = ("trainable", "distill", "nested", "exits", "expanded", "old_learning_rate_share")
+
 
 class Stage(ABC):
     """One run of a method. Made before the stage's directory is opened: everything that can be refused is refused here.
@@ -33,7 +36,10 @@ class Stage(ABC):
 
     def relevant(self) -> dict[str, Any]:
         """Return the part of the recipe that the result depends on."""
-        return self.recipe.model_dump(include=set(self.sections)) | {"max_length": self.recipe.data.max_length}
+        found = self.recipe.model_dump(include=set(self.sections)) | {"max_length": self.recipe.data.max_length}
+        given = self.recipe.train.model_dump(exclude_defaults=True)
+        found["train"] = {key: value for key, value in found["train"].items() if key not in LATER or key in given}
+        return found
 
     def inputs(self) -> dict[str, Path | str]:
         """Return the artefacts and models that the result depends on."""
