@@ -17,9 +17,6 @@ import typer
 
 from agentforge.errors import UserError
 
-LATER = {
-    "surgery": "graft, expand, slice or truncate a checkpoint",
-}
 PIPE_WIDTH = 160
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
@@ -192,6 +189,15 @@ def collect(context: typer.Context, recipe: RecipeName, profile: Profile = None,
 
 
 @app.command(context_settings=PASS_ON)
+def surgery(context: typer.Context, recipe: RecipeName, profile: Profile = None, replace: Replace = False) -> None:
+    """Graft, expand, slice, truncate or order a checkpoint, or drop attention, with the proof in the manifest."""
+    loaded = load(context, recipe, profile)
+    from agentforge.models.surgery import surgery
+
+    done(surgery(loaded, replace=replace))
+
+
+@app.command(context_settings=PASS_ON)
 def train(context: typer.Context, recipe: RecipeName, profile: Profile = None, replace: Replace = False) -> None:
     """One training stage; run it again after a stop and it goes on from the newest complete checkpoint."""
     loaded = load(context, recipe, profile)
@@ -347,16 +353,6 @@ def announce(title: str, made: object) -> None:
         typer.secho(title, bold=True)
     else:
         done(made)
-
-
-def _later(verb: str, what: str) -> None:
-    @app.command(verb, help=f"{what[0].upper()}{what[1:]} (in a later version).", context_settings=PASS_ON)
-    def refuse(context: typer.Context) -> None:
-        raise UserError(f"`agentforge {verb}` ({what}) comes with a later version of agentforge")
-
-
-for _verb, _what in LATER.items():
-    _later(_verb, _what)
 
 
 # -- entry ----------------------------------------------------------------------------------------------------------

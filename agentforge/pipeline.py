@@ -28,6 +28,12 @@ def prepare(recipe: Recipe, stage: Stage, replace: bool) -> Made:
     return prepare(recipe, replace=replace)
 
 
+def surgery(recipe: Recipe, stage: Stage, replace: bool) -> Made:
+    from agentforge.models.surgery import surgery
+
+    return surgery(recipe, replace=replace)
+
+
 def collect(recipe: Recipe, stage: Stage, replace: bool) -> Made:
     from agentforge.rollouts.collect import collect
 
@@ -61,6 +67,7 @@ def gguf(recipe: Recipe, stage: Stage, replace: bool) -> Made:
 STAGES: dict[str, Callable[[Recipe, Stage, bool], Made]] = {
     "download": download,
     "prepare": prepare,
+    "surgery": surgery,
     "collect": collect,
     "train": train,
     "evaluate": evaluate,
@@ -103,9 +110,6 @@ def run(
         (stage, recipe if stage.recipe is None else load_recipe(stage.recipe, overrides, profile))
         for stage in recipe.stages
     ]
-    for stage, _ in planned:
-        if stage.verb not in (*STAGES, "report"):
-            raise UserError(f"{name}: the stage '{stage.verb}' comes with a later version of agentforge")
     for number, (stage, stage_recipe) in enumerate(planned, start=1):
         of = " ".join(word for word in (stage.verb, stage.recipe or name, stage.model) if word)
         title = f"[{number}/{len(planned)}] {of}"

@@ -32,7 +32,7 @@ def run(*words: str, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]
         (["train", "aj", "--profle", "tiny"], "did you mean '--profile'?"),
         (["trian", "aj"], "Did you mean 'train'?"),
         (["prepare", "aj", "data.mix=[{dataset: wildchatt}]", "--profile", "tiny"], "wildchat"),
-        (["surgery", "aj"], "comes with a later version"),
+        (["surgery", "aj"], "the recipe has no `surgery:` section"),
         (["collect", "aj"], "has no environments to collect from"),
         (["train", "aj", "train.method=reward", "train.args={}"], "comes with a later"),
         (["chat", "aj", "--model", "q5kmm", "--prompt", "hi"], "did you mean 'q5km'?"),

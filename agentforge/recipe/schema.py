@@ -269,7 +269,7 @@ class GraftedMamba(Section):
 
 
 class Sizes(Section):
-    """Sizes of an Adamba by their names in its config; those that are not given stay. The size of a head always does."""
+    """Sizes of an Adamba by their names in its config; what is not given stays. The size of a head always does."""
 
     hidden_size: int | None = Field(None, ge=1)
     num_attention_heads: int | None = Field(None, ge=1)
@@ -291,7 +291,10 @@ class Surgery(Section):
     )
     rows: int | None = Field(None, ge=1, description="order, drop_attention: prepared rows measured on; none: 64")
     max_logit_difference: float = Field(
-        1e-5, ge=0, description="expand, order, graft of a nanochat: against the old model in fp32; above: refused"
+        1e-5,
+        ge=0,
+        description="expand, order, graft of a nanochat: against the old model in fp32, times its largest logit "
+        "where that is above 1; above: refused",
     )
 
 
