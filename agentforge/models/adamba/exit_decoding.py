@@ -21,6 +21,7 @@ from transformers.cache_utils import Cache
 from transformers.masking_utils import create_causal_mask
 
 from agentforge.models.adamba.copied_states import copy_state
+from agentforge.models.adamba.elastic import head
 from agentforge.models.adamba.exits import Confidence, confidence_of
 
 CatchUp = Literal["exact", "copy"]
@@ -156,9 +157,3 @@ def embed(model: Any, token: Tensor) -> Tensor:
     """Return what the first layer reads: `(B, T, D)`."""
     embedded: Tensor = model.model.embed_tokens(token) * model.model.embedding_multiplier
     return embedded
-
-
-def head(model: Any, normed: Tensor) -> Tensor:
-    """Return the logits of hidden states that have passed the final norm."""
-    logits: Tensor = model.lm_head(normed) * model.model.lm_head_multiplier
-    return logits

@@ -11,6 +11,7 @@ from agentforge.errors import UserError
 from agentforge.models.adamba.exit_decoding import CatchUp, Rule
 from agentforge.models.adamba.exit_loop import ExitLoop
 from agentforge.models.adamba.exits import exits_of
+from agentforge.models.adamba.router import route
 from agentforge.models.adamba.submodels import Model, Widths, submodel
 
 Threshold = float | Literal["calibrated"] | Mapping[int, float]
@@ -31,7 +32,7 @@ class AdaptiveGeneration:
 
         Args:
             width: share of the model that computes, such as ``"1/2"``; ``"router"`` lets the router beside the
-                checkpoint pick one for the prompts.
+                checkpoint pick one: for several prompts the widest that one of them needs.
             exit_threshold: least confidence at which a token leaves early: one for all exits, one for each exit by its
                 layer, or ``"calibrated"``. Greedy and sampling only.
             catch_up: how the layers behind an exit get the states of the tokens that left: ``exact`` (full depth's,
@@ -54,6 +55,8 @@ def generate(
     """`AdaptiveGeneration.generate` for any FalconH1 model."""
     if width is not None and exit_threshold is not None:
         raise UserError("width and exit_threshold: exits are calibrated at full width; give one of the two")
+    if width == "router":
+        width = route(model, kwargs.get("input_ids", args[0] if args else None), kwargs.get("attention_mask"))
     if width is not None:
         return _plain(submodel(model, width), *args, **kwargs)
     if exit_threshold is None:
