@@ -27,6 +27,7 @@ class AdambaConfig(FalconH1Config):
     Args:
         base_hidden_size: channels that RMSNorm's compensation counts from (see `shape.resized`).
         base_rms_norm_eps: epsilon at that width.
+        base_multipliers: multipliers at that width, by name.
         exit_layers: after how many layers a token may leave, rising, each below the depth.
         dropped_attention: indices of layers whose attention is not run; their `o_proj` is zero in the checkpoint, so
             that plain FalconH1 computes the same.
@@ -45,6 +46,7 @@ class AdambaConfig(FalconH1Config):
 
     base_hidden_size: int | None = None
     base_rms_norm_eps: float | None = None
+    base_multipliers: dict[str, Any] | None = None
     exit_layers: list[int] | None = None
     dropped_attention: list[int] | None = None
     norm_weights: bool = True

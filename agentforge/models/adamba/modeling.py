@@ -2,31 +2,95 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import initialization as init
+from transformers.cache_utils import Cache
 from transformers.models.falcon_h1.modeling_falcon_h1 import (
     FalconH1Attention,
     FalconH1DecoderLayer,
     FalconH1ForCausalLM,
+    FalconH1MLP,
     FalconH1Model,
     FalconH1PreTrainedModel,
     FalconH1RMSNorm,
     FalconH1RotaryEmbedding,
     compute_mup_vector,
 )
+from transformers.models.nanochat.modeling_nanochat import NanoChatRMSNorm
 
 from agentforge.models.adamba.configuration import AdambaConfig
-from agentforge.models.adamba.generation import AdaptiveGeneration
 from agentforge.models.adamba.mixer import AdambaMixer, fresh_mamba
+from agentforge.models.adamba.nanochat_layers import (
+    FlippedRotaryEmbedding,
+    NormedAttention,
+    NormedEmbedding,
+    SoftcappedHead,
+    SquaredReluMLP,
+)
+
+
+def _norm(config: AdambaConfig) -> Any:
+    if config.norm_weights:
+        return FalconH1RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+    return NanoChatRMSNorm(config.rms_norm_eps)
 
 
 class AdambaDecoderLayer(FalconH1DecoderLayer):
-    """FalconH1's layer with our mixer."""
+    """A mixer and, unless it is dropped, attention side by side, then an MLP."""
 
     def __init__(self, config: AdambaConfig, layer_idx: int) -> None:
-        super().__init__(config, layer_idx)
+        # not FalconH1DecoderLayer's own: it would make its parts first, only for them to be thrown away
+        super(FalconH1DecoderLayer, self).__init__()
+        self.layer_idx = layer_idx
+        mlp: Any = FalconH1MLP if config.mlp == "gated" else SquaredReluMLP
+        self.feed_forward = mlp(config)
         self.mamba = AdambaMixer(config, layer_idx)
+        self.self_attn = (NormedAttention if config.qk_norm else FalconH1Attention)(config, layer_idx)
+        self.attends = layer_idx not in (config.dropped_attention or [])
+        if not self.attends:
+            self.self_attn.requires_grad_(False)
+        self.attention_in_multiplier = config.attention_in_multiplier
+        self.ssm_out_multiplier = config.ssm_out_multiplier
+        self.attn_out_multiplier = config.attention_out_multiplier
+        self.input_layernorm = _norm(config)
+        self.pre_ff_layernorm = _norm(config)
+
+    def forward(  # type: ignore[override]
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        mamba_attention_mask: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor]:
+        """Return the residual stream `(B, T, hidden_size)` after the layer, in a tuple as FalconH1 does.
+
+        The arguments are `FalconH1DecoderLayer.forward`'s.
+        """
+        normed = self.input_layernorm(hidden_states)
+        written = self.mamba(normed, cache_params=past_key_values, attention_mask=mamba_attention_mask, **kwargs)
+        written = _times(written, self.ssm_out_multiplier)
+        if self.attends:
+            attended, _ = self.self_attn(
+                hidden_states=_times(normed, self.attention_in_multiplier),
+                attention_mask=attention_mask,
+                past_key_values=past_key_values,
+                **kwargs,
+            )
+            written = written + _times(attended, self.attn_out_multiplier)
+        elif past_key_values is not None:
+            # the cache counts positions by the keys that it holds; one number a token keeps the count
+            counted = normed[:, None, :, :1]
+            past_key_values.update(counted, counted, self.layer_idx)
+        hidden_states = hidden_states + written
+        return (hidden_states + self.feed_forward(self.pre_ff_layernorm(hidden_states)),)
+
+
+def _times(tensor: Tensor, multiplier: float | None) -> Tensor:
+    return tensor if multiplier is None or multiplier == 1 else tensor * multiplier
 
 
 class AdambaPreTrainedModel(FalconH1PreTrainedModel):
@@ -46,32 +110,45 @@ class AdambaPreTrainedModel(FalconH1PreTrainedModel):
             # FalconH1 does this at the model, which transformers leaves out where a class is not its own
             init.copy_(module.mup_vector, compute_mup_vector(self.config))
 
+    def set_use_kernels(self, use_kernels: bool, *args: Any, **kwargs: Any) -> None:
+        super().set_use_kernels(use_kernels, *args, **kwargs)
+        for module in self.modules():
+            if isinstance(module, AdambaMixer):
+                module.hub_kernels = use_kernels
+
 
 class AdambaModel(AdambaPreTrainedModel, FalconH1Model):
     """FalconH1's stack, of our layers."""
 
     def __init__(self, config: AdambaConfig) -> None:
-        # not FalconH1Model's own: it would make its layers first, only for them to be thrown away
-        FalconH1PreTrainedModel.__init__(self, config)
+        FalconH1PreTrainedModel.__init__(self, config)  # for the same reason as in the layer
         self.padding_idx = config.pad_token_id
         self.vocab_size = config.vocab_size
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, self.padding_idx)
+        self.embed_tokens = (
+            NormedEmbedding(config)
+            if config.embedding_norm
+            else nn.Embedding(config.vocab_size, config.hidden_size, self.padding_idx)
+        )
         self.layers = nn.ModuleList(AdambaDecoderLayer(config, index) for index in range(config.num_hidden_layers))
         self._attn_implementation = config._attn_implementation
-        self.final_layernorm = FalconH1RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.rotary_emb = FalconH1RotaryEmbedding(config=config)
+        self.final_layernorm = _norm(config)
+        self.rotary_emb = (FlippedRotaryEmbedding if config.rotary_flipped else FalconH1RotaryEmbedding)(config=config)
         self.embedding_multiplier = config.embedding_multiplier
         self.lm_head_multiplier = config.lm_head_multiplier
         self.gradient_checkpointing = False
         self.post_init()
 
 
-class AdambaForCausalLM(AdaptiveGeneration, AdambaPreTrainedModel, FalconH1ForCausalLM):
+class AdambaForCausalLM(AdambaPreTrainedModel, FalconH1ForCausalLM):
     """An Adamba with its head. `from_pretrained` takes any FalconH1 checkpoint as well."""
 
     def __init__(self, config: AdambaConfig) -> None:
         FalconH1PreTrainedModel.__init__(self, config)
         self.model = AdambaModel(config)
         self.vocab_size = config.vocab_size
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = (
+            nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+            if config.logit_softcap is None
+            else SoftcappedHead(config)
+        )
         self.post_init()
