@@ -13,7 +13,7 @@ ROWS = 1024
 
 
 class _Mixed(torch.autograd.Function):
-    """The gradient is made in the forward pass, block of rows by block: one tensor like the logits is all that stays."""
+    """The gradient is made in the forward pass, block by block: one tensor like the logits is all that stays."""
 
     @staticmethod
     def forward(
@@ -45,7 +45,7 @@ class _Mixed(torch.autograd.Function):
         return hard * entropy + soft * divergence, entropy, divergence
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, loss: Tensor, *unused: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
         return gradient * loss.to(gradient.dtype), None, None, None, None, None

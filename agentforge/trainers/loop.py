@@ -24,6 +24,7 @@ from agentforge.trainers.examples import IGNORED
 log = logging.getLogger(__name__)
 
 TALLY = "tally.json"
+UNDECAYED = ("A_log", "D", "dt_bias")
 
 
 @dataclass
@@ -71,6 +72,13 @@ class GuardedTrainer(Trainer):
         self._clock = time.monotonic()
         self._step_loss = torch.zeros((), device=self.args.device)
         self._step_tokens = torch.zeros(2, dtype=torch.long, device=self.args.device)
+
+    def get_decay_parameter_names(self, model: Any) -> list[str]:
+        """Return the parent's without the rates of state-space layers, whose logarithms must not be drawn to 0.
+
+        mamba_ssm marks them the same; the parent leaves out only those with `bias` in their names.
+        """
+        return [n for n in super().get_decay_parameter_names(model) if n.rpartition(".")[2] not in UNDECAYED]
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         """Return no batch after the last step: the parent, resumed from the last step's checkpoint, makes one more."""

@@ -36,7 +36,7 @@ class SupervisedTrainer(GuardedTrainer, SFTTrainer):
         if return_outputs or not self._is_plain(head):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         targets = inputs["labels"][:, 1:][trained]  # (K,)
-        with _only_at(head, trained):
+        with only_at(head, trained):
             logits = model(**{k: v for k, v in inputs.items() if k != "labels"}, use_cache=False).logits  # (K, V)
         summed = functional.cross_entropy(logits.float(), targets, reduction="sum")
         count = targets.numel() if num_items_in_batch is None else num_items_in_batch
@@ -55,7 +55,7 @@ class SupervisedTrainer(GuardedTrainer, SFTTrainer):
 
 
 @contextmanager
-def _only_at(head: nn.Module, trained: torch.Tensor) -> Iterator[None]:
+def only_at(head: nn.Module, trained: torch.Tensor) -> Iterator[None]:
     """Give the head only the hidden states before trained tokens: `(B, T, H)` becomes `(K, H)`.
 
     A hook and not a forward of our own: it holds under DDP, FSDP and PEFT, and for every architecture.

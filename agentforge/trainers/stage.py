@@ -10,8 +10,9 @@ from typing import Any
 from peft import PeftModel
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
+from agentforge.errors import UserError
 from agentforge.models.build import add_lora, identify_base
-from agentforge.recipe.schema import Recipe
+from agentforge.recipe.schema import Recipe, Train
 from agentforge.trainers.callbacks.limits import LimitsCallback
 from agentforge.trainers.loop import GuardedTrainer, Tally
 
@@ -20,6 +21,22 @@ CACHE = "rows"
 
 # Keys that came after the first artefacts: left alone they change nothing, and what was made before stays current.
 LATER = ("trainable", "distill", "nested", "exits", "expanded", "old_learning_rate_share")
+OBJECTIVES = ("nested", "exits", "distill")
+
+
+def asks_for(train: Train) -> list[str]:
+    """Return which of the keys a recipe has."""
+    return [key for key in (*OBJECTIVES, "expanded", "trainable") if getattr(train, key)]
+
+
+def refuse_keys(train: Train) -> None:
+    """Refuse keys of pretrain and sft under another method, which would not read them.
+
+    Raises:
+        UserError: there is one.
+    """
+    if train.method not in ("pretrain", "sft") and (keys := asks_for(train)):
+        raise UserError(f"train.{keys[0]} belongs to the methods pretrain and sft; {train.method} does not read it")
 
 
 class Stage(ABC):

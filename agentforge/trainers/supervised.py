@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
 from transformers import TrainerCallback, TrainingArguments
@@ -18,14 +19,17 @@ from agentforge.trainers.arguments import build_arguments
 from agentforge.trainers.callbacks.limits import LimitsCallback
 from agentforge.trainers.examples import choose_packing, make_collator, training_rows
 from agentforge.trainers.loop import GuardedTrainer, Tally
+from agentforge.trainers.nested import NestedPretrainTrainer, NestedSupervisedTrainer, NestedTrainer
+from agentforge.trainers.nested_stage import NestedPlan
 from agentforge.trainers.pretrain import PretrainTrainer
 from agentforge.trainers.sft import SupervisedTrainer
-from agentforge.trainers.stage import CACHE, Stage
+from agentforge.trainers.stage import CACHE, Stage, asks_for
 
 METHODS: dict[str, tuple[type[GuardedTrainer], type[TrainingArguments]]] = {
     "pretrain": (PretrainTrainer, TrainingArguments),
     "sft": (SupervisedTrainer, SFTConfig),
 }
+NESTED: dict[str, type[NestedTrainer]] = {"pretrain": NestedPretrainTrainer, "sft": NestedSupervisedTrainer}
 
 
 class SupervisedStage(Stage):
@@ -37,9 +41,17 @@ class SupervisedStage(Stage):
         self.trainer_class, config_class = METHODS[recipe.train.method]
         self.arguments = build_arguments(recipe, config_class, recipe.trained, evaluates=len(self.data["eval"]) > 0)
         self.args = self.arguments.parent
+        self.plan = NestedPlan(recipe, self.arguments) if asks_for(recipe.train) else None
 
     def inputs(self) -> dict[str, Path | str]:
-        return {"data": self.recipe.artifact("data"), **super().inputs()}
+        return {
+            "data": self.recipe.artifact("data"),
+            **super().inputs(),
+            **(self.plan.inputs() if self.plan else {}),
+        }
+
+    def metrics(self, trainer: GuardedTrainer) -> dict[str, Any]:
+        return {"parts": trainer.last_parts} if isinstance(trainer, NestedTrainer) else {}
 
     def make_trainer(
         self, directory: Path, tally: Tally, limits: LimitsCallback, callbacks: Sequence[TrainerCallback]
@@ -53,7 +65,10 @@ class SupervisedStage(Stage):
         rows = self._rows(directory / CACHE, packing)
         if isinstance(self.args, SFTConfig):
             self.args.dataset_kwargs = {"skip_prepare_dataset": True}  # they are ready: TRL would map over them again
-        return self.trainer_class(
+        trainer_class, more = self.trainer_class, {}
+        if self.plan is not None:
+            trainer_class, more = NESTED[recipe.train.method], self.plan.prepare(base)
+        return trainer_class(
             model=self.adapted(base),
             args=self.args,
             train_dataset=rows["train"],
@@ -63,6 +78,7 @@ class SupervisedStage(Stage):
             callbacks=[limits, *callbacks],
             tally=tally,
             max_nonfinite_steps=recipe.train.max_nonfinite_steps,
+            **more,
         )
 
     def _rows(self, cache: Path, packing: bool) -> dict[str, Dataset]:

@@ -27,7 +27,7 @@ from agentforge.trainers.callbacks.progress import ProgressCallback
 from agentforge.trainers.checkpoints import newest_complete
 from agentforge.trainers.launch import check_launch, main_rank, share
 from agentforge.trainers.loop import GuardedTrainer, Tally
-from agentforge.trainers.stage import CACHE, Stage
+from agentforge.trainers.stage import CACHE, Stage, refuse_keys
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +63,7 @@ def train(recipe: Recipe, replace: bool = False) -> Path:
         raise UserError(
             f"train.method {recipe.train.method} comes with a later version; now there are {', '.join(METHODS)}"
         )
+    refuse_keys(recipe.train)
     if recipe.model.quantize and recipe.train.lora is None:
         raise UserError("model.quantize: 4-bit weights cannot be trained themselves; give train.lora")
     module, _, name = METHODS[recipe.train.method].partition(":")

@@ -143,6 +143,8 @@ class ElasticModel(nn.Module):
     def __init__(self, full: Any) -> None:
         super().__init__()
         self.full = full
+        if getattr(full.config, "head_dim", None) is None:  # FalconH1 would make it smaller where there are more heads
+            full.config.head_dim = full.config.hidden_size // full.config.num_attention_heads
         self._skeletons: dict[Shape, _Skeleton] = {}
         self._outer: _Skeleton | None = None
 
