@@ -10,14 +10,19 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from agentforge.artifacts import stage_directory
 from agentforge.data.store import load_prepared
 from agentforge.data.tokenizer import BATTERY
 from agentforge.errors import UserError
+from agentforge.models.adamba.carried_exits import carry_exits
 from agentforge.models.adamba.drop_attention import choose_layers, drop_attention
 from agentforge.models.adamba.expand import expand
 from agentforge.models.adamba.graft import MambaSizes, graft
-from agentforge.models.adamba.importance import check_orderable, measure, order_checkpoint
+from agentforge.models.adamba.importance import check_orderable, descending, measure, order_checkpoint
+from agentforge.models.adamba.nanochat_graft import graft_nanochat, is_nanochat, reference
 from agentforge.models.adamba.proof import ROW_LENGTH, compare, load, logits_of, prove, random_rows
 from agentforge.models.adamba.shape import Shape
 from agentforge.models.adamba.slicing import slice_checkpoint
@@ -55,7 +60,7 @@ class Job:
 
     def proof_rows(self) -> list[list[int]]:
         """Return random rows, and one of text that breaks tokenizers if the base has one."""
-        vocabulary = int(Checkpoint(self.base).config["vocab_size"])
+        vocabulary = int(Checkpoint(self.target).config["vocab_size"])
         rows = random_rows(vocabulary, self.recipe.seed)
         if (self.base / "tokenizer_config.json").is_file():
             from transformers import AutoTokenizer
@@ -63,6 +68,12 @@ class Job:
             text = AutoTokenizer.from_pretrained(self.base).encode("\n".join(BATTERY), add_special_tokens=False)
             rows.append(text[: 2 * ROW_LENGTH])
         return rows
+
+    def measured_model(self) -> Any:
+        """Return the old model to run on rows: on a GPU in the recipe's dtype, on a CPU in float32."""
+        if torch.cuda.is_available():
+            return load(self.base, getattr(torch, self.recipe.model.dtype)).to("cuda")
+        return load(self.base)
 
     def measuring_rows(self) -> list[list[int]]:
         """Return rows of the recipe's prepared data."""
@@ -74,6 +85,15 @@ class Job:
                 f"{self.recipe.artifact('data')} has no {split} rows to measure on; raise data.eval_fraction"
             )
         return rows
+
+    def carry_exits(self, *, same: bool, channels: Tensor | None = None) -> dict[str, Any]:
+        """Take the exit gates along; what had to be left out is said, here and in the manifest."""
+        old, new = read_config(self.base), read_config(self.target)
+        left_out = carry_exits(self.base, self.target, old, new, same=same, channels=channels)
+        if left_out is None:
+            return {}
+        log.info("%s", left_out)
+        return {"exits": left_out}
 
     def shape(self) -> Shape:
         """Return the sizes that the recipe asks for: the width's, with those of `surgery.shape` in their place.
@@ -149,15 +169,21 @@ def _share(width: str) -> Fraction:
 
 def _graft(job: Job) -> dict[str, Any]:
     given = job.chosen.mamba or GraftedMamba()
-    graft(job.base, job.target, MambaSizes(**given.model_dump()), job.recipe.seed)
-    return {"proof": prove(job.base, job.target, job.proof_rows(), bound=0.0).as_dict()}
+    sizes = MambaSizes(**given.model_dump())
+    if not is_nanochat(job.base):
+        graft(job.base, job.target, sizes, job.recipe.seed)
+        return {"proof": prove(job.base, job.target, job.proof_rows(), bound=0.0).as_dict()}
+    graft_nanochat(job.base, job.target, sizes, job.recipe.seed)
+    rows = job.proof_rows()
+    old = logits_of(reference(job.base), rows)
+    return {"proof": compare(old, logits_of(load(job.target), rows), job.chosen.max_logit_difference).as_dict()}
 
 
 def _expand(job: Job) -> dict[str, Any]:
     shape = job.shape()
     expand(job.base, job.target, shape, job.recipe.seed)
     proof = prove(job.base, job.target, job.proof_rows(), job.chosen.max_logit_difference)
-    return {"shape": dataclasses.asdict(shape), "proof": proof.as_dict()}
+    return {"shape": dataclasses.asdict(shape), "proof": proof.as_dict(), **job.carry_exits(same=True)}
 
 
 def _slice(job: Job) -> dict[str, Any]:
@@ -176,24 +202,26 @@ def _cut_out(job: Job, shape: Shape) -> dict[str, Any]:
     slice_checkpoint(job.base, job.target, shape)
     rows = job.proof_rows()
     proof = compare(logits_of(cut(load(job.base), shape), rows), logits_of(load(job.target), rows), bound=0.0)
-    return {"shape": dataclasses.asdict(shape), "proof": proof.as_dict()}
+    return {"shape": dataclasses.asdict(shape), "proof": proof.as_dict(), **job.carry_exits(same=False)}
 
 
 def _order(job: Job) -> dict[str, Any]:
     check_orderable(job.base, read_config(job.base))
     rows = job.measuring_rows()
-    order_checkpoint(job.base, job.target, measure(load(job.base), rows))
+    importance = measure(job.measured_model(), rows)
+    order_checkpoint(job.base, job.target, importance)
     proof = prove(job.base, job.target, job.proof_rows(), job.chosen.max_logit_difference)
-    return {"rows": len(rows), "proof": proof.as_dict()}
+    carried = job.carry_exits(same=True, channels=descending(importance.channels))
+    return {"rows": len(rows), "proof": proof.as_dict(), **carried}
 
 
 def _drop_attention(job: Job) -> dict[str, Any]:
     assert job.chosen.layers is not None
     rows = job.measuring_rows()
-    cost = choose_layers(load(job.base), rows, job.chosen.layers)
+    cost = choose_layers(job.measured_model(), rows, job.chosen.layers)
     drop_attention(job.base, job.target, cost.dropped)
     log.info("attention dropped in layers %s: loss %.4f -> %.4f", cost.dropped, cost.before, cost.after)
-    return {"rows": len(rows), "cost": cost.as_dict()}
+    return {"rows": len(rows), "cost": cost.as_dict(), **job.carry_exits(same=False)}
 
 
 OPERATIONS: dict[str, Callable[[Job], dict[str, Any]]] = {

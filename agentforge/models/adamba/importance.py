@@ -122,13 +122,13 @@ class Order:
         if axis == "all":
             return None
         if axis == "hidden":
-            return _descending(self.importance.channels)
+            return descending(self.importance.channels)
         if axis == "units":
-            return _descending(self.importance.units[layer])
+            return descending(self.importance.units[layer])
         if axis in ("keys", "queries"):
             per_group = config.num_attention_heads // config.num_key_value_heads if axis == "queries" else 1
-            return _blocks(_descending(self.importance.groups[layer]), per_group * config.head_dim)
-        heads = _descending(self.importance.heads[layer])
+            return _blocks(descending(self.importance.groups[layer]), per_group * config.head_dim)
+        heads = descending(self.importance.heads[layer])
         if axis == "heads":
             return heads
         inner = _blocks(heads, config.mamba_d_head)
@@ -140,7 +140,8 @@ class Order:
         return torch.cat([inner, width + inner, 2 * width + states, 2 * width + len(states) + heads])
 
 
-def _descending(scores: Tensor) -> Tensor:
+def descending(scores: Tensor) -> Tensor:
+    """Return the positions of the scores, the highest first; equal ones as they are."""
     return torch.argsort(scores, descending=True, stable=True)
 
 

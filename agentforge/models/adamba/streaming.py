@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers.initialization import no_init_weights
@@ -58,14 +58,24 @@ def main_dtype(checkpoint: Checkpoint) -> torch.dtype:
     return DTYPES[checkpoint.tensors[name].dtype]
 
 
-def check_tensors(checkpoint: Checkpoint, wanted: Mapping[str, tuple[int, ...]], tied: bool, head: str = HEAD) -> None:
+class Weights(Protocol):
+    """A checkpoint's tensors: of what shape they are, and each by its name."""
+
+    directory: Path
+
+    @property
+    def tensors(self) -> Mapping[str, Any]: ...
+
+    def read(self, name: str) -> torch.Tensor: ...
+
+
+def check_tensors(checkpoint: Weights, wanted: Mapping[str, tuple[int, ...]], tied: bool) -> None:
     """Refuse a checkpoint whose tensors are not just those that its config asks for.
 
     Args:
         checkpoint: the weights.
         wanted: name to shape; of a tied model without its head.
         tied: the config says that the head is the embedding.
-        head: the head's name.
 
     Raises:
         CheckRefused: the first tensor that is missing, unknown or of another shape; or a head that is there although it
@@ -73,17 +83,17 @@ def check_tensors(checkpoint: Checkpoint, wanted: Mapping[str, tuple[int, ...]],
     """
     found = dict(checkpoint.tensors)
     where = checkpoint.directory
-    if tied and head in found:
+    if tied and HEAD in found:
         embedding = next(name for name in wanted if name.endswith("embed_tokens.weight"))
-        if not torch.equal(checkpoint.read(head), checkpoint.read(embedding)):
+        if not torch.equal(checkpoint.read(HEAD), checkpoint.read(embedding)):
             raise CheckRefused(
-                f"{where}: config.json ties {head} to {embedding}, the file has another {head}; "
+                f"{where}: config.json ties {HEAD} to {embedding}, the file has another {HEAD}; "
                 "set tie_word_embeddings to false if the head was trained apart"
             )
-        del found[head]
-    if not tied and head in wanted and head not in found:
+        del found[HEAD]
+    if not tied and HEAD not in found:
         raise CheckRefused(
-            f"{where}: config.json says that {head} is not tied, the file has none; set tie_word_embeddings to true if "
+            f"{where}: config.json says that {HEAD} is not tied, the file has none; set tie_word_embeddings to true if "
             "the head is the embedding"
         )
     for kind, names in (("lacks", set(wanted) - set(found)), ("has unknown", set(found) - set(wanted))):
