@@ -127,10 +127,9 @@ def _layer(name: str) -> str:
 
 
 def head(model: Any, hidden_states: Tensor) -> Tensor:
-    """Return logits `(..., V)` of hidden states `(..., D)` behind the final norm."""
+    """Return logits `(..., V)` of hidden states `(..., D)` behind the final norm, as FalconH1 makes them."""
     logits: Tensor = model.lm_head(hidden_states) * model.model.lm_head_multiplier
-    cap = getattr(model.config, "logit_softcap", None)
-    return logits if cap is None else cap * torch.tanh(logits / cap)
+    return logits
 
 
 class ElasticModel(nn.Module):
