@@ -167,9 +167,9 @@ def load_model(directory: Path, place: Place, trust_remote_code: bool = False) -
     Raises:
         CheckRefused: weights are missing or left over, which transformers would only warn about.
     """
-    from transformers import AutoModelForCausalLM
+    from agentforge.models.auto import model_class
 
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = model_class(directory).from_pretrained(
         directory, dtype=place.dtype, trust_remote_code=trust_remote_code, output_loading_info=True
     )
     model, report = loaded

@@ -52,6 +52,11 @@ def plan_conversion(config: dict[str, Any], tree: Path) -> Conversion:
         CheckRefused: llama.cpp does not know the architecture, or is known to compute it differently.
     """
     architecture = (config.get("architectures") or ["none"])[0]
+    if config.get("model_type") == "adamba":
+        raise CheckRefused(
+            f"GGUF has no way to say {_nanochat_parts(config)}, which this model has from its nanochat base; serve the "
+            "merged checkpoint with transformers instead"
+        )
     if architecture not in known_architectures(tree):
         raise CheckRefused(
             f"GGUF has no architecture for {architecture} (llama.cpp of llama-cpp-python {VERSION}); "
@@ -73,6 +78,12 @@ def plan_conversion(config: dict[str, Any], tree: Path) -> Conversion:
         older = {"linear_attention": "mamba", "full_attention": "attention"}
         return Conversion(config={"layer_types": [older.get(kind, kind) for kind in config["layer_types"]]})
     return Conversion()
+
+
+def _nanochat_parts(config: dict[str, Any]) -> str:
+    from agentforge.models.adamba.configuration import SWITCHES
+
+    return ", ".join(f"{name}={config[name]}" for name, plain in SWITCHES.items() if config.get(name, plain) != plain)
 
 
 def is_qwen2_pre_tokenizer(tokenizer_json: Path) -> bool:

@@ -143,6 +143,8 @@ def _embedding_names(directory: Path, trust_remote_code: bool) -> tuple[str, str
     """Return the names of input embedding and output head, and whether the base ties them."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    import agentforge.models.auto  # noqa: F401  (registers our models)
+
     config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError, safe_open
 from transformers import (
@@ -23,6 +24,7 @@ from transformers.utils.hub import cached_file, extract_commit_hash
 
 from agentforge.artifacts import hash_json
 from agentforge.errors import CheckRefused, UserError, did_you_mean
+from agentforge.models.auto import model_class
 from agentforge.recipe.schema import Model
 
 log = logging.getLogger(__name__)
@@ -31,6 +33,7 @@ log = logging.getLogger(__name__)
 STATEFUL_LAYERS = ("mamba", "ssm", "linear_attention", "recurrent", "rwkv", "conv", "delta", "xlstm", "jamba", "zamba")
 STATEFUL_MODELS = (
     *STATEFUL_LAYERS,
+    "adamba",
     "bamba",
     "falcon_h1",
     "nemotron_h",
@@ -95,6 +98,8 @@ def from_scratch(model: Model, vocab_size: int, *, seed: int, dtype: torch.dtype
     try:
         config = AutoConfig.for_model(config_class.model_type, **fields)
         return AutoModelForCausalLM.from_config(config, dtype=dtype, **_attention(model))
+    except StrictDataclassError as error:  # its first line says that there is an error, its last which
+        raise UserError(f"model.config: {str(error).splitlines()[-1].strip()}") from error
     except (ValueError, TypeError, ZeroDivisionError, RuntimeError) as error:
         raise UserError(f"model.config does not make a {config_class.model_type}: {_first_line(error)}") from error
 
@@ -121,9 +126,10 @@ def load_model(model: Model, *, dtype: torch.dtype, device: torch.device | None 
     assert model.path is not None
     _check_path(model.path)
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        revision = model.revision or "main"
+        return model_class(model.path, revision=revision).from_pretrained(
             model.path,
-            revision=model.revision or "main",
+            revision=revision,
             dtype=dtype,
             use_safetensors=True,
             trust_remote_code=model.trust_remote_code,

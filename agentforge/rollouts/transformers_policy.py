@@ -9,7 +9,6 @@ from typing import Any, cast
 import torch
 from safetensors import SafetensorError
 from transformers import (
-    AutoModelForCausalLM,
     GenerationConfig,
     LogitsProcessorList,
     PreTrainedConfig,
@@ -21,6 +20,7 @@ from transformers import (
 from agentforge.data import chat_template
 from agentforge.data.tokenizer import load_tokenizer
 from agentforge.errors import UserError
+from agentforge.models.auto import model_class
 from agentforge.models.build import packing_refusal
 from agentforge.models.locate import ModelLocation
 from agentforge.rollouts.cached_decoding import CachedDecoder
@@ -268,7 +268,7 @@ def load_weights(location: ModelLocation) -> PreTrainedModel:
     path = location.base or location.path
     placement = {"device_map": "auto"} if torch.cuda.is_available() else {}
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model = model_class(path, revision=location.revision).from_pretrained(
             path,
             revision=location.revision,
             dtype="auto",

@@ -25,6 +25,7 @@ class AdambaConfig(FalconH1Config):
     """A FalconH1 config with a few fields more. With FalconH1's way of all switches it is saved as `falcon_h1`.
 
     Args:
+        head_dim: of attention; None is the width divided by the heads.
         base_hidden_size: channels that RMSNorm's compensation counts from (see `shape.resized`).
         base_rms_norm_eps: epsilon at that width.
         base_multipliers: multipliers at that width, by name.
@@ -44,6 +45,7 @@ class AdambaConfig(FalconH1Config):
 
     model_type = "adamba"
 
+    head_dim: int | None = None
     base_hidden_size: int | None = None
     base_rms_norm_eps: float | None = None
     base_multipliers: dict[str, Any] | None = None
@@ -58,6 +60,7 @@ class AdambaConfig(FalconH1Config):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
+        self.head_dim = self.head_dim or self.hidden_size // self.num_attention_heads
         self.base_hidden_size = self.base_hidden_size or self.hidden_size
         self.base_rms_norm_eps = self.base_rms_norm_eps or self.rms_norm_eps
         self.exit_layers = sorted(set(self.exit_layers or []))

@@ -22,6 +22,7 @@ from transformers.models.falcon_h1.modeling_falcon_h1 import (
 from transformers.models.nanochat.modeling_nanochat import NanoChatRMSNorm
 
 from agentforge.models.adamba.configuration import AdambaConfig
+from agentforge.models.adamba.generation import AdaptiveGeneration
 from agentforge.models.adamba.mixer import AdambaMixer, fresh_mamba
 from agentforge.models.adamba.nanochat_layers import (
     FlippedRotaryEmbedding,
@@ -139,7 +140,7 @@ class AdambaModel(AdambaPreTrainedModel, FalconH1Model):
         self.post_init()
 
 
-class AdambaForCausalLM(AdambaPreTrainedModel, FalconH1ForCausalLM):
+class AdambaForCausalLM(AdaptiveGeneration, AdambaPreTrainedModel, FalconH1ForCausalLM):
     """An Adamba with its head. `from_pretrained` takes any FalconH1 checkpoint as well."""
 
     def __init__(self, config: AdambaConfig) -> None:

@@ -1,0 +1,28 @@
+"""transformers' AutoModelForCausalLM that knows this package's models too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+
+from agentforge.models.adamba.configuration import PLAIN_TYPE, AdambaConfig
+from agentforge.models.adamba.modeling import AdambaForCausalLM
+
+AutoConfig.register(AdambaConfig.model_type, AdambaConfig)
+AutoModelForCausalLM.register(AdambaConfig, AdambaForCausalLM)
+
+
+def model_class(path: Any, **options: Any) -> Any:
+    """Return the class whose `from_pretrained` opens a checkpoint.
+
+    Adamba writes what plain transformers opens as a FalconH1. Here such a checkpoint is opened as the Adamba that it
+    is, whose mixer is faster and whose dropped attention is not computed; the logits are the same.
+
+    Args:
+        path: a directory or a Hub id.
+        options: where and how it is found, as `from_pretrained` has them (``revision``).
+    """
+    fields, _ = PretrainedConfig.get_config_dict(path, **options)
+    is_adamba = fields.get("model_type") == PLAIN_TYPE and "base_hidden_size" in fields
+    return AdambaForCausalLM if is_adamba else AutoModelForCausalLM
