@@ -9,6 +9,8 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 from transformers.models.falcon_h1.modeling_falcon_h1 import apply_rotary_pos_emb
 
+from agentforge.models.adamba.nanochat_layers import NormedAttention
+
 
 def copy_state(layer: Any, hidden: Tensor, cache: Cache, rotary: tuple[Tensor, Tensor]) -> None:
     """Update a layer's part of the cache for one token.
@@ -20,17 +22,23 @@ def copy_state(layer: Any, hidden: Tensor, cache: Cache, rotary: tuple[Tensor, T
         rotary: cosine and sine at the token's position.
     """
     normed = layer.input_layernorm(hidden)
-    keep_keys(layer.self_attn, normed * layer.attention_in_multiplier, cache, rotary)
+    if getattr(layer, "attends", True):
+        keep_keys(layer.self_attn, normed * layer.attention_in_multiplier, cache, rotary)
+    else:
+        counted = normed[:, None, :, :1]  # as the layer itself keeps the cache's count
+        cache.update(counted, counted, layer.self_attn.layer_idx)
     keep_mamba(layer.mamba, normed, cache)
 
 
 def keep_keys(attention: Any, hidden: Tensor, cache: Cache, rotary: tuple[Tensor, Tensor]) -> None:
     """Append one key and value to the cache."""
     shape = (*hidden.shape[:-1], -1, attention.head_dim)
-    keys = attention.k_proj(hidden).view(shape).transpose(1, 2) * attention.key_multiplier
+    keys = attention.k_proj(hidden).view(shape).transpose(1, 2)
     values = attention.v_proj(hidden).view(shape).transpose(1, 2)
     _, keys = apply_rotary_pos_emb(keys, keys, *rotary)
-    cache.update(keys, values, attention.layer_idx)
+    if isinstance(attention, NormedAttention):
+        keys = attention.norm(keys)
+    cache.update(keys * attention.key_multiplier, values, attention.layer_idx)
 
 
 def keep_mamba(mixer: Any, hidden: Tensor, cache: Cache) -> None:
@@ -50,7 +58,8 @@ def keep_mamba(mixer: Any, hidden: Tensor, cache: Cache) -> None:
     x, b, _ = mixer.act(convolved).split([mixer.intermediate_size, states, states], dim=-1)
     heads = mixer.num_heads // mixer.n_groups
     b = b.view(batch, mixer.n_groups, 1, -1).expand(-1, -1, heads, -1).reshape(batch, mixer.num_heads, 1, -1)
-    dt = torch.nn.functional.softplus(dt + mixer.dt_bias)[..., None, None].float()
+    dt = torch.nn.functional.softplus(dt.float() + mixer.dt_bias.float())
+    dt = dt.clamp(*mixer.time_step_limit)[..., None, None]
     decay = torch.exp(dt * -torch.exp(mixer.A_log.float())[:, None, None])
     state = cache.layers[mixer.layer_idx].recurrent_states[0]
     added = dt * b * x.view(batch, mixer.num_heads, mixer.head_dim, 1)

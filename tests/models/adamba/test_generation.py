@@ -181,8 +181,36 @@ def test_the_same_seed_draws_the_same_tokens(model: AdambaForCausalLM) -> None:
         assert not torch.equal(drawn(1, **options), drawn(2, **options))
 
 
-def test_a_copied_state_is_what_the_layer_itself_would_have_kept(model: AdambaForCausalLM) -> None:
+NANOCHAT = {
+    "norm_weights": False,
+    "qk_norm": True,
+    "embedding_norm": True,
+    "logit_softcap": 15.0,
+    "mlp": "relu2",
+    "rotary_flipped": True,
+}
+
+
+@pytest.mark.parametrize("fields", [NANOCHAT, {"dropped_attention": [0, 2]}, {"dropped_attention": [0, 1, 2, 3]}])
+@pytest.mark.parametrize("padding", [0, 4])
+def test_every_kind_of_adamba_decodes_exactly(fields: dict[str, Any], padding: int) -> None:
+    other = give_exits(random_model(**fields), 2)
+    for options in ({"width": "1/2"}, {"exit_threshold": thresholds(other)[1]}):
+        output = written(other, 2, padding, **options)
+        whole = submodel(other, options.get("width", 1))
+        heads = heads_of_layers(whole, output.sequences, mask_of(output, padding))
+        depths = getattr(output, "depths", None) or [4] * NEW
+        for step, (depth, logits) in enumerate(zip(depths, output.logits, strict=True)):
+            torch.testing.assert_close(logits, heads[depth - 1][:, -NEW - 1 + step], **EXACT)
+    assert set(depths) == {2, 4}
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, NANOCHAT, {"dropped_attention": [2]}, {"ssm_multipliers": [0.9, 1.1, 1.2, 0.8, 0.7]}]
+)
+def test_a_copied_state_is_what_the_layer_itself_would_have_kept(fields: dict[str, Any]) -> None:
     """The same hidden state through the whole layer, and through what makes its states only."""
+    model = random_model(key_multiplier=1.3, **fields)
     caches = [model(prompts(2)["input_ids"], use_cache=True).past_key_values for _ in range(2)]
     hidden = torch.randn(2, 1, 64, generator=torch.Generator().manual_seed(0))
     positions = torch.tensor([[9]])
