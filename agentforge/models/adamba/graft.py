@@ -188,4 +188,5 @@ class FreshMixers:
 
 def seeded(seed: int, name: str) -> torch.Generator:
     """Return a generator of this seed for this name alone, so that tensors can be drawn in any order."""
-    return torch.Generator().manual_seed((seed << 32) | zlib.crc32(name.encode()))
+    # a CPU generator takes 32 bits of its seed and leaves the others unread
+    return torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))

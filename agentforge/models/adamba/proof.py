@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 from agentforge.errors import CheckRefused
+from agentforge.models.auto import AutoModelForCausalLM
 
 ROW_LENGTH = 160
 """More than a chunk of the scan, so that the state that chunks hand on is in it."""
