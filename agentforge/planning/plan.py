@@ -10,6 +10,7 @@ from agentforge.planning.claims import Verdict, check_claims, claims_for
 from agentforge.planning.cost import DISK_RATES, DOWNLOAD_RATES, Range, compute_hours, dollars, transfer_hours
 from agentforge.planning.memory import Memory, estimate_memory, trained_parameters
 from agentforge.planning.parameters import count_parameters
+from agentforge.planning.play import playing_hours
 from agentforge.planning.shapes import Shape, shape_of
 from agentforge.planning.work import Tokens, count_tokens, flops_per_token
 from agentforge.recipe.hardware import Hardware, load_hardware
@@ -35,7 +36,7 @@ class Plan:
         trained: those that the optimiser moves.
         tokens: what training reads; None where only `prepare` can tell.
         memory: of one device, as on a plain start; `sharded` with FSDP over all of them, None on one device.
-        stages: download, train, merge, gguf: those whose length can be told.
+        stages: download, train, play, merge, gguf: those whose length can be told.
         downloads, made: what needs space.
         verdicts: on the figures that a specification states for this recipe.
     """
@@ -123,6 +124,8 @@ def _stages(
         per_token = flops_per_token(recipe, shape, recompute=memory.recomputes)
         share = f"{hardware.mfu.low:.0%} to {hardware.mfu.high:.0%} of {hardware.peak_flops / 1e12:g} TFLOP/s"
         add("train", compute_hours(per_token * tokens.slots, hardware), f"{per_token / 1e9:.3g} GFLOP a token, {share}")
+    if recipe.train.method in ("ppo", "grpo"):
+        add("play", *playing_hours(recipe, shape, hardware))
     sizes = {item.what: item.size or 0.0 for item in made}
     if merged := sizes.get("merged", 0.0):
         # Read base and adapter, write the result, read both again for the check.
