@@ -69,7 +69,7 @@ def save_gates(directory: Path, gates: Mapping[int, nn.Linear]) -> None:
     save_file(tensors, directory / GATES)
 
 
-def load_gates(directory: Path, device: torch.device | None = None) -> dict[int, nn.Linear]:
+def load_gates(directory: Path) -> dict[int, nn.Linear]:
     """Return the gates that lie beside a checkpoint; none if there is no file."""
     path = directory / GATES
     tensors = load_file(path) if path.is_file() else {}
@@ -78,7 +78,7 @@ def load_gates(directory: Path, device: torch.device | None = None) -> dict[int,
         weight = tensors[f"{layer}.weight"]
         gate = nn.Linear(weight.shape[1], 1)
         gate.load_state_dict({"weight": weight, "bias": tensors[f"{layer}.bias"]})
-        gates[layer] = gate.requires_grad_(False).to(device)
+        gates[layer] = gate.requires_grad_(False)
     return gates
 
 
@@ -87,13 +87,13 @@ def save_exits(directory: Path, exits: Mapping[int, Exit]) -> None:
     write_json(directory / EXITS, {str(layer): asdict(exit) for layer, exit in sorted(exits.items())})
 
 
-def load_exits(directory: Path, device: torch.device | None = None) -> Exits | None:
+def load_exits(directory: Path) -> Exits | None:
     """Return what was calibrated for the checkpoint in a directory, with its gates; None if nothing was."""
     path = directory / EXITS
     if not path.is_file():
         return None
     entries = json.loads(path.read_text(encoding="utf-8"))
-    return Exits({int(layer): Exit(**entry) for layer, entry in entries.items()}, load_gates(directory, device))
+    return Exits({int(layer): Exit(**entry) for layer, entry in entries.items()}, load_gates(directory))
 
 
 def exits_of(model: Any) -> Exits:
@@ -103,12 +103,12 @@ def exits_of(model: Any) -> Exits:
         UserError: it has none, or they are another model's.
     """
     exits: Exits | None = getattr(model, "exits", None)
-    where = Path(str(getattr(model, "name_or_path", "") or ""))
-    if exits is None and where.is_dir():
-        exits = load_exits(where, model.device)
+    where = model.name_or_path
+    if exits is None and where:
+        exits = model.exits = load_exits(Path(where))
     if exits is None or not exits.calibrated:
         raise UserError(
-            f"exit_threshold: this model has no calibrated exits ({EXITS} beside {where.name or 'the checkpoint'}); "
+            f"exit_threshold: this model has no calibrated exits ({EXITS} beside {where or 'its checkpoint'}); "
             "calibrate them first with calibrate_exits"
         )
     for layer, exit in exits.calibrated.items():
@@ -149,7 +149,7 @@ def confidence_of(kind: Confidence, normed: Tensor, logits: Tensor | None, gate:
         `(...)` in fp32.
     """
     if kind == "gate":
-        gate = cast(nn.Linear, gate)
-        return torch.sigmoid(nn.functional.linear(normed.float(), gate.weight.float(), gate.bias.float()))[..., 0]
+        weight, bias = (part.to(normed.device, torch.float32) for part in cast(nn.Linear, gate).parameters())
+        return torch.sigmoid(nn.functional.linear(normed.float(), weight, bias))[..., 0]
     best = cast(Tensor, logits).float().softmax(-1).topk(2).values
     return best[..., 0] if kind == "max_probability" else best[..., 0] - best[..., 1]

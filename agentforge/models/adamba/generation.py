@@ -12,7 +12,7 @@ from agentforge.models.adamba.exit_decoding import CatchUp, Rule
 from agentforge.models.adamba.exit_loop import ExitLoop
 from agentforge.models.adamba.exits import exits_of
 from agentforge.models.adamba.router import route
-from agentforge.models.adamba.submodels import Model, Widths, submodel
+from agentforge.models.adamba.submodels import Mix, Model, Widths, submodel
 
 Threshold = float | Literal["calibrated"] | Mapping[int, float]
 
@@ -23,7 +23,7 @@ class AdaptiveGeneration:
     def generate(
         self,
         *args: Any,
-        width: Widths | None = None,
+        width: Widths | Mix | None = None,
         exit_threshold: Threshold | None = None,
         catch_up: CatchUp = "exact",
         **kwargs: Any,
@@ -31,8 +31,9 @@ class AdaptiveGeneration:
         """Generate as `GenerationMixin.generate`, computing less.
 
         Args:
-            width: share of the model that computes, such as ``"1/2"``; ``"router"`` lets the router beside the
-                checkpoint pick one: for several prompts the widest that one of them needs.
+            width: share of the model that computes, such as ``"1/2"``; or for each layer a pair, that of its MLP and that
+                of its mixers, while the residual stream stays whole; or ``"router"``: the router beside the checkpoint
+                picks one share, for several prompts the widest that one of them needs.
             exit_threshold: least confidence at which a token leaves early: one for all exits, one for each exit by its
                 layer, or ``"calibrated"``. Greedy and sampling only.
             catch_up: how the layers behind an exit get the states of the tokens that left: ``exact`` (full depth's,
@@ -47,7 +48,7 @@ class AdaptiveGeneration:
 def generate(
     model: Model,
     *args: Any,
-    width: Widths | None = None,
+    width: Widths | Mix | None = None,
     exit_threshold: Threshold | None = None,
     catch_up: CatchUp = "exact",
     **kwargs: Any,

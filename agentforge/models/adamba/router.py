@@ -179,12 +179,11 @@ def route(model: Model, input_ids: Tensor | None, attention_mask: Tensor | None 
 def router_of(model: Model) -> Router:
     """Return a model's router: its attribute ``router``, else the files beside the checkpoint it came from."""
     router: Router | None = getattr(model, "router", None)
-    where = Path(str(getattr(model, "name_or_path", "") or ""))
-    if router is None and (where / REPORT).is_file():
-        router = load_router(where)
-        model.router = router
+    where = model.name_or_path
+    if router is None and where and (Path(where) / REPORT).is_file():
+        router = model.router = load_router(Path(where))
     if router is None:
-        raise UserError(f"width 'router': there is no {REPORT} beside {where.name or 'the checkpoint'}; fit one first")
+        raise UserError(f"width 'router': there is no {REPORT} beside {where or 'the checkpoint'}; fit one first")
     return router
 
 

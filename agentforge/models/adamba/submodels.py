@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from transformers.initialization import no_init_weights
 
 from agentforge.errors import UserError
+from agentforge.models.adamba.elastic import mixed_shape
 from agentforge.models.adamba.shape import Shape, index_of, resized, take
 
 Model = Any
@@ -17,7 +19,10 @@ Model = Any
 
 Widths = str | int | float | Fraction
 
-_made: weakref.WeakKeyDictionary[Model, tuple[object, dict[Shape, Model]]] = weakref.WeakKeyDictionary()
+Mix = Sequence[tuple[Widths, Widths]]
+"""For each layer the widths of its MLP and of its mixers."""
+
+_made: weakref.WeakKeyDictionary[Model, tuple[object, dict[tuple[Shape, ...], Model]]] = weakref.WeakKeyDictionary()
 
 
 def parse_width(width: Widths) -> Fraction:
@@ -64,24 +69,56 @@ def cut(model: Model, shape: Shape) -> Model:
     return small.train(model.training)
 
 
-def submodel(model: Model, width: Widths) -> Model:
+def cut_mixed(model: Model, shapes: Sequence[Shape]) -> Model:
+    """Return the model whose layers have one shape each; `hidden_size` and depth are the whole model's in all of them.
+
+    There is no config for it, so it is for use in memory and not for saving.
+    """
+    made = {shape: cut(model, shape) for shape in set(shapes)}
+    mixed = made[shapes[0]]
+    mixed.model.layers = torch.nn.ModuleList(made[shape].model.layers[index] for index, shape in enumerate(shapes))
+    return mixed
+
+
+def submodel(model: Model, width: Widths | Mix) -> Model:
     """Return the model at a share of its width; the same one again as long as the weights have not changed.
 
     A change is seen by the version that PyTorch counts at every in-place change of a tensor (an optimiser's step,
     `load_state_dict`); one through `.data` is not counted.
 
+    Args:
+        model: an Adamba or FalconH1 with its head.
+        width: a share of all widths, or for each layer the shares of its MLP and of its mixers.
+
     Raises:
-        UserError: the share is no width of this model.
+        UserError: the share is no width of this model, or not every layer is given its own.
     """
-    share = parse_width(width)
-    if share == 1:
+    whole = Shape.of(model.config)
+    if isinstance(width, Sequence) and not isinstance(width, str):
+        shapes = mixed_shapes(whole, width)
+    elif (share := parse_width(width)) != 1:
+        shapes = (whole.scaled(share),)
+    else:
         return model
-    shape = Shape.of(model.config).scaled(share)
     state = tuple((parameter.data_ptr(), parameter._version) for parameter in model.parameters())
     known, made = _made.get(model, (None, {}))
     if known != state:
         made = {}
         _made[model] = (state, made)
-    if shape not in made:
-        made[shape] = cut(model, shape)
-    return made[shape].train(model.training)
+    if shapes not in made:
+        made[shapes] = cut(model, shapes[0]) if len(shapes) == 1 else cut_mixed(model, shapes)
+    return made[shapes].train(model.training)
+
+
+def mixed_shapes(whole: Shape, width: Mix) -> tuple[Shape, ...]:
+    """Return the shape of each layer.
+
+    Raises:
+        UserError: there are not as many as layers, or one is not a pair of widths.
+    """
+    if len(width) != whole.num_hidden_layers or any(isinstance(pair, str) or len(pair) != 2 for pair in width):
+        raise UserError(
+            f"width: a mix is a list of {whole.num_hidden_layers} pairs, for each layer the width of its MLP and that "
+            "of its mixers"
+        )
+    return tuple(mixed_shape(whole, parse_width(mlp), parse_width(mixers)) for mlp, mixers in width)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -10,9 +11,10 @@ from transformers import AutoModelForCausalLM, FalconH1Config, FalconH1ForCausal
 
 from agentforge.errors import UserError
 from agentforge.models.adamba.copied_states import copy_state
+from agentforge.models.adamba.elastic import ElasticModel
 from agentforge.models.adamba.generation import generate
 from agentforge.models.adamba.modeling import AdambaForCausalLM
-from agentforge.models.adamba.submodels import submodel
+from agentforge.models.adamba.submodels import parse_width, submodel
 from tests.models.adamba.decoding import counted_layers, give_exits, heads_of_layers, prompts, random_model
 
 NEW = 16
@@ -67,6 +69,17 @@ def test_a_width_is_kept_until_the_weights_change(model: AdambaForCausalLM) -> N
     changed = submodel(changing, "1/2")
     assert torch.equal(changed.lm_head.weight, changing.lm_head.weight[:, :32])
     assert "exits" not in dict(changing.named_modules())
+
+
+def test_layers_of_a_mix_have_widths_of_their_own(model: AdambaForCausalLM) -> None:
+    mix = [("1/4", "1"), ("1/2", "1/2"), ("1", "1/4"), ("1/4", "1")]
+    mixed = submodel(model, mix)
+    sizes = [(layer.feed_forward.up_proj.out_features, layer.mamba.num_heads) for layer in mixed.model.layers]
+    assert sizes == [(32, 4), (64, 2), (128, 1), (32, 4)]
+    output = written(model, rows=2, padding=3, width=mix)
+    elastic = ElasticModel(model).at([(parse_width(mlp), parse_width(mixers)) for mlp, mixers in mix])
+    full = heads_of_layers(elastic, output.sequences, mask_of(output, 3))[-1]
+    torch.testing.assert_close(torch.stack(output.logits, 1), full[:, -NEW - 1 : -1].detach(), **EXACT)
 
 
 def test_tied_embeddings_stay_tied_in_a_width() -> None:
@@ -130,6 +143,28 @@ def test_the_cache_handed_out_is_that_of_full_depth(model: AdambaForCausalLM) ->
     for exits, full in zip(output.past_key_values.layers, whole.layers, strict=True):
         torch.testing.assert_close(exits.keys, full.keys, **EXACT)
         torch.testing.assert_close(exits.recurrent_states[0], full.recurrent_states[0], **EXACT)
+
+
+def test_the_cache_handed_out_is_gone_on_from(model: AdambaForCausalLM) -> None:
+    first = written(model, exit_threshold=thresholds(model)[1])
+    more = {"input_ids": torch.cat([first.sequences, prompts(1, 3, seed=5)["input_ids"]], 1), "do_sample": False}
+    for options in ({}, {"exit_threshold": thresholds(model)[0]}):
+        fresh = model.generate(**more, **options, max_new_tokens=6)
+        cache = copy.deepcopy(first.past_key_values)
+        assert torch.equal(model.generate(**more, **options, max_new_tokens=6, past_key_values=cache), fresh)
+
+
+def test_a_streamer_gets_every_token_once(model: AdambaForCausalLM) -> None:
+    class Collected(list[int]):
+        def put(self, tokens: torch.Tensor) -> None:
+            self.extend(tokens.flatten().tolist())
+
+        def end(self) -> None:
+            self.append(-1)
+
+    streamer = Collected()
+    output = model.generate(**prompts(1), max_new_tokens=NEW, do_sample=False, exit_threshold=0.0, streamer=streamer)
+    assert streamer == [*output[0].tolist(), -1]
 
 
 def row(index: int) -> dict[str, torch.Tensor]:
@@ -255,6 +290,7 @@ def test_plain_falcon_h1_decodes_so_as_well() -> None:
     [
         ({"width": "1/3"}, "width 1/3: hidden_size 64 would be 21.3333; widths are whole numbers of"),
         ({"width": "3/2"}, "width '3/2': a width is a share of the whole model, such as 1/2; at most 1"),
+        ({"width": ["1/2"]}, "width: a mix is a list of 4 pairs"),
         ({"width": "wide"}, "width 'wide': a width is a share"),
         ({"width": "1/2", "exit_threshold": 0.5}, "width and exit_threshold: exits are calibrated at full width"),
         ({"exit_threshold": 0.5, "num_beams": 2}, "greedy decoding and sampling, not for beam_search"),
