@@ -75,13 +75,13 @@ class AdambaMixer(FalconH1Mixer):
 
     def _project(self, hidden_states: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, ...]:
         """Return the gate `(B, T, inner)`, the channels x, B and C before the convolution, and dt `(B, T, heads)`."""
-        if attention_mask is not None:
-            hidden_states = hidden_states * attention_mask.unsqueeze(-1).to(hidden_states.dtype)
         if self.ssm_in_multiplier != 1:
             hidden_states = hidden_states * self.ssm_in_multiplier
         projected = self.in_proj(hidden_states)
         if self.scaled:
             projected = projected * self.mup_vector
+        if attention_mask is not None:  # here and not before the projection: its bias would reach the first tokens
+            projected = projected * attention_mask.unsqueeze(-1).to(projected.dtype)
         return projected.split([self.intermediate_size, self.conv_dim, self.num_heads], dim=-1)
 
     def _scan(self, channels: Tensor, dt: Tensor, cache: Cache | None, attention_mask: Tensor | None) -> Tensor:

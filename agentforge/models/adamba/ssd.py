@@ -92,11 +92,10 @@ class _Scan(torch.autograd.Function):
         states, end = _recur(parts.inputs(), parts.kept(), start)
         between = parts.C @ states.flatten(4)  # (b, c, g, q, r * p)
         y = torch.addcmul(within.transpose(2, 3), parts.natural(between), parts.time.exp().transpose(2, 3)[..., None])
-        y.addcmul_(parts.x, D[:, None])
-        y = y.reshape(x.shape)
+        # kept without the skip: the gradient of the decays would be a small difference of what D adds and takes off
         ctx.save_for_backward(x, dt, A, B, C, D, y, weights, states, end)
         ctx.chunk = chunk
-        return y, end
+        return torch.addcmul(y, parts.x, D[:, None]).reshape(x.shape), end
 
     @staticmethod
     @once_differentiable
@@ -124,8 +123,7 @@ class _Scan(torch.autograd.Function):
 
         # the exponents: of a row by its output, of a column by its input, of a whole chunk by its last state
         by_input = (parts.x * dx).sum(-1)
-        by_skip = (dy * parts.x).sum(-1)
-        d_time = (dy * y.view_as(parts.x)).sum(-1) - by_skip * D - by_input
+        d_time = (dy * y).sum(-1) - by_input
         ends = torch.cat([states[:, 1:], end.unsqueeze(1)], 1)
         d_time[:, :, -1] += (d_ends * ends).sum((3, 5)).flatten(2)
         d_decay = d_time.flip(2).cumsum(2).flip(2)
@@ -138,7 +136,7 @@ class _Scan(torch.autograd.Function):
             (d_decay * steps).sum((0, 1, 2)),
             dB.transpose(2, 3).reshape(B.shape),
             dC.transpose(2, 3).reshape(C.shape),
-            by_skip.sum((0, 1, 2)),
+            (dy * parts.x).sum((0, 1, 2, 4)),
             d_start,
             None,
         )
