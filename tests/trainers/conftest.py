@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from datasets import disable_progress_bars
 
-from agentforge.recipe.schema import Recipe
+from agentforge.recipe.schema import Model, Recipe
 
+from .adamba import write_adamba
 from .tiny import TINY, make_rows, write_prepared
 from .toys import toy_recipe, write_base
 
@@ -45,6 +46,23 @@ def make_recipe(tmp_path: Path) -> MakeRecipe:
         if not recipe.artifact("data").is_dir():
             write_prepared(recipe.artifact("data"), make_rows(200, 0), make_rows(8, 1))
         return recipe
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def adamba_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Adamba of four layers."""
+    return write_adamba(tmp_path_factory.mktemp("adamba") / "base")
+
+
+@pytest.fixture
+def make_adamba(make_recipe: MakeRecipe, adamba_base: Path) -> MakeRecipe:
+    """Return a function that makes a recipe on the tiny Adamba, or on ``path``; keywords go into `train.args`."""
+
+    def make(name: str, method: str, train: dict[str, Any], path: Path = adamba_base, **args: Any) -> Recipe:
+        recipe = make_recipe(name, method, train, **args)
+        return recipe.model_copy(update={"model": Model(path=str(path), dtype="float32")})
 
     return make
 

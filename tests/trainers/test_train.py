@@ -29,7 +29,7 @@ from agentforge.trainers.callbacks.metrics import read_metrics
 from agentforge.trainers.train import train
 
 from .conftest import MakeRecipe
-from .tiny import LORA, make_rows, write_prepared
+from .tiny import LORA, figures, make_rows, write_prepared
 
 LORA_TRAIN = {"lora": LORA}
 
@@ -37,14 +37,6 @@ LORA_TRAIN = {"lora": LORA}
 def digest(directory: Path) -> str:
     names = ["adapter_model.safetensors", "model.safetensors"]
     return hashlib.sha256(next(p for n in names if (p := directory / n).is_file()).read_bytes()).hexdigest()
-
-
-def figures(directory: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl without what depends on the clock."""
-    clock = ("seconds", "_per_second", "_runtime")
-    return [
-        {k: v for k, v in line.items() if not k.endswith(clock)} for line in read_metrics(directory / "metrics.jsonl")
-    ]
 
 
 def twin(recipe: Recipe, name: str) -> Recipe:

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from agentforge.artifacts import stage_directory
+from agentforge.trainers.callbacks.metrics import read_metrics
 
 VOCABULARY = 64
 TINY = {
@@ -59,3 +60,11 @@ def write_prepared(directory: Path, train: list[dict[str, Any]], evaluation: lis
                 pa.ipc.new_stream(file, schema) as writer,
             ):
                 writer.write_table(pa.Table.from_pylist(rows, schema))
+
+
+def figures(directory: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl without what depends on the clock."""
+    clock = ("seconds", "_per_second", "_runtime")
+    return [
+        {k: v for k, v in line.items() if not k.endswith(clock)} for line in read_metrics(directory / "metrics.jsonl")
+    ]
