@@ -191,6 +191,12 @@ class ExitTraining(Section):
     rotate: bool = Field(False, description="one exit a step in turn, which saves heads where there are many")
     layer_dropout: float = Field(0.0, ge=0, lt=1, description="probability that a row skips the last layer")
     gates: bool = Field(True, description="each exit learns when it agrees with full depth")
+    agreement: float | None = Field(
+        0.95,
+        gt=0,
+        lt=1,
+        description="thresholds are calibrated to it on the eval rows, of tokens that leave; null: not",
+    )
 
 
 class Train(Section):

@@ -79,6 +79,10 @@ class Stage(ABC):
         """Return what the manifest says of this method beside what it says of all."""
         return {}
 
+    def finish(self, trainer: GuardedTrainer, directory: Path) -> dict[str, Any]:
+        """Make what lies beside the saved model, on every process; returns more for the manifest."""
+        return {}
+
     def close(self) -> None:  # noqa: B027  most hold nothing
         """Free what the stage holds."""
 

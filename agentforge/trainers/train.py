@@ -117,6 +117,7 @@ def _train_in(directory: Path, stage: Stage) -> None:
     stage.check(trainer)
     metrics = _final_metrics(trainer, limits) | stage.metrics(trainer)
     _save_final(trainer, stage.recipe, directory)
+    metrics |= stage.finish(trainer, directory)
     if main_rank():
         write_json(directory / FINISHED, {"metrics": metrics, "arguments": _shown(stage.args)})
     trainer.accelerator.wait_for_everyone()

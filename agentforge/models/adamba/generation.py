@@ -31,8 +31,8 @@ class AdaptiveGeneration:
         """Generate as `GenerationMixin.generate`, computing less.
 
         Args:
-            width: share of the model that computes, such as ``"1/2"``; or for each layer a pair, that of its MLP and that
-                of its mixers, while the residual stream stays whole; or ``"router"``: the router beside the checkpoint
+            width: share of the model that computes, such as ``"1/2"``; or for each layer a pair, its MLP's and its
+                mixers', while the residual stream stays whole; or ``"router"``: the router beside the checkpoint
                 picks one share, for several prompts the widest that one of them needs.
             exit_threshold: least confidence at which a token leaves early: one for all exits, one for each exit by its
                 layer, or ``"calibrated"``. Greedy and sampling only.
