@@ -92,10 +92,9 @@ class _Scan(torch.autograd.Function):
         states, end = _recur(parts.inputs(), parts.kept(), start)
         between = parts.C @ states.flatten(4)  # (b, c, g, q, r * p)
         y = torch.addcmul(within.transpose(2, 3), parts.natural(between), parts.time.exp().transpose(2, 3)[..., None])
-        # kept without the skip: the gradient of the decays would be a small difference of what D adds and takes off
         ctx.save_for_backward(x, dt, A, B, C, D, y, weights, states, end)
         ctx.chunk = chunk
-        return torch.addcmul(y, parts.x, D[:, None]).reshape(x.shape), end
+        return torch.addcmul(y, parts.x, parts.skip(D)).reshape(x.shape), end
 
     @staticmethod
     @once_differentiable
@@ -107,7 +106,7 @@ class _Scan(torch.autograd.Function):
 
         # within the chunks
         d_mixed = _by_group(dy_heads @ x_heads.transpose(-1, -2), B.shape[2])
-        d_scores = (d_mixed * _by_group(weights, B.shape[2])).sum(3).tril_()
+        d_scores = (d_mixed * _by_group(weights, B.shape[2])).sum(3).tril_(-1)
         mixed = (_by_group(weights, B.shape[2]) * parts.scores.unsqueeze(3)).flatten(2, 3)
         dx = (mixed.transpose(-1, -2) @ dy_heads).transpose(2, 3)
 
@@ -118,8 +117,14 @@ class _Scan(torch.autograd.Function):
         d_inputs = parts.natural(parts.B @ d_ends.flatten(4))
         dx = torch.addcmul(dx, d_inputs, parts.reach().transpose(2, 3)[..., None])
 
+        # a position's own input, without any decay
+        d_skip = (dy * parts.x).sum(-1)
+        d_own = _by_group(d_skip.transpose(2, 3) * parts.dt, B.shape[2]).sum(3).unsqueeze(-1)
+
         dC = d_scores @ parts.B + dy_grown @ states.flatten(4).transpose(-1, -2)
+        dC.addcmul_(d_own, parts.B)
         dB = d_scores.transpose(-1, -2) @ parts.C + parts.reaching() @ d_ends.flatten(4).transpose(-1, -2)
+        dB.addcmul_(d_own, parts.C)
 
         # the exponents: of a row by its output, of a column by its input, of a whole chunk by its last state
         by_input = (parts.x * dx).sum(-1)
@@ -129,14 +134,15 @@ class _Scan(torch.autograd.Function):
         d_decay = d_time.flip(2).cumsum(2).flip(2)
         steps = dt.view_as(d_decay)
         d_dt = torch.addcmul(by_input / steps.clamp_min(torch.finfo(dt.dtype).tiny), d_decay, A)
-        dx = torch.addcmul(dx, dy, D[:, None])
+        d_dt.addcmul_(d_skip, parts.own())
+        dx = torch.addcmul(dx, dy, parts.skip(D))
         return (
             dx.reshape(x.shape),
             d_dt.view_as(dt),
             (d_decay * steps).sum((0, 1, 2)),
             dB.transpose(2, 3).reshape(B.shape),
             dC.transpose(2, 3).reshape(C.shape),
-            (dy * parts.x).sum((0, 1, 2, 4)),
+            d_skip.sum((0, 1, 2)),
             d_start,
             None,
         )
@@ -152,7 +158,18 @@ class _Chunks:
         self.time = (self.dt * A[:, None]).cumsum(-1)
         self.B = B.unflatten(1, (-1, chunk)).transpose(2, 3)  # (b, c, g, q, n)
         self.C = C.unflatten(1, (-1, chunk)).transpose(2, 3)
-        self.scores = (self.C @ self.B.transpose(-1, -2)).tril_()  # (b, c, g, q, q)
+        # (b, c, g, q, q) without the diagonal, which no decay acts on: it stands with D. With it the gradient of the
+        # decays would be a small difference of large sums
+        self.scores = (self.C @ self.B.transpose(-1, -2)).tril_(-1)
+
+    def own(self) -> Tensor:
+        """What of a position's input times dt comes back at that position: `(b, c, q, h)`."""
+        products = (self.C * self.B).sum(-1).transpose(2, 3)
+        return products.repeat_interleave(self.x.shape[3] // self.groups, -1)
+
+    def skip(self, D: Tensor) -> Tensor:
+        """The factor of a position's own input in its output: `(b, c, q, h, 1)`."""
+        return torch.addcmul(D, self.dt.transpose(2, 3), self.own()).unsqueeze(-1)
 
     def kept(self) -> Tensor:
         """How much of a state a chunk leaves: `(b, c, g, 1, r, 1)`."""
