@@ -23,11 +23,19 @@ from agentforge.models.adamba.expand import expand
 from agentforge.models.adamba.graft import MambaSizes, graft
 from agentforge.models.adamba.importance import check_orderable, descending, measure, order_checkpoint
 from agentforge.models.adamba.nanochat_graft import graft_nanochat, is_nanochat, reference
-from agentforge.models.adamba.proof import ROW_LENGTH, compare, load, logits_of, prove, random_rows
+from agentforge.models.adamba.proof import (
+    ROW_LENGTH,
+    checkpoint_logits,
+    compare,
+    load,
+    logits_of,
+    prove,
+    random_rows,
+    streamed_logits,
+)
 from agentforge.models.adamba.shape import Shape
-from agentforge.models.adamba.slicing import slice_checkpoint
+from agentforge.models.adamba.slicing import slice_checkpoint, sliced
 from agentforge.models.adamba.streaming import read_config
-from agentforge.models.adamba.submodels import cut
 from agentforge.models.build import identify_base
 from agentforge.models.checkpoint import Checkpoint, checkpoint_directory
 from agentforge.models.files import TOKENIZER_FILES, copy_present
@@ -176,7 +184,7 @@ def _graft(job: Job) -> dict[str, Any]:
     graft_nanochat(job.base, job.target, sizes, job.recipe.seed)
     rows = job.proof_rows()
     old = logits_of(reference(job.base), rows)
-    return {"proof": compare(old, logits_of(load(job.target), rows), job.chosen.max_logit_difference).as_dict()}
+    return {"proof": compare(old, checkpoint_logits(job.target, rows), job.chosen.max_logit_difference).as_dict()}
 
 
 def _expand(job: Job) -> dict[str, Any]:
@@ -198,10 +206,11 @@ def _truncate(job: Job) -> dict[str, Any]:
 
 
 def _cut_out(job: Job, shape: Shape) -> dict[str, Any]:
-    """Write a slice, and prove it against the same slice cut out of the whole model in memory: the very same bits."""
+    """Write a slice, and prove it against the part of the whole model that it is: the very same logits."""
     slice_checkpoint(job.base, job.target, shape)
     rows = job.proof_rows()
-    proof = compare(logits_of(cut(load(job.base), shape), rows), logits_of(load(job.target), rows), bound=0.0)
+    config, tensor, _ = sliced(job.base, shape)
+    proof = compare(streamed_logits(config, tensor, rows), checkpoint_logits(job.target, rows), bound=0.0)
     return {"shape": dataclasses.asdict(shape), "proof": proof.as_dict(), **job.carry_exits(same=False)}
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -56,7 +57,7 @@ class RawCheckpoint:
 
     Raises:
         UserError: there is no such pair of files.
-        CheckRefused: the config has a field that is not known here.
+        CheckRefused: the config has a field that is not known here, or the file holds more than tensors.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -69,7 +70,12 @@ class RawCheckpoint:
             raise UserError(f"{directory} has {models[-1].name} but not {meta.name}, which says how large the model is")
         self.config: dict[str, Any] = json.loads(meta.read_text(encoding="utf-8"))["model_config"]
         self._check_config(meta)
-        state = torch.load(models[-1], map_location="cpu", weights_only=True, mmap=True)
+        try:
+            state = torch.load(models[-1], map_location="cpu", weights_only=True, mmap=True)
+        except (UnpicklingError, RuntimeError, EOFError) as error:
+            raise CheckRefused(
+                f"{models[-1]} is damaged or holds more than tensors, and was not read; fetch it again"
+            ) from error
         self.tensors: dict[str, Tensor] = {name.removeprefix(COMPILED): tensor for name, tensor in state.items()}
         self._cut_padding()
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -27,15 +29,24 @@ def slice_checkpoint(source: Path, target: Path, shape: Shape, shard_bytes: int 
         UserError: a size would grow or none would shrink, or heads do not go together.
         CheckRefused: the source's tensors are not those of its config.
     """
+    small, tensor, dtype = sliced(source, shape)
+    write_adamba(target, small, dtype, tensor, shard_bytes)
+
+
+def sliced(source: Path, shape: Shape) -> tuple[Any, Callable[[str], torch.Tensor], torch.dtype]:
+    """Return a slice of a checkpoint as it lies in it: its config, its tensors by name, their dtype.
+
+    Raises:
+        UserError, CheckRefused: as `slice_checkpoint`.
+    """
     config, checkpoint = open_adamba(source)
-    whole = Shape.of(config)
-    check_smaller(whole, shape)
+    check_smaller(Shape.of(config), shape)
     small = resized(config, shape)
 
     def tensor(name: str) -> torch.Tensor:
         return take(checkpoint.read(name), index_of(name, small, config))
 
-    write_adamba(target, small, main_dtype(checkpoint), tensor, shard_bytes)
+    return small, tensor, main_dtype(checkpoint)
 
 
 def check_smaller(whole: Shape, shape: Shape) -> None:

@@ -101,8 +101,8 @@ def check_tensors(checkpoint: Weights, wanted: Mapping[str, tuple[int, ...]], ti
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise CheckRefused(f"{where} {kind} {min(names)}{more}: it is not the model that its config.json describes")
     for name, shape in wanted.items():
-        if found[name].shape != shape:
-            raise CheckRefused(f"{where}: {name} is {found[name].shape}, its config.json asks for {shape}")
+        if (stored := tuple(found[name].shape)) != shape:
+            raise CheckRefused(f"{where}: {name} is {stored}, its config asks for {shape}")
 
 
 def open_adamba(directory: Path) -> tuple[Any, Checkpoint]:
