@@ -181,6 +181,9 @@ class Nested(Section):
     alpha: float = Field(0.5, ge=0, le=1, description="share of the full width's prediction; the labels have the rest")
     temperature: float = Field(1.0, gt=0)
     mix_and_match: bool = Field(False, description="draw also models whose layers have widths of their own")
+    router: float | None = Field(
+        None, ge=0, description="fit a router on the eval rows that loses so much at most, in nats a token; null: none"
+    )
 
 
 class ExitTraining(Section):

@@ -15,10 +15,10 @@ from agentforge.data.tokenizer import load_tokenizer
 from agentforge.errors import UserError
 from agentforge.models.build import build_model
 from agentforge.recipe.schema import Recipe
+from agentforge.trainers.adaptive import make_adaptive
 from agentforge.trainers.arguments import build_arguments
 from agentforge.trainers.callbacks.limits import LimitsCallback
 from agentforge.trainers.examples import choose_packing, make_collator, training_rows
-from agentforge.trainers.exit_calibration import calibrate_trained
 from agentforge.trainers.loop import GuardedTrainer, Tally
 from agentforge.trainers.nested import NestedPretrainTrainer, NestedSupervisedTrainer, NestedTrainer
 from agentforge.trainers.nested_stage import NestedPlan
@@ -55,8 +55,7 @@ class SupervisedStage(Stage):
         return {"parts": trainer.last_parts} if isinstance(trainer, NestedTrainer) else {}
 
     def finish(self, trainer: GuardedTrainer, directory: Path) -> dict[str, Any]:
-        exits = self.recipe.train.exits
-        return {} if exits is None else calibrate_trained(trainer, exits, directory)
+        return make_adaptive(trainer, self.recipe.train, directory)
 
     def make_trainer(
         self, directory: Path, tally: Tally, limits: LimitsCallback, callbacks: Sequence[TrainerCallback]

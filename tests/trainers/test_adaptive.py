@@ -1,4 +1,4 @@
-"""After training with exits their thresholds lie beside the model, and `generate` takes them."""
+"""What lies beside a trained model: thresholds of its exits, a router; and `generate` takes them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import torch
 from agentforge.artifacts import read_manifest
 from agentforge.errors import UserError
 from agentforge.models.adamba.modeling import AdambaForCausalLM
+from agentforge.trainers import supervised
 from agentforge.trainers.train import train
 
-from .adamba import EXITS
+from .adamba import EXITS, NESTED
 from .conftest import MakeRecipe
 
 PROMPT = {"input_ids": torch.arange(2, 12)[None], "max_new_tokens": 8, "do_sample": False, "eos_token_id": None}
@@ -39,11 +40,22 @@ def test_without_calibration_a_threshold_is_refused(make_adamba: MakeRecipe) -> 
         AdambaForCausalLM.from_pretrained(made).generate(**PROMPT, exit_threshold="calibrated")
 
 
+def test_a_router_is_fitted_when_training_is_over(make_adamba: MakeRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = supervised.load_prepared
+    monkeypatch.setattr(
+        supervised, "load_prepared", lambda directory: (data := load(directory)) | {"eval": data["train"]}
+    )
+    made = train(make_adamba("routed", "sft", {"nested": NESTED["nested"] | {"router": 0.05}}, max_steps=8))
+    report = json.loads((made / "router.json").read_text())["report"]
+    assert read_manifest(made)["metrics"]["router"] == report
+    assert set(report["fixed"]) == {"1/4", "1/2", "1"}
+    model = AdambaForCausalLM.from_pretrained(made).eval()
+    assert model.generate(**PROMPT, width="router").shape == (1, 18)
+
+
 def test_a_training_without_eval_rows_ends_all_the_same(
     make_adamba: MakeRecipe, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from agentforge.trainers import supervised
-
     load = supervised.load_prepared
 
     def without_eval(directory: Path) -> dict[str, object]:
@@ -53,5 +65,5 @@ def test_a_training_without_eval_rows_ends_all_the_same(
     monkeypatch.setattr(supervised, "load_prepared", without_eval)
     with caplog.at_level(logging.WARNING):
         made = train(make_adamba("uncalibrated", "sft", EXITS, max_steps=2))
-    assert "the exits are not calibrated" in caplog.text
+    assert "the eval rows do not do for calibrated exits" in caplog.text
     assert not (made / "exits.json").exists()
