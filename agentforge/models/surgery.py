@@ -27,7 +27,6 @@ from agentforge.models.adamba.proof import (
     ROW_LENGTH,
     checkpoint_logits,
     compare,
-    load,
     logits_of,
     prove,
     random_rows,
@@ -36,6 +35,7 @@ from agentforge.models.adamba.proof import (
 from agentforge.models.adamba.shape import Shape
 from agentforge.models.adamba.slicing import slice_checkpoint, sliced
 from agentforge.models.adamba.streaming import read_config
+from agentforge.models.auto import AutoConfig, model_class
 from agentforge.models.build import identify_base
 from agentforge.models.checkpoint import Checkpoint, checkpoint_directory
 from agentforge.models.files import TOKENIZER_FILES, copy_present
@@ -79,9 +79,10 @@ class Job:
 
     def measured_model(self) -> Any:
         """Return the old model to run on rows: on a GPU in the recipe's dtype, on a CPU in float32."""
-        if torch.cuda.is_available():
-            return load(self.base, getattr(torch, self.recipe.model.dtype)).to("cuda")
-        return load(self.base)
+        on_gpu = torch.cuda.is_available()
+        dtype = getattr(torch, self.recipe.model.dtype) if on_gpu else torch.float32
+        model = model_class(self.base).from_pretrained(self.base, dtype=dtype)
+        return model.to("cuda" if on_gpu else "cpu").eval()
 
     def measuring_rows(self) -> list[list[int]]:
         """Return rows of the recipe's prepared data."""
@@ -209,8 +210,9 @@ def _cut_out(job: Job, shape: Shape) -> dict[str, Any]:
     """Write a slice, and prove it against the part of the whole model that it is: the very same logits."""
     slice_checkpoint(job.base, job.target, shape)
     rows = job.proof_rows()
-    config, tensor, _ = sliced(job.base, shape)
-    proof = compare(streamed_logits(config, tensor, rows), checkpoint_logits(job.target, rows), bound=0.0)
+    _, tensor, _ = sliced(job.base, shape)
+    inside = streamed_logits(AutoConfig.from_pretrained(job.target), tensor, rows)
+    proof = compare(inside, checkpoint_logits(job.target, rows), bound=0.0)
     return {"shape": dataclasses.asdict(shape), "proof": proof.as_dict(), **job.carry_exits(same=False)}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from agentforge.errors import UserError
 from agentforge.models.adamba.drop_attention import choose_layers, drop_attention, mean_loss
 from agentforge.models.adamba.expand import expand
 from agentforge.models.adamba.importance import Importance, measure, order_checkpoint
+from agentforge.models.adamba.modeling import AdambaForCausalLM
 from agentforge.models.adamba.proof import load, logits_of, prove, random_rows
 from agentforge.models.adamba.shape import Shape
 from agentforge.models.adamba.submodels import cut
@@ -83,6 +85,8 @@ def test_what_matters_is_found_and_put_first(tmp_path: Path) -> None:
     silence(model, keep)
     source = save(model, tmp_path / "silent")
     importance = measure(model, ROWS)
+    faster = measure(AdambaForCausalLM.from_pretrained(source).eval(), ROWS)
+    torch.testing.assert_close(asdict(faster), asdict(importance), rtol=1e-4, atol=1e-4)
     assert sorted(importance.channels.argsort(descending=True)[:32].tolist()) == keep["channels"]
     for layer in range(3):
         assert sorted(importance.groups[layer].argsort(descending=True)[:2].tolist()) == keep["groups"]
