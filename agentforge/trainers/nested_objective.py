@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -167,6 +167,7 @@ class NestedObjective(nn.Module):
             parts[f"loss/exit/{exit}"] = entropy
             loss = loss + weights[exit] * entropy
             gates = gates + self._gate(exit, normed, exit_logits, full_logits, parts)
+        gates = gates + self._idle(states.exits)
         for name, small, hidden in states.narrow:
             assert self.nested is not None
             made, parts[f"loss/width/{name}"], parts[f"divergence/width/{name}"] = inplace_distillation(
@@ -194,6 +195,11 @@ class NestedObjective(nn.Module):
             temperature=self.distill.temperature,
         )
         return loss
+
+    def _idle(self, trained: Container[int]) -> Tensor | float:
+        """Return a zero with gradient to the gates whose turn it is not: DDP waits for every parameter."""
+        gates = getattr(self.elastic.full, GATES, {})
+        return sum((0.0 * gates[name].weight.sum() for name in gates if int(name) not in trained), 0.0)
 
     def _gate(
         self, exit: int, normed: Tensor, exit_logits: Tensor, full_logits: Tensor, parts: dict[str, Tensor]

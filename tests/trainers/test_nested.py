@@ -184,3 +184,16 @@ def test_two_processes_train_as_one_with_twice_the_batch(make_adamba: MakeRecipe
         parts = [name for name in of_one if name.startswith(("loss", "divergence", "agreement"))]
         assert len(parts) > 8
         assert [of_two[name] for name in parts] == pytest.approx([of_one[name] for name in parts], rel=1e-3, abs=1e-6)
+
+
+def test_exits_that_take_turns_leave_no_gate_without_a_gradient(adamba_base: Path) -> None:
+    model = with_gates(adamba_base)
+    objective = NestedObjective(model, Train.model_validate({"exits": {"layers": [1, 2], "rotate": True}}), seed=0)
+    ids = torch.randint(2, 64, (2, 9))
+    for step, exit in ((0, 1), (1, 2), (2, 1)):
+        model.zero_grad()
+        loss, parts = objective(Moment(step), ids, ids)
+        assert [name for name in parts if name.startswith("loss/exit")] == [f"loss/exit/{exit}"]
+        loss.backward()
+        moved = {name: gate.weight.grad.any().item() for name, gate in getattr(model, GATES).items()}
+        assert moved == {"1": exit == 1, "2": exit == 2}
