@@ -74,6 +74,7 @@ class ExitDecoder:
         borders = [0, *sorted(rules), depth]
         self.segments = [Segment(range(first, last), rules.get(last)) for first, last in pairwise(borders)]
         self.depths: list[int] = []
+        self._given: dict[int, dict[str, Any]] = {}  # in this step, by the number of tokens
 
     def step(self, token: Tensor, positions: Tensor, mask: Tensor | None, unfinished: Tensor) -> Tensor:
         """Read one token a row and return the logits `(B, V)` after it.
@@ -86,6 +87,7 @@ class ExitDecoder:
             mask: `(B, T)`, 0 at padding; None: no padding.
             unfinished: `(B)` bool; the others' confidence does not count.
         """
+        self._given = {}
         self.segments[0].admit(embed(self.model, token))
         for index, segment in enumerate(self.segments):
             hidden = self._run(segment, positions, mask)
@@ -105,6 +107,7 @@ class ExitDecoder:
 
     def finish(self, positions: Tensor, mask: Tensor | None) -> None:
         """Run what waits through the layers that it has not been in, so that the cache is that of full depth."""
+        self._given = {}
         for index, segment in enumerate(self.segments):
             if segment.waiting is not None:
                 hidden = self._run(segment, positions, mask)
@@ -123,34 +126,31 @@ class ExitDecoder:
         """Run all that waits before a segment through it; the newest token is the last of the result `(B, n, D)`."""
         hidden, segment.waiting = segment.waiting, None
         assert hidden is not None
-        positions = positions[:, -hidden.shape[1] :]
-        rotary = self.model.model.rotary_emb(hidden, position_ids=positions)
-        causal = self._mask(segment, hidden, positions, mask)
+        length = hidden.shape[1]
+        if length not in self._given:
+            self._given[length] = self._inputs(segment, hidden, positions[:, -length:], mask)
         for index in segment.layers:
-            hidden = self.model.model.layers[index](
-                hidden,
-                attention_mask=causal,
-                mamba_attention_mask=None,  # what is written is never padding
-                position_ids=positions,
-                past_key_values=self.cache,
-                use_cache=True,
-                position_embeddings=rotary,
-            )[0]
+            hidden = self.model.model.layers[index](hidden, **self._given[length])[0]
         return hidden
 
-    def _mask(self, segment: Segment, hidden: Tensor, positions: Tensor, mask: Tensor | None) -> Any:
-        # the mask is as wide as the cache of these layers, which may be behind that of the first ones
-        dropped = getattr(self.model.config, "dropped_attention", None) or []
-        caches = [self.cache.layers[index] for index in segment.layers if index not in dropped]
-        if not caches:
-            return None
-        return create_causal_mask(
+    def _inputs(self, segment: Segment, hidden: Tensor, positions: Tensor, mask: Tensor | None) -> dict[str, Any]:
+        """Return what layers are given beside the last n tokens' hidden states: the same for all layers of a step."""
+        causal = create_causal_mask(
             config=self.model.config,
             inputs_embeds=hidden,
             attention_mask=mask,
-            past_key_values=Cache(layers=caches),
+            # what these layers hold, which may be less than what the first ones do
+            past_key_values=Cache(layers=[self.cache.layers[segment.layers.start]]),
             position_ids=positions,
         )
+        return {
+            "attention_mask": causal,
+            "mamba_attention_mask": None,  # what is written is never padding
+            "position_ids": positions,
+            "past_key_values": self.cache,
+            "use_cache": True,
+            "position_embeddings": self.model.model.rotary_emb(hidden, position_ids=positions),
+        }
 
 
 def embed(model: Any, token: Tensor) -> Tensor:
