@@ -80,25 +80,27 @@ def widths_table(hidden: int, layers: int, tokens: int, dtype: torch.dtype) -> I
     torch.manual_seed(0)
     model = AdambaForCausalLM(config_of(hidden, layers, 512)).eval().to(dtype)
     prompt = torch.randint(0, 512, (1, 16))
-    times: dict[str, list[tuple[float, float]]] = {width: [] for width in WIDTHS}
+    clocks: dict[tuple[str, int], list[Clock]] = {}
     for _ in range(TURNS):
         for width in WIDTHS:
-            runs = []
             for new in (1, tokens + 1):
                 with Clock() as clock:
                     model.generate(prompt, width=width, max_new_tokens=new, do_sample=False)
-                runs.append(clock)
-            times[width].append(tuple((getattr(runs[1], kind) - getattr(runs[0], kind)) / tokens for kind in KINDS))
+                clocks.setdefault((width, new), []).append(clock)
     kind = str(dtype).removeprefix("torch.")
     yield f"hidden {hidden}, {layers} layers, {kind}, {tokens} tokens, best of {TURNS} turns."
     yield ""
     yield "| width | parameters | CPU ms/token | wall ms/token | faster, CPU | faster, wall |"
     yield "|---|--:|--:|--:|--:|--:|"
-    whole = [min(turns) for turns in zip(*times["1"], strict=True)]
+
+    def per_token(width: str, kind: str) -> float:
+        long, short = (min(getattr(clock, kind) for clock in clocks[width, new]) for new in (tokens + 1, 1))
+        return (long - short) / tokens
+
     for width in WIDTHS:
-        best = [min(turns) for turns in zip(*times[width], strict=True)]
+        best = [per_token(width, kind) for kind in KINDS]
         size = sum(parameter.numel() for parameter in submodel(model, width).parameters())
-        faster = [full / narrow for full, narrow in zip(whole, best, strict=True)]
+        faster = [per_token("1", kind) / narrow for kind, narrow in zip(KINDS, best, strict=True)]
         yield (
             f"| {width} | {size / 1e6:.1f}M | {1e3 * best[0]:.2f} | {1e3 * best[1]:.2f} "
             f"| {faster[0]:.2f} | {faster[1]:.2f} |"
