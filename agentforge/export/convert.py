@@ -15,10 +15,12 @@ from agentforge.artifacts import write_json
 from agentforge.data.tokenizer import QWEN2_PATTERN
 from agentforge.errors import CheckRefused
 from agentforge.export.llama_cpp import VERSION, ask_llama_cpp, converter_source
+from agentforge.models.checkpoint import INDEX_FILE, Checkpoint, write_shard
 from agentforge.recipe.schema import Quantization
 
 log = logging.getLogger(__name__)
 
+HEAD_FILE = "model-head.safetensors"
 FILE_TYPES: dict[Quantization, int] = {"f16": 1, "q8": 7, "q5km": 17, "q4km": 15}  # enum llama_ftype in llama.h
 BYTES_PER_WEIGHT: dict[Quantization, float] = {"f16": 2.0, "q8": 1.07, "q5km": 0.72, "q4km": 0.62}
 
@@ -30,10 +32,12 @@ class Conversion:
     Attributes:
         arguments: further command-line arguments.
         config: entries of config.json that it reads under other values than transformers writes.
+        untied: write the head that the model shares with its embedding as a tensor of its own.
     """
 
     arguments: tuple[str, ...] = ()
     config: dict[str, Any] = field(default_factory=dict)
+    untied: bool = False
 
 
 def known_architectures(tree: Path) -> set[str]:
@@ -74,6 +78,10 @@ def plan_conversion(config: dict[str, Any], tree: Path) -> Conversion:
         )
     if architecture == "Qwen3NextForCausalLM":
         return Conversion(arguments=("--no-mtp",))  # transformers does not keep the speculative head it looks for
+    if architecture == "FalconH1ForCausalLM" and config.get("tie_word_embeddings"):
+        # the converter multiplies the embedding by its own multiplier, and llama.cpp would use that as the head
+        same = config.get("embedding_multiplier", 1.0) == config.get("lm_head_multiplier", 1.0)
+        return Conversion() if same else Conversion(config={"tie_word_embeddings": False}, untied=True)
     if architecture == "GraniteMoeHybridForCausalLM" and "layer_types" in config:
         older = {"linear_attention": "mamba", "full_attention": "attention"}
         return Conversion(config={"layer_types": [older.get(kind, kind) for kind in config["layer_types"]]})
@@ -118,10 +126,21 @@ def conversion_view(checkpoint: Path, view: Path, plan: Conversion, template: st
         if file.is_file():
             (view / file.name).symlink_to(file.resolve())
     _rewrite(view / "config.json", plan.config)
+    if plan.untied:
+        _write_head(view)
     if template is not None:
         _rewrite(view / "tokenizer_config.json", {"chat_template": None})  # chat_template.jinja is what counts
         (view / "chat_template.jinja").unlink(missing_ok=True)
         (view / "chat_template.jinja").write_text(template, encoding="utf-8")
+
+
+def _write_head(view: Path) -> None:
+    weights = Checkpoint(view)
+    (embedding,) = (name for name in weights.weight_map if name.endswith("embed_tokens.weight"))
+    tensor = weights.read(embedding)
+    write_shard(view / HEAD_FILE, {"lm_head.weight": (tensor.dtype, tuple(tensor.shape))}, lambda name: tensor)
+    if (index := view / INDEX_FILE).exists():
+        _rewrite(index, {"weight_map": weights.weight_map | {"lm_head.weight": HEAD_FILE}})
 
 
 def _rewrite(path: Path, changes: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ from transformers.utils.hub import cached_file, extract_commit_hash
 
 from agentforge.artifacts import hash_json
 from agentforge.errors import CheckRefused, UserError, did_you_mean
+from agentforge.models.adamba.nanochat_layers import NormedEmbedding, SoftcappedHead
 from agentforge.models.auto import model_class
 from agentforge.recipe.schema import Model
 
@@ -217,6 +218,11 @@ def add_lora(model: PreTrainedModel, options: dict[str, Any], *, seed: int) -> P
             f"train.lora.target_modules: this {model.config.model_type} has no {', '.join(unknown)}; "
             f"it has {', '.join(linear_names(model))}"
         )
+    if bent := sorted(_bent_outputs(model) & set(targets or [])):
+        raise UserError(
+            f"train.lora.target_modules: {', '.join(bent)} of this nanochat graft bends what it returns, so its LoRA "
+            "could not be merged; leave it out"
+        )
     set_seed(seed)
     if getattr(model, "is_quantized", False):
         from peft import prepare_model_for_kbit_training
@@ -227,6 +233,11 @@ def add_lora(model: PreTrainedModel, options: dict[str, Any], *, seed: int) -> P
     except (ValueError, TypeError) as error:
         known = ", ".join(linear_names(model))
         raise UserError(f"train.lora: {_first_line(error)} (linear modules here: {known})") from error
+
+
+def _bent_outputs(model: torch.nn.Module) -> set[str]:
+    bent = (NormedEmbedding, SoftcappedHead)
+    return {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, bent)}
 
 
 def linear_names(model: torch.nn.Module) -> list[str]:

@@ -1,0 +1,91 @@
+"""Adamba where the package makes and opens models: the fast class, by recipe and by checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import FalconH1Config, FalconH1ForCausalLM
+
+from agentforge.errors import UserError
+from agentforge.export.compare import Place
+from agentforge.export.compare import load_model as load_to_compare
+from agentforge.models.adamba.modeling import AdambaForCausalLM
+from agentforge.models.build import add_lora, build_model, from_scratch, load_model, packing_refusal
+from agentforge.models.locate import ModelLocation
+from agentforge.recipe.schema import Model
+from agentforge.rollouts.transformers_policy import load_weights
+from agentforge.trainers.examples import choose_packing
+
+SIZES: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "mamba_d_ssm": 32,
+    "mamba_n_heads": 4,
+    "mamba_d_head": 8,
+    "mamba_d_state": 8,
+}
+
+
+def recipe(**fields: Any) -> Model:
+    return Model(config={"model_type": "adamba"} | SIZES | fields)
+
+
+@pytest.mark.parametrize("switch", [{}, {"qk_norm": True}], ids=["plain", "switched"])
+def test_a_recipes_adamba_is_made_trained_and_opened_as_one(tmp_path: Path, switch: dict[str, Any]) -> None:
+    made = from_scratch(recipe(**switch), 64, seed=0)
+    assert isinstance(made, AdambaForCausalLM)
+    made.save_pretrained(tmp_path)
+    ids = torch.arange(20)[None]
+    path = Model(path=str(tmp_path))
+    opened = [
+        build_model(path, 64, seed=0, train_all=True),
+        load_model(path, dtype=torch.float32),
+        load_to_compare(tmp_path, Place("cpu", torch.float32)),
+        load_weights(ModelLocation("hf", str(tmp_path), "x")),
+    ]
+    for model in opened:
+        assert isinstance(model, AdambaForCausalLM)
+        assert torch.equal(model.eval()(ids).logits, made.eval()(ids).logits)
+
+
+def test_a_falcon_h1_that_is_no_adamba_stays_transformers_own(tmp_path: Path) -> None:
+    FalconH1ForCausalLM(FalconH1Config(vocab_size=64, pad_token_id=None, **SIZES)).save_pretrained(tmp_path)
+    assert type(load_model(Model(path=str(tmp_path)), dtype=torch.float32)) is FalconH1ForCausalLM
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"qk_nrm": True}, "has no field 'qk_nrm'; did you mean 'qk_norm'"),
+        ({"mlp": "relu"}, r"model\.config: TypeError: Field 'mlp' expected one of \('gated', 'relu2'\), got relu"),
+        ({"hidden_size": "x"}, r"model\.config: TypeError: Field 'hidden_size' expected int"),
+        ({"mamba_rms_norm": True}, "mamba_rms_norm: its norm couples"),
+        ({"mamba_n_heads": 3}, "mamba_n_heads must divide"),
+    ],
+)
+def test_a_config_that_makes_no_model_is_one_sentence(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        from_scratch(recipe(**fields), 64, seed=0)
+    assert "\n" not in str(error.value)
+
+
+def test_documents_are_not_packed() -> None:
+    model = from_scratch(recipe(), 64, seed=0)
+    assert "carry a state" in (packing_refusal(model.config) or "")
+    assert choose_packing(model, None) is False
+    with pytest.raises(UserError, match="adamba cannot be packed"):
+        choose_packing(model, True)
+
+
+@pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
+def test_lora_is_refused_where_a_nanochat_graft_bends_the_sum(target: str) -> None:
+    model = from_scratch(recipe(logit_softcap=15.0, embedding_norm=True), 64, seed=0)
+    with pytest.raises(UserError, match=rf"train\.lora\.target_modules: .*{target}"):
+        add_lora(model, {"r": 2, "target_modules": [target]}, seed=0)
