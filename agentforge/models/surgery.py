@@ -49,7 +49,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "slice": ("width", "shape"),
     "truncate": ("layers",),
     "order": ("rows",),
-    "drop_attention": ("layers", "rows"),
+    "drop_attention": ("layers", "indices", "rows"),
 }
 """What each operation takes beside `max_logit_difference`."""
 MEASURED_ON = {"order": "train", "drop_attention": "eval"}
@@ -161,8 +161,10 @@ def _checked(recipe: Recipe) -> Surgery:
         if name not in OPTIONS[chosen.operation]:
             takes = " and ".join(f"surgery.{option}" for option in OPTIONS[chosen.operation])
             raise UserError(f"surgery.{name} means nothing to {chosen.operation}, which takes {takes}")
-    if "layers" in OPTIONS[chosen.operation] and chosen.layers is None:
-        raise UserError(f"{chosen.operation}: give surgery.layers")
+    if chosen.operation == "truncate" and chosen.layers is None:
+        raise UserError("truncate: give surgery.layers, how many of the first layers stay")
+    if chosen.operation == "drop_attention" and (chosen.layers is None) == (chosen.indices is None):
+        raise UserError("drop_attention: give surgery.layers (how many) or surgery.indices (which), and not both")
     return chosen
 
 
@@ -200,8 +202,7 @@ def _slice(job: Job) -> dict[str, Any]:
 
 
 def _truncate(job: Job) -> dict[str, Any]:
-    if not isinstance(job.chosen.layers, int):
-        raise UserError("truncate keeps the first layers: surgery.layers is how many")
+    assert job.chosen.layers is not None
     whole = Shape.of(read_config(job.base))
     return _cut_out(job, dataclasses.replace(whole, num_hidden_layers=job.chosen.layers))
 
@@ -227,9 +228,10 @@ def _order(job: Job) -> dict[str, Any]:
 
 
 def _drop_attention(job: Job) -> dict[str, Any]:
-    assert job.chosen.layers is not None
+    layers = job.chosen.layers if job.chosen.indices is None else job.chosen.indices
+    assert layers is not None
     rows = job.measuring_rows()
-    cost = choose_layers(job.measured_model(), rows, job.chosen.layers)
+    cost = choose_layers(job.measured_model(), rows, layers)
     drop_attention(job.base, job.target, cost.dropped)
     log.info("attention dropped in layers %s: loss %.4f -> %.4f", cost.dropped, cost.before, cost.after)
     return {"rows": len(rows), "cost": cost.as_dict(), **job.carry_exits(same=False)}

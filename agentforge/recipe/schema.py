@@ -295,9 +295,10 @@ class Surgery(Section):
     mamba: GraftedMamba | None = Field(None, description="graft: sizes of the mixers")
     width: str | None = Field(None, description="expand, slice: all widths times this, such as 5/4 or 1/2")
     shape: Sizes | None = Field(None, description="expand, slice: sizes, after width")
-    layers: int | list[int] | None = Field(
-        None, description="truncate: how many stay; drop_attention: how many (the cheapest), or which, counted from 0"
+    layers: int | None = Field(
+        None, ge=1, description="truncate: how many stay; drop_attention: how many, the cheapest"
     )
+    indices: list[int] | None = Field(None, description="drop_attention: which layers instead, counted from 0")
     rows: int | None = Field(None, ge=1, description="order, drop_attention: prepared rows measured on; none: 64")
     max_logit_difference: float = Field(
         1e-5,

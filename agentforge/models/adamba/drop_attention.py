@@ -83,7 +83,7 @@ def _candidates(config: Any, layers: int | Sequence[int]) -> list[int]:
         return present
     if wrong := [layer for layer in layers if layer not in present]:
         raise UserError(
-            f"drop_attention: surgery.layers names {wrong[0]}; there is attention in the layers "
+            f"drop_attention: surgery.indices names {wrong[0]}; there is attention in the layers "
             f"{', '.join(map(str, present))}"
         )
     return sorted(set(layers))
