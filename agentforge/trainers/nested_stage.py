@@ -57,7 +57,8 @@ class NestedPlan:
         self._check_teacher(config)
         if self.train.trainable:
             with no_init_weights(), torch.device("meta"):
-                _matching(AutoModelForCausalLM.from_config(config), self.train.trainable)
+                model = AutoModelForCausalLM.from_config(config, trust_remote_code=recipe.model.trust_remote_code)
+            _matching(model, self.train.trainable)
 
     def _check_model(self, config: Any, arguments: Arguments) -> None:
         keys = [key for key in asks_for(self.train) if key != "trainable"]
@@ -157,10 +158,11 @@ class NestedPlan:
             model.config.exit_layers = list(self.train.exits.layers)
             if self.train.exits.gates:
                 model.add_module(GATES, self._gates(model))
-        teacher = self._teacher()
-        objective = NestedObjective(model, self.train, seed=self.recipe.seed, teacher=teacher)
+        objective = None
+        if self.objective:
+            objective = NestedObjective(model, self.train, seed=self.recipe.seed, teacher=self._teacher())
         return {
-            "objective": objective if self.objective else None,
+            "objective": objective,
             "old_entries": old,
             "continued": self.recipe.model.path is not None,
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from trl import SFTConfig
 from agentforge.data.prepare import load_prepared
 from agentforge.data.tokenizer import load_tokenizer
 from agentforge.errors import UserError
+from agentforge.models.adamba.exits import GATES
 from agentforge.models.build import build_model
 from agentforge.recipe.schema import Recipe
 from agentforge.trainers.adaptive import make_adaptive
@@ -25,6 +27,8 @@ from agentforge.trainers.nested_stage import NestedPlan
 from agentforge.trainers.pretrain import PretrainTrainer
 from agentforge.trainers.sft import SupervisedTrainer
 from agentforge.trainers.stage import CACHE, Stage, asks_for
+
+log = logging.getLogger(__name__)
 
 METHODS: dict[str, tuple[type[GuardedTrainer], type[TrainingArguments]]] = {
     "pretrain": (PretrainTrainer, TrainingArguments),
@@ -65,6 +69,7 @@ class SupervisedStage(Stage):
         base = build_model(
             recipe.model, len(tokenizer), seed=recipe.seed, train_all=lora is None, device=self.args.device
         )
+        self._say_what_is_lost()
         packing = choose_packing(base, self.arguments.packing)
         rows = self._rows(directory / CACHE, packing)
         if isinstance(self.args, SFTConfig):
@@ -84,6 +89,11 @@ class SupervisedStage(Stage):
             max_nonfinite_steps=recipe.train.max_nonfinite_steps,
             **more,
         )
+
+    def _say_what_is_lost(self) -> None:
+        path = self.recipe.model.path
+        if self.recipe.train.exits is None and path is not None and (Path(path) / GATES).is_file():
+            log.warning("%s has %s; without train.exits the result has none, for its layers move", path, GATES)
 
     def _rows(self, cache: Path, packing: bool) -> dict[str, Dataset]:
         """Return labelled and packed rows of the splits that have any; the first process writes, the rest map them."""

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from datasets import disable_progress_bars
+from transformers import FalconH1Config
 
+from agentforge.models.adamba.expand import expand
+from agentforge.models.adamba.shape import Shape
 from agentforge.recipe.schema import Model, Recipe
 
 from .adamba import write_adamba
@@ -65,6 +70,15 @@ def make_adamba(make_recipe: MakeRecipe, adamba_base: Path) -> MakeRecipe:
         return recipe.model_copy(update={"model": Model(path=str(path), dtype="float32")})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def expanded(adamba_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Shape]:
+    """A larger model around the tiny Adamba, and the shape that it had."""
+    smaller = Shape.of(FalconH1Config.from_pretrained(adamba_base))
+    target = tmp_path_factory.mktemp("expanded")
+    expand(adamba_base, target, replace(smaller.scaled(Fraction(5, 4)), num_hidden_layers=5), seed=1)
+    return target, smaller
 
 
 @pytest.fixture(scope="session")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import FalconH1Config, FalconH1ForCausalLM, TrainingArguments, set_seed
+from transformers import FalconH1Config, TrainingArguments
 
 from agentforge.artifacts import read_manifest
 from agentforge.errors import UserError
@@ -21,6 +20,7 @@ from agentforge.trainers.train import train
 
 from .adamba import NESTED, logged, weights
 from .conftest import MakeRecipe
+from .test_train import launch
 
 
 def test_only_the_named_parameters_move(make_adamba: MakeRecipe, adamba_base: Path) -> None:
@@ -48,24 +48,6 @@ def test_rates_of_state_space_layers_do_not_decay(make_adamba: MakeRecipe, adamb
 
 
 # -- expansions -----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def expanded(adamba_base: Path, tmp_path: Path) -> tuple[Path, Shape]:
-    """A larger model around the base, as `surgery expand` leaves it, and the base's shape."""
-    old = FalconH1ForCausalLM.from_pretrained(adamba_base)
-    smaller = Shape.of(old.config)
-    grown = replace(smaller, hidden_size=40, intermediate_size=80, mamba_n_heads=5, num_hidden_layers=5)
-    config = resized(old.config, grown)
-    config.expanded_from = asdict(smaller)
-    set_seed(1)
-    model = FalconH1ForCausalLM(config)
-    state = model.state_dict()
-    for name, tensor in old.state_dict().items():
-        put(state[name], index_of(name, old.config, config), tensor)
-    model.load_state_dict(state)
-    model.save_pretrained(tmp_path / "expanded")
-    return tmp_path / "expanded", smaller
 
 
 def old_and_new(directory: Path, smaller: Shape) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
@@ -124,6 +106,24 @@ def test_graded_entries_move_at_their_share_of_the_rate(make_adamba: MakeRecipe,
         expected = before[0][name] + 0.25 * (whole[0][name] - before[0][name])
         torch.testing.assert_close(graded[0][name], expected, rtol=1e-6, atol=1e-7)
         assert torch.equal(graded[1][name], whole[1][name])
+
+
+def test_two_processes_train_as_one_with_twice_the_batch(
+    make_adamba: MakeRecipe, expanded: tuple[Path, Shape], tmp_path: Path
+) -> None:
+    path, smaller = expanded
+    options: dict[str, Any] = {"max_steps": 3, "save_steps": 100, "logging_steps": 1}
+    keys = {"nested": {"widths": ["4/5", "1/5"]}, "exits": {"layers": [1, 2]}, "expanded": "expanded_only"}
+    one = train(make_adamba("one", "sft", keys, path=path, per_device_train_batch_size=4, **options))
+    recipe = make_adamba("two", "sft", keys, path=path, per_device_train_batch_size=2, **options)
+    finished = launch(recipe, tmp_path, "finish")
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    for of_one, of_two in zip(logged(one), logged(recipe.trained), strict=True):
+        parts = [name for name in of_one if name.startswith(("loss", "divergence", "agreement"))]
+        assert len(parts) > 8
+        assert [of_two[name] for name in parts] == pytest.approx([of_one[name] for name in parts], rel=1e-3, abs=1e-6)
+    before, after = (old_and_new(directory, smaller)[0] for directory in (path, recipe.trained))
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 # -- what is refused ------------------------------------------------------------------------------------------------
