@@ -243,9 +243,19 @@ class Environments(Section):
     samples: int = Field(1, ge=1, description="episodes per task")
 
 
+class Losses(Section):
+    """Next-token loss on the eval rows of the recipe's prepared data."""
+
+    rows: int | None = Field(None, ge=2, description="so many of them; none: all")
+    widths: list[str] = Field(["1"], min_length=1, description="shares of an Adamba's width; others have only 1")
+    exits: bool = Field(False, description="also at each early exit, if the model has any")
+    speed: bool = Field(False, description="also milliseconds a token of decoding, of each of them")
+
+
 class Evaluate(Section):
     tool_calls: ToolCalls | None = None
     environments: Environments | None = None
+    loss: Losses | None = None
     confidence: float = Field(0.8, gt=0, lt=1, description="mass of the Beta-Jeffreys interval")
     batch_size: int = Field(16, ge=1)
 
@@ -313,7 +323,7 @@ class Stage(Section):
 
     verb: Literal["download", "prepare", "surgery", "collect", "train", "evaluate", "merge", "gguf", "report"]
     recipe: str | None = None
-    model: str | None = Field(None, description="for evaluate: base, lora, merged, q8 ... or a path")
+    model: str | None = Field(None, description="for evaluate: base, model, merged, q8, grafted ... or a path")
 
 
 class Recipe(Section):
