@@ -30,25 +30,27 @@ ROWS = "rows.jsonl"
 
 
 def evaluate(recipe: Recipe, model: str | None = None, replace: bool = False) -> Path:
-    """Score a model on the recipe's held-out tool calls, on reserved tasks of its environments, or on both.
+    """Score a model on whatever the recipe evaluates: tool calls, tasks of environments, the loss on held-out rows.
 
     Args:
-        recipe: `evaluate.tool_calls` names the questions, `evaluate.environments` the tasks.
+        recipe: `evaluate.tool_calls` names the questions, `evaluate.environments` the tasks, `evaluate.loss` says what
+            is measured on the eval rows of its prepared data.
         model: see `locate_model`; or ``expert`` or a baseline of the environments (``random``), which need no model.
         replace: make the scores again if they are there from other questions or another model.
 
     Returns:
         ``-eval-<label>`` with scores.json and, of questions, rows.jsonl; of environments, results.parquet and
-        episodes.parquet.
+        episodes.parquet; of losses, losses.json.
 
     Raises:
         UserError: nothing to evaluate on, or no such model.
         CheckRefused: a question or a task is among the recipe's training data.
     """
-    if recipe.evaluate.tool_calls is None and recipe.evaluate.environments is None:
+    chosen = recipe.evaluate
+    if chosen.tool_calls is None and chosen.environments is None and chosen.loss is None:
         raise UserError(
-            f"{recipe.full_name} has nothing to evaluate on: set evaluate.tool_calls.prompts to a JSONL file, or "
-            "evaluate.environments"
+            f"{recipe.full_name} has nothing to evaluate on: set evaluate.tool_calls.prompts to a JSONL file, "
+            "evaluate.environments, or evaluate.loss"
         )
     with opened(recipe) as selection:
         actor = scripted_policy(selection.chosen, model) if selection.chosen else None
@@ -78,6 +80,8 @@ def _evaluate_model(recipe: Recipe, selection: Selection, model: str | None, rep
     files = question_files(recipe.evaluate.tool_calls) if recipe.evaluate.tool_calls else []
     inputs: dict[str, Path | str] = {f"prompts {file}": file for file in files}
     inputs |= model_inputs(location)
+    if recipe.evaluate.loss is not None:
+        inputs["data"] = recipe.artifact("data")
     target = recipe.artifact(f"eval-{location.label}")
     depends = _depends(recipe, selection.chosen, location)
     with stage_directory(target, stage="evaluate", recipe=depends, inputs=inputs, replace=replace) as work:
@@ -87,8 +91,10 @@ def _evaluate_model(recipe: Recipe, selection: Selection, model: str | None, rep
 
 
 def _depends(recipe: Recipe, chosen: list[Chosen], location: ModelLocation) -> dict[str, Any]:
+    # `loss` came after the first evaluations: where there is none, theirs stay current
+    without = {"batch_size"} | ({"loss"} if recipe.evaluate.loss is None else set())
     depends = {
-        "evaluate": recipe.evaluate.model_dump(exclude={"batch_size"}),
+        "evaluate": recipe.evaluate.model_dump(exclude=without),
         "tools": recipe.data.tools,
         "system": recipe.data.system,
         "template": location.template,
@@ -104,15 +110,20 @@ def _score_model(recipe: Recipe, selection: Selection, location: ModelLocation, 
     refuse_trained_questions(recipe, questions)
     refuse_trained_tasks(recipe, selection.chosen, location)
     trivial = baselines(recipe, selection) if selection.chosen else {}
-    policy = open_policy(location, engine=recipe.rollouts.engine)
     report: dict[str, Any] = {
         "recipe": recipe.full_name,
         "model": {"label": location.label, "kind": location.kind, "path": location.path, "base": location.base},
     }
-    if questions:
-        report |= _answer(recipe, work, policy, questions)
-    if selection.chosen:
-        report |= evaluate_environments(recipe, selection, policy, trivial, work)
+    if recipe.evaluate.loss is not None:
+        from agentforge.evaluation.loss_stage import evaluate_losses
+
+        report |= evaluate_losses(recipe, location, work)
+    if questions or selection.chosen:
+        policy = open_policy(location, engine=recipe.rollouts.engine)
+        if questions:
+            report |= _answer(recipe, work, policy, questions)
+        if selection.chosen:
+            report |= evaluate_environments(recipe, selection, policy, trivial, work)
     write_json(work.path / SCORES, report)
 
 

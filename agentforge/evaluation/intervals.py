@@ -87,6 +87,52 @@ def bootstrap_abc(values: Array, confidence: float) -> tuple[float, float]:
     return max(0.0, min(mean, float(low))), min(1.0, max(mean, float(high)))
 
 
+def ratio_t(sums: Array, counts: Array, confidence: float) -> tuple[float, float, float]:
+    """Return the mean of all values of several rows, sum(sums) / sum(counts), and its Student-t interval over rows.
+
+    Values of one row depend on each other, rows do not: the variance is the linearised one of a ratio of sums,
+    n / (n - 1) * sum((sums - mean * counts)^2) / sum(counts)^2 (Cochran, Sampling Techniques, 3rd ed. 1977, 6.4), with
+    n - 1 degrees of freedom.
+
+    Args:
+        sums: (rows,) of the values of each row; of two ways to read the rows their differences.
+        counts: (rows,) values of each row.
+
+    Raises:
+        ValueError: there are fewer than two rows, or the mass is impossible.
+    """
+    from scipy.special import stdtrit
+
+    _check(confidence)
+    n = len(sums)
+    if n < 2:
+        raise ValueError("an interval over rows needs at least two")
+    mean = float(sums.sum() / counts.sum())
+    residuals = sums - mean * counts
+    error = float(np.sqrt(n / (n - 1) * (residuals @ residuals))) / float(counts.sum())
+    half = float(stdtrit(n - 1, (1 + confidence) / 2)) * error
+    return mean, mean - half, mean + half
+
+
+def share_over_rows(successes: Array, counts: Array, confidence: float) -> tuple[float, float, float]:
+    """Return the share of successes among all trials of several rows, and its Beta-Jeffreys interval.
+
+    Trials of one row depend on each other: all together count for as many as the linearised variance between rows says,
+    at least the rows and at most the trials (Korn and Graubard, as in `effective_trials`).
+
+    Args:
+        successes: (rows,) of each row.
+        counts: (rows,) trials of each row.
+    """
+    n, trials = len(counts), float(counts.sum())
+    share = float(successes.sum()) / trials
+    if n > 1 and 0 < share < 1:
+        residuals = successes - share * counts
+        variance = n / (n - 1) * float(residuals @ residuals) / trials**2
+        trials = min(trials, max(n, share * (1 - share) / variance)) if variance else trials
+    return share, *beta_jeffreys(share * trials, trials, confidence)
+
+
 def _check(confidence: float) -> None:
     if not 0 < confidence < 1:
         raise ValueError(f"the confidence must lie between 0 and 1, it is {confidence}")

@@ -1,4 +1,4 @@
-"""Which model a verb means: ``base``, ``lora``, ``model``, ``merged``, a quantisation, or a path."""
+"""Which model a verb means: ``base``, ``lora``, ``model``, ``merged``, a quantisation, what surgery made, or a path."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from typing import Literal, get_args
 
 from agentforge.artifacts import MANIFEST, read_manifest
 from agentforge.errors import UserError, did_you_mean
-from agentforge.recipe.schema import Quantization, Recipe
+from agentforge.recipe.schema import SURGERY_SUFFIXES, Quantization, Recipe
 
 log = logging.getLogger(__name__)
 
 QUANTIZATIONS: tuple[str, ...] = get_args(Quantization)
-NAMES = ("base", "lora", "model", "merged", *QUANTIZATIONS)
+SURGICAL = tuple(SURGERY_SUFFIXES.values())
+NAMES = ("base", "lora", "model", "merged", *QUANTIZATIONS, *SURGICAL)
+# widths and depths that surgery cut out: width-1of2, depth-4
+CUT_OUT = re.compile(r"width-\d+of\d+|depth-\d+")
 # The most faithful first: what the training made, whole; then as an adapter; then its quantisations.
 PREFERENCE = ("merged", "lora", "model", "f16", "q8", "q5km", "q4km")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -50,8 +53,9 @@ def locate_model(recipe: Recipe, which: str | None = None) -> ModelLocation:
 
     Args:
         recipe: names the artefacts and the base.
-        which: one of `NAMES`, a path (checkpoint, adapter, .gguf), or None: the most faithful artefact that is not
-            older than the training.
+        which: one of `NAMES`, a width or depth that `surgery` cut out (``width-1of2``), a path (checkpoint, adapter,
+            .gguf), or None: the most faithful artefact that is not older than the training; where there is none, what
+            the recipe's surgery made.
 
     Raises:
         UserError: it does not exist; the sentence names the command that makes it.
@@ -61,7 +65,7 @@ def locate_model(recipe: Recipe, which: str | None = None) -> ModelLocation:
         log.info("model: %s (%s); name another with --model", which, recipe.artifact(which))
     if which == "base":
         return _base(recipe)
-    if which not in NAMES:
+    if which not in NAMES and not CUT_OUT.fullmatch(which):
         return locate_path(which)
     if (missing := _explain_missing(recipe, which)) is not None:
         raise UserError(missing)
@@ -158,10 +162,22 @@ def _explain_missing(recipe: Recipe, which: str) -> str | None:
     if which in ("lora", "model") and recipe.trained != target:
         has = recipe.trained.name.removeprefix(f"{recipe.full_name}-")
         return f"{recipe.full_name} makes '{has}', not '{which}' (train.lora decides); say --model {has}"
+    if which in SURGICAL or CUT_OUT.fullmatch(which):
+        return _explain_unmade(recipe, which)
     if which in QUANTIZATIONS and which not in recipe.export.gguf:
         return f"{target} is not there: add '{which}' to export.gguf and run `agentforge gguf` on this recipe"
     verb = {"lora": "train", "model": "train", "merged": "merge"}.get(which, "gguf")
     return f"{target} is not there; run `agentforge {verb}` on this recipe first"
+
+
+def _explain_unmade(recipe: Recipe, which: str) -> str:
+    target = recipe.artifact(which)
+    if recipe.surgery is None:
+        return f"{target} is not there, and {recipe.full_name} has no surgery; name the recipe that makes it, or a path"
+    made = recipe.operated.name.removeprefix(f"{recipe.full_name}-")
+    if made != which:
+        return f"the surgery of {recipe.full_name} makes '{made}', not '{which}'; say --model {made}"
+    return f"{target} is not there; run `agentforge surgery` on this recipe first"
 
 
 def _newest(recipe: Recipe) -> str:
@@ -174,6 +190,8 @@ def _newest(recipe: Recipe) -> str:
     for name in PREFERENCE:
         if name in finished and finished[name] >= trained_at:
             return name
+    if recipe.surgery is not None and (recipe.operated / MANIFEST).is_file():
+        return recipe.operated.name.removeprefix(f"{recipe.full_name}-")
     raise UserError(
         f"there is no model of {recipe.full_name} in {recipe.output_dir} yet; run `agentforge train` on this recipe, "
         "or say --model base"
