@@ -27,7 +27,7 @@ import datasets
 import transformers
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedTokenizerFast, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
 from agentforge.models.build import from_scratch
@@ -103,6 +103,7 @@ def contestants(directory: Path, steps: int) -> dict[str, Callable[[], list[floa
     def run(make: Callable[[Any, StepTimes], Trainer]) -> list[float]:
         times = StepTimes()
         trainer = make(from_scratch(recipe.model, VOCABULARY, seed=0), times)
+        trainer.remove_callback(PrinterCallback)  # stdout is the table's
         trainer.train()
         return times.seconds[2:]
 
