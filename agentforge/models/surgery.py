@@ -39,6 +39,7 @@ from agentforge.models.auto import AutoConfig, model_class
 from agentforge.models.build import identify_base
 from agentforge.models.checkpoint import Checkpoint, checkpoint_directory
 from agentforge.models.files import TOKENIZER_FILES, copy_present
+from agentforge.models.history import check_history
 from agentforge.recipe.schema import GraftedMamba, Recipe, Surgery
 
 log = logging.getLogger(__name__)
@@ -127,7 +128,7 @@ def surgery(recipe: Recipe, replace: bool = False) -> Path:
 
     Raises:
         UserError: the recipe asks for what cannot be made.
-        CheckRefused: the proof failed, or the base's tensors are not those of its config.
+        CheckRefused: the proof failed, the base's tensors are not those of its config, or it is of another phase.
     """
     chosen = _checked(recipe)
     assert recipe.model.path is not None
@@ -156,6 +157,7 @@ def _checked(recipe: Recipe) -> Surgery:
         raise UserError("the recipe has no `surgery:` section; add one with an operation such as graft")
     if recipe.model.path is None:
         raise UserError(f"surgery {chosen.operation}: set model.path to the checkpoint that is operated on")
+    check_history(recipe.model)
     given = chosen.model_dump(exclude_none=True, exclude={"operation", "max_logit_difference"})
     for name in given:
         if name not in OPTIONS[chosen.operation]:

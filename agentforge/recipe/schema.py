@@ -54,6 +54,10 @@ class Model(Section):
     tokenizer: str | TokenizerTraining | None = Field(None, description="path or Hub id if not the model's own")
     quantize: Literal["nf4"] | None = Field(None, description="4-bit base weights under LoRA (QLoRA); needs CUDA")
     trust_remote_code: bool = False
+    history: list[str] = Field(
+        default_factory=list,
+        description="what must have made the checkpoint, the last one last: surgery's operations and training methods",
+    )
 
 
 class Filters(Section):

@@ -54,6 +54,7 @@ class Stage(ABC):
     def relevant(self) -> dict[str, Any]:
         """Return the part of the recipe that the result depends on."""
         found = self.recipe.model_dump(include=set(self.sections)) | {"max_length": self.recipe.data.max_length}
+        found["model"].pop("history")  # a condition on the base, not a part of it
         given = self.recipe.train.model_dump(exclude_defaults=True)
         found["train"] = {key: value for key, value in found["train"].items() if key not in LATER or key in given}
         return found

@@ -18,6 +18,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from agentforge.artifacts import Workspace, stage_directory, write_json
 from agentforge.errors import CheckRefused, Stopped, UserError
 from agentforge.models.fingerprint import write_base
+from agentforge.models.history import check_history
 from agentforge.recipe.hardware import load_hardware
 from agentforge.recipe.schema import Recipe
 from agentforge.trainers.callbacks.limits import LimitsCallback
@@ -56,7 +57,7 @@ def train(recipe: Recipe, replace: bool = False) -> Path:
 
     Raises:
         UserError: the recipe or an input is wrong.
-        CheckRefused: a checkpoint lacks a file, the loss stays non-finite, or the budget is used up.
+        CheckRefused: the base is of another phase, a checkpoint lacks a file, the loss stays non-finite, or the budget is used up.
         Stopped: a signal ended the run after a checkpoint.
     """
     if recipe.train.method not in METHODS:
@@ -64,6 +65,7 @@ def train(recipe: Recipe, replace: bool = False) -> Path:
             f"train.method {recipe.train.method} comes with a later version; now there are {', '.join(METHODS)}"
         )
     refuse_keys(recipe.train)
+    check_history(recipe.model)
     if recipe.model.quantize and recipe.train.lora is None:
         raise UserError("model.quantize: 4-bit weights cannot be trained themselves; give train.lora")
     module, _, name = METHODS[recipe.train.method].partition(":")

@@ -1,0 +1,44 @@
+"""What a checkpoint has been through, by the manifests of the artefacts that it was made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from agentforge.artifacts import MANIFEST, read_manifest
+from agentforge.errors import CheckRefused
+from agentforge.recipe.schema import Model
+
+
+def history(path: Path) -> list[str]:
+    """Return operations of surgery and methods of training that have made a checkpoint, the last one last.
+
+    It goes back as far as there are artefacts: one that was moved away, or came from the Hub, has none behind it.
+    """
+    found: list[str] = []
+    seen: set[Path] = set()
+    while (path / MANIFEST).is_file() and path.resolve() not in seen:
+        seen.add(path.resolve())
+        recipe = read_manifest(path)["identity"]["recipe"]
+        made_by = recipe.get("surgery", {}).get("operation") or recipe.get("train", {}).get("method")
+        if made_by:
+            found.append(made_by)
+        path = Path((recipe.get("model") or {}).get("path") or "")
+    return found[::-1]
+
+
+def check_history(model: Model) -> None:
+    """Refuse a checkpoint of another phase than the recipe goes on from.
+
+    Raises:
+        CheckRefused: the last things that have made it are not those of `model.history`.
+    """
+    wanted = model.history
+    if not wanted or model.path is None or not Path(model.path).is_dir():
+        return  # what is not there is refused by whoever opens it
+    found = history(Path(model.path))
+    if found[-len(wanted) :] != wanted:
+        made = f"was made by {', '.join(found)}" if found else "has no manifest that says what made it"
+        raise CheckRefused(
+            f"model.path {model.path} {made}; this recipe goes on from {', '.join(wanted)}: run the stage before it, or "
+            "set model.history=[] if this checkpoint is meant"
+        )
