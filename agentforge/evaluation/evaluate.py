@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from agentforge.artifacts import Workspace, hash_json, stage_directory, write_json
+from agentforge.artifacts import Workspace, hash_json, read_manifest, stage_directory, write_json
 from agentforge.data.tools import load_tools
 from agentforge.errors import UserError
 from agentforge.evaluation.baselines import baselines, scripted_policy
@@ -81,6 +81,7 @@ def _evaluate_model(recipe: Recipe, selection: Selection, model: str | None, rep
     inputs: dict[str, Path | str] = {f"prompts {file}": file for file in files}
     inputs |= model_inputs(location)
     if recipe.evaluate.loss is not None:
+        read_manifest(recipe.artifact("data"))  # says how it is made
         inputs["data"] = recipe.artifact("data")
     target = recipe.artifact(f"eval-{location.label}")
     depends = _depends(recipe, selection.chosen, location)

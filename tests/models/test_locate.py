@@ -12,6 +12,7 @@ from agentforge.errors import UserError
 from agentforge.models.locate import ModelLocation, locate_model, locate_path
 from agentforge.recipe.schema import Recipe
 
+SURGICAL = ("grafted", "expanded", "ordered", "attention-dropped", "width-1of2", "depth-4")
 LORA = {"train": {"lora": {"r": 4}}}
 
 
@@ -29,7 +30,7 @@ def make(recipe: Recipe, suffix: str, finished: str = "2026-01-01T00:00:00Z") ->
     directory.mkdir(parents=True)
     if suffix == "lora":
         (directory / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "org/trained-on"}))
-    elif suffix in ("model", "merged"):
+    elif suffix in ("model", "merged", *SURGICAL):
         (directory / "config.json").write_text("{}")
     else:
         (directory / f"T-{suffix}.gguf").write_bytes(b"GGUF")
@@ -118,3 +119,30 @@ def test_paths(tmp_path: Path) -> None:
         locate_path(str(tmp_path))
     with pytest.raises(UserError, match=r"no \.gguf"):
         locate_path(str(tmp_path / "base" / "config.json"))
+
+
+@pytest.mark.parametrize(
+    ("surgery", "name"),
+    [
+        ({"operation": "graft"}, "grafted"),
+        ({"operation": "expand", "width": "5/4"}, "expanded"),
+        ({"operation": "order"}, "ordered"),
+        ({"operation": "drop_attention", "layers": 1}, "attention-dropped"),
+        ({"operation": "slice", "width": "1/2"}, "width-1of2"),
+        ({"operation": "truncate", "layers": 4}, "depth-4"),
+    ],
+)
+def test_what_surgery_made_has_the_name_of_its_artefact(tmp_path: Path, surgery: dict[str, Any], name: str) -> None:
+    recipe = recipe_in(tmp_path, surgery=surgery)
+    with pytest.raises(UserError, match="run `agentforge surgery` on this recipe first"):
+        locate_model(recipe, name)
+    other = next(one for one in SURGICAL if one != name)
+    with pytest.raises(UserError, match=f"makes '{name}', not '{other}'; say --model {name}"):
+        locate_model(recipe, other)
+    with pytest.raises(UserError, match=r"T-v0\.1\.0 has no surgery"):
+        locate_model(recipe_in(tmp_path), name)
+    made = make(recipe, name)
+    assert locate_model(recipe, name) == ModelLocation("hf", str(made), name)
+    assert locate_model(recipe).label == name, "nothing is trained: it is the newest there is"
+    make(recipe, "model")
+    assert locate_model(recipe).label == "model"
