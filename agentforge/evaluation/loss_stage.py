@@ -18,7 +18,8 @@ from agentforge.data.tokenizer import load_tokenizer
 from agentforge.errors import UserError
 from agentforge.evaluation.decoding_speed import CONTEXT, PROMPTS, TOKENS, TURNS, Decode, decoding_speed
 from agentforge.evaluation.intervals import ratio_t, share_over_rows
-from agentforge.evaluation.losses import FULL, HeldOut, Measured, Read, held_out, measure
+from agentforge.evaluation.loss_results import FULL, LOSSES
+from agentforge.evaluation.losses import HeldOut, Measured, Read, held_out, measure
 from agentforge.models.adamba.exits import Exits, exits_of, load_exits
 from agentforge.models.adamba.generation import generate
 from agentforge.models.adamba.router import parameters
@@ -29,7 +30,6 @@ from agentforge.rollouts.transformers_policy import load_weights
 
 log = logging.getLogger(__name__)
 
-LOSSES = "losses.json"
 NESTING = ("falcon_h1", "adamba")
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from agentforge.errors import CheckRefused, UserError
 from agentforge.evaluation.intervals import Array
+from agentforge.evaluation.loss_results import FULL
 from agentforge.models.adamba.depth import hidden_after
 from agentforge.models.adamba.elastic import head
 from agentforge.models.adamba.exits import Exits, confidence_of
@@ -22,11 +23,10 @@ from agentforge.models.adamba.submodels import submodel
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FULL = "1"
 LOGITS = 1 << 28
 """Logits that are held at once: 1 GiB in float32."""
 
-Array64 = np.ndarray[Any, np.dtype[np.int64]]
+Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ class Batch:
     inputs: Mapping[str, Any]
     counted: Tensor
     targets: Tensor
-    places: Array64
+    places: Numbers
 
 
 def batches(rows: HeldOut, batch_size: int, vocabulary: int) -> Iterator[list[int]]:

@@ -9,7 +9,9 @@ from typing import Any
 
 from agentforge import __version__
 from agentforge.artifacts import read_manifest, stage_directory
+from agentforge.evaluation.page_losses import loss_groups
 from agentforge.evaluation.page_scores import episode_groups, frontier_section, score_groups
+from agentforge.evaluation.page_surgery import surgery_groups
 from agentforge.evaluation.page_training import metrics_file, training_section
 from agentforge.evaluation.system import System, evaluations_of, find_artifacts
 from agentforge.recipe import Recipe
@@ -54,7 +56,9 @@ def render(system: System) -> str:
 def _content(system: System) -> dict[str, Any]:
     first, recipes = system.recipe, system.recipes
     evaluations = evaluations_of(recipes)
-    scores, frontier = score_groups(evaluations), frontier_section(evaluations)
+    made = [path for recipe in recipes for path in find_artifacts(recipe)]
+    scores = [*score_groups(evaluations), *loss_groups(evaluations), *surgery_groups(made)]
+    frontier = frontier_section(evaluations)
     trainings = [section for recipe in recipes if (section := training_section(recipe)) is not None]
     episodes = episode_groups(evaluations)
     cost, totals = _cost(recipes)

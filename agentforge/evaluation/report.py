@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentforge.errors import UserError
 from agentforge.evaluation.comparison import SCORES, Comparison, check_rule, contenders, read_evaluations, read_scores
+from agentforge.evaluation.loss_results import LossEvaluation, all_of, measures, on_the_same_rows, read_losses
 from agentforge.evaluation.posterior import ROPE
 from agentforge.evaluation.system import evaluations_of, finished_evaluations, load_system
 from agentforge.evaluation.tables import dominance_tables, environment_table, relation
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def tables(paths: Sequence[Path], rule: str | None = None, rope: float = ROPE) -> list[Table]:
-    """Return what is to be shown of evaluations: tool calls, environments, and who dominates whom.
+    """Return what is to be shown of evaluations: tool calls, losses, environments, and who dominates whom.
 
     Args:
         rule: by which models are compared; None: only their scores are shown.
@@ -31,6 +32,7 @@ def tables(paths: Sequence[Path], rule: str | None = None, rope: float = ROPE) -
     with_questions = [path for path in paths if "questions" in read_scores(path)]
     if with_questions:
         made.append(compare_table(with_questions))
+    made += [loss_table(group) for group in on_the_same_rows(read_losses(paths))]
     found = read_evaluations(paths)
     if found:
         made.append(environment_table(found))
@@ -112,6 +114,33 @@ def compare_table(paths: Sequence[Path]) -> Table:
     table.add_row("tokens/s", "", *(f"{report['tokens_per_second']:,.0f}" for report in reports))
     table.add_row("seconds", "", *(f"{report['seconds']:,.1f}" for report in reports))
     return table
+
+
+def loss_table(evaluations: Sequence[LossEvaluation]) -> Table:
+    """Return a table with a column for each model and a row for each width and exit; all on the same rows."""
+    from rich.table import Table
+
+    data, confidence = evaluations[0].report["data"], evaluations[0].report["confidence"]
+    measured = [measures(one) for one in evaluations]
+    timed = any("speed" in entry for own in measured for entry in own.values())
+    table = Table(
+        title=f"loss on {data['tokens']:,} tokens of {data['rows']:,} held-out rows, nats a token",
+        caption=f"value [{confidence:.0%} interval over rows]" + ("; wall ms/token of decoding" if timed else ""),
+    )
+    table.add_column("")
+    for one in evaluations:
+        table.add_column(one.label, justify="right")
+    for name in all_of([list(own) for own in measured]):
+        table.add_row(name, *(_loss_cell(own.get(name)) for own in measured))
+    return table
+
+
+def _loss_cell(entry: dict[str, Any] | None) -> str:
+    if entry is None:
+        return ""
+    loss = entry["loss"]
+    speed = f"; {entry['speed']['wall']:.2f} ms" if "speed" in entry else ""
+    return f"{loss['value']:.3f} \\[{loss['low']:.3f}, {loss['high']:.3f}]{speed}"
 
 
 def _cell(score: dict[str, Any], baseline: dict[str, Any] | None) -> str:

@@ -15,6 +15,7 @@ from markupsafe import Markup, escape
 SERIES = 8
 """Colours there are; further series begin again."""
 LINE = (420, 210)
+PLANE = (560, 340)
 SCATTER = (330, 310)
 ROW = 22
 LABEL_WIDTH = 150
@@ -41,6 +42,18 @@ class Dot:
     low: float
     high: float
     note: str = ""
+    hollow: bool = False
+
+
+@dataclass(frozen=True)
+class Place:
+    """A point of a plane with the interval of its height; `hollow` ones are of another kind than the rest."""
+
+    name: str
+    x: float
+    y: float
+    low: float
+    high: float
     hollow: bool = False
 
 
@@ -177,6 +190,49 @@ def scatter(title: str, x_name: str, y_name: str, pairs: Sequence[tuple[Dot, Dot
         upright = tag("line", x1=across(x.value), x2=across(x.value), y1=down(y.low), y2=down(y.high), class_="cross")
         mark = tag("circle", cx=across(x.value), cy=down(y.value), r=5.5, class_="point")
         parts.append(tag("g", joined([hover, level, upright, mark]), style=shades))
+    return _svg(width, height, parts, title)
+
+
+def plane(title: str, x_name: str, y_name: str, series: Sequence[tuple[str, int, Sequence[Place]]]) -> Markup:
+    """Draw points with the intervals of their heights; a line joins the filled ones of a series.
+
+    Args:
+        series: name, number of the colour, and points.
+    """
+    width, height = PLANE[0], PLANE[1] + 18 * len(series)
+    left, right, top, bottom = 52, 40, 12, 44 + 18 * len(series)
+    places = [place for _, _, own in series for place in own]
+    x_low, x_high = _padded(min(p.x for p in places), max(p.x for p in places))
+    y_low, y_high = _padded(min(p.low for p in places), max(p.high for p in places))
+
+    def across(x: float) -> float:
+        return left + (x - x_low) / (x_high - x_low) * (width - left - right)
+
+    def down(y: float) -> float:
+        return top + (y_high - y) / (y_high - y_low) * (height - top - bottom)
+
+    floor = height - bottom
+    parts = [_horizontal(down(y), left, width - right, number(y)) for y in ticks(y_low, y_high)]
+    parts += [tag("text", number(x), x=across(x), y=floor + 16, class_="tick mid") for x in ticks(x_low, x_high, 6)]
+    parts.append(tag("text", x_name, x=(left + width - right) / 2, y=floor + 34, class_="axis mid"))
+    turned = f"rotate(-90 10 {(top + floor) / 2:.0f})"
+    parts.append(tag("text", y_name, x=10, y=(top + floor) / 2, class_="axis mid", transform=turned))
+    for row, (name, shade, own) in enumerate(series):
+        style = f"stroke:{colour(shade)}"
+        joined_up = " ".join(f"{across(p.x):.1f},{down(p.y):.1f}" for p in own if not p.hollow)
+        parts.append(tag("polyline", points=joined_up, class_="line", style=style))
+        for p in own:
+            hover = tag(
+                "title", f"{name}, {p.name}: {x_name} {p.x:.4g}, {y_name} {p.y:.4g} [{p.low:.4g}, {p.high:.4g}]"
+            )
+            bar = tag("line", x1=across(p.x), x2=across(p.x), y1=down(p.low), y2=down(p.high), class_="cross")
+            mark = tag("circle", cx=across(p.x), cy=down(p.y), r=4.5, class_="point")
+            fill = "var(--surface)" if p.hollow else colour(shade)
+            parts.append(tag("g", joined([hover, bar, mark]), style=f"{style};fill:{fill}"))
+            parts.append(tag("text", p.name, x=across(p.x) + 8, y=down(p.y) - 6, class_="tick"))
+        y = floor + 54 + 18 * row
+        parts.append(tag("rect", x=left, y=y - 9, width=10, height=10, rx=3, style=f"fill:{colour(shade)}"))
+        parts.append(tag("text", name, x=left + 18, y=y, class_="name"))
     return _svg(width, height, parts, title)
 
 

@@ -58,8 +58,8 @@ def load_system(name: str, overrides: Sequence[str] = (), profile: str | None = 
 def _makes(stage: Stage, recipe: Recipe) -> list[Path]:
     if stage.verb == "evaluate" and stage.model is not None:
         return [recipe.artifact(f"eval-{re.sub(r'[^A-Za-z0-9_.-]+', '-', Path(stage.model).name)}")]
-    if stage.verb == "train":
-        return [recipe.trained]
+    if stage.verb in ("train", "surgery"):
+        return [recipe.trained if stage.verb == "train" else recipe.operated]
     made: dict[str, list[str]] = {
         "collect": ["episodes"],
         "prepare": ["data"],
