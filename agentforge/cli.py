@@ -33,7 +33,7 @@ app = typer.Typer(
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="a path, SYSTEM or SYSTEM/NAME")]
 Profile = Annotated[str | None, typer.Option(help="overlay of the recipe; 'auto' picks by the hardware found")]
 Replace = Annotated[bool, typer.Option("--replace", help="make it again although it is there from another recipe")]
-WhichModel = Annotated[str | None, typer.Option(help="base, lora, model, merged, f16, q8, q5km, q4km or a path")]
+WhichModel = Annotated[str | None, typer.Option(help="base, lora, model, merged, q8, q4km, grafted, width-1of2 ... or a path")]
 
 
 def load(context: typer.Context, name: str, profile: str | None) -> Any:
@@ -110,11 +110,18 @@ def show(
 
 @app.command(context_settings=PASS_ON)
 def plan(context: typer.Context, recipe: RecipeName, profile: Profile = None) -> None:
-    """Parameters, tokens, memory per GPU, hours and dollars; exit code 3 over budget."""
+    """Parameters, tokens, memory per GPU, hours and dollars, of each stage of a system; exit code 3 over budget."""
     from agentforge.planning.plan import check_budget, make_plan
-    from agentforge.planning.show import plan_table
+    from agentforge.planning.show import plan_table, system_table
+    from agentforge.planning.system import check_system_budget, is_system, make_system_plan
 
-    planned = make_plan(load(context, recipe, profile))
+    loaded = load(context, recipe, profile)
+    if is_system(loaded):
+        system = make_system_plan(loaded, recipe, overrides(context), profile)
+        show_table(system_table(system))
+        check_system_budget(system)
+        return
+    planned = make_plan(loaded)
     show_table(plan_table(planned))
     check_budget(planned)
 

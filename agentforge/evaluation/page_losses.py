@@ -25,6 +25,7 @@ def loss_groups(paths: Sequence[Path]) -> list[dict[str, Any]]:
     groups = [_group(group) for group in on_the_same_rows(read_losses(paths))]
     for number, group in enumerate(groups):
         group["id"] = f"losses-{number}"
+        group["tiles"] = group["tiles"] if number == 0 else []
     return groups
 
 
@@ -42,9 +43,8 @@ def _group(evaluations: list[LossEvaluation]) -> dict[str, Any]:
         _calibration(evaluations),
         _speeds(evaluations),
     ]
-    last = evaluations[-1]
-    found = [entry["loss"]["value"] for entry in last.widths.values()]
-    tile = {"name": "Validation loss", "value": f"{found[0]:.3f}", "note": f"nats a token; {last.label}"}
+    value, label = min((next(iter(one.widths.values()))["loss"]["value"], one.label) for one in evaluations)
+    tile = {"name": "Lowest loss", "value": f"{value:.3f}", "note": f"nats a token; {label}"}
     return {
         "title": f"Loss on {names[0]}" if len(names) == 1 else f"Loss on {names[0]} and the same rows of others",
         "explanation": explanation,
@@ -67,13 +67,17 @@ def _widths(evaluations: Sequence[LossEvaluation]) -> Table:
         for width, by_itself in columns:
             shown = (alone(one, width, evaluations) if by_itself else one) if width in one.widths else None
             cells.append("" if shown is None else _loss(shown.widths[FULL if by_itself else width]["loss"]))
-        bits = next(iter(one.widths.values()))["bits_per_byte"]
-        rows.append([one.label, *cells, f"{bits['value']:.3f}" if bits else ""])
+        rows.append([one.label, *cells])
     headings = [f"{width}, alone" if by_itself else f"width {width}" for width, by_itself in columns]
-    caption = (
-        "Alone: a model of exactly as many parameters that was trained by itself. Bits a byte: of the first width."
-    )
-    return {"headings": ["model", *headings, "bits a byte"], "rows": rows, "caption": caption}
+    notes = []
+    if any(by_itself for _, by_itself in columns):
+        notes.append("Alone: a model of exactly as many parameters that was trained from scratch.")
+    if all(one.report["data"]["bytes"] for one in evaluations):
+        headings.append("bits a byte")
+        notes.append("Bits a byte: of the first width.")
+        for row, one in zip(rows, evaluations, strict=True):
+            row.append(f"{next(iter(one.widths.values()))['bits_per_byte']['value']:.3f}")
+    return {"headings": ["model", *headings], "rows": rows, "caption": " ".join(notes) or None}
 
 
 def _beside(evaluations: Sequence[LossEvaluation]) -> Table:
