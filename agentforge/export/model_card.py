@@ -10,9 +10,10 @@ from typing import Any
 import yaml
 
 from agentforge.artifacts import read_manifest
+from agentforge.models.locate import QUANTIZATIONS
 from agentforge.recipe.schema import Recipe
 
-RELATIONS = {"lora": "adapter", "merged": "finetune", "model": "finetune"}  # the Hub's names; a GGUF is "quantized"
+RELATIONS = {"lora": "adapter", **dict.fromkeys(QUANTIZATIONS, "quantized")}  # the Hub's names; others: "finetune"
 SHARE_ALIKE = ("-sa", "sharealike", "gpl", "odbl")
 NON_COMMERCIAL = ("-nc", "non-commercial", "noncommercial")
 UNKNOWN = ("", "none", "unknown", "other", "no licence", "no license")
@@ -23,7 +24,7 @@ def model_card(recipe: Recipe, label: str) -> str:
 
     Args:
         recipe: what made it.
-        label: ``lora``, ``merged``, ``model`` or a quantisation.
+        label: ``lora``, ``merged``, ``model``, a quantisation, or what surgery made.
     """
     sections = [
         f"# {recipe.full_name}-{label}",
@@ -69,7 +70,7 @@ def _metrics(directory: Path) -> dict[str, Any]:
 
 
 def _front_matter(recipe: Recipe, label: str) -> str:
-    library = "peft" if label == "lora" else "transformers" if label in RELATIONS else "gguf"
+    library = "peft" if label == "lora" else "gguf" if label in QUANTIZATIONS else "transformers"
     datasets = sorted({str(s["dataset"]) for s in data_sources(recipe).values() if _is_hub_id(s.get("dataset"))})
     front: dict[str, Any] = {"library_name": library, "pipeline_tag": "text-generation"}
     front["tags"] = ["agentforge", recipe.train.method]
@@ -77,7 +78,7 @@ def _front_matter(recipe: Recipe, label: str) -> str:
         front["license"] = recipe.export.license
     if _is_hub_id(recipe.model.path):
         front["base_model"] = recipe.model.path
-        front["base_model_relation"] = RELATIONS.get(label, "quantized")
+        front["base_model_relation"] = RELATIONS.get(label, "finetune")
     if datasets:
         front["datasets"] = datasets
     return yaml.safe_dump(front, sort_keys=False, allow_unicode=True)
@@ -91,7 +92,8 @@ def _base(recipe: Recipe, label: str) -> str:
     base = recipe.model.path or "none: all weights were made from the recipe's model.config"
     revision = f" at revision `{recipe.model.revision}`" if recipe.model.revision else ""
     what = {"lora": "LoRA adapter for", "merged": "LoRA merged into", "model": "All weights trained from"}
-    return f"{what.get(label, f'{label} GGUF of the model trained from')} `{base}`{revision}."
+    what |= {name: f"{name} GGUF of the model trained from" for name in QUANTIZATIONS}
+    return f"{what.get(label, f'Made by surgery ({label}) of')} `{base}`{revision}."
 
 
 def _data(recipe: Recipe) -> str:
@@ -113,18 +115,44 @@ def _training(recipe: Recipe) -> str:
 
 
 def _scores(recipe: Recipe) -> str:
-    rows = []
+    rows, notes = [], []
     for path in sorted(recipe.trained.parent.glob(f"{recipe.full_name}-eval-*/scores.json")):
         report = json.loads(path.read_text(encoding="utf-8"))
-        for name, score in report["scores"].items():
-            chance = "" if score.get("chance") is None else f"{score['chance']:.1%}"
+        label = report["model"]["label"]
+        for name, score, chance in _shares(report):
             value = f"{score['value']:.1%} [{score['low']:.1%}, {score['high']:.1%}]"
-            rows.append((report["model"]["label"], name.replace("_", " "), value, score["n"], chance))
+            rows.append((label, name, value, score["n"], "" if chance is None else f"{chance:.1%}"))
+        losses = report.get("losses", {"widths": {}})
+        for width, entry in losses["widths"].items():
+            loss = entry["loss"]
+            value = f"{loss['value']:.3f} [{loss['low']:.3f}, {loss['high']:.3f}]"
+            rows.append((label, f"loss at width {width}, nats a token", value, losses["data"]["tokens"], ""))
+        notes += _notes(report)
     if not rows:
         return "## Evaluation\n\nNot evaluated."
-    interval, prompts = report["interval"], report["questions"]["prompts"]
-    note = f"{interval['kind']} intervals of {interval['confidence']:.0%}; held-out prompts: `{prompts}`."
-    return f"## Evaluation\n\n{_table(('model', 'score', 'value', 'n', 'chance'), rows)}\n\n{note}"
+    table = _table(("model", "score", "value", "n", "chance"), rows)
+    return f"## Evaluation\n\n{table}\n\n{' '.join(dict.fromkeys(notes))}"
+
+
+def _shares(report: dict[str, Any]) -> list[tuple[str, dict[str, Any], float | None]]:
+    """Return each score that is a share: its name, itself, chance."""
+    found = [(name.replace("_", " "), score, score.get("chance")) for name, score in report.get("scores", {}).items()]
+    for name, entry in report.get("environments", {}).get("scores", {}).items():
+        headline = entry["headline"]
+        found.append((f"{name}, {headline.replace('_', ' ')}", {**entry[headline], "n": entry["n"]}, entry["chance"]))
+    return found
+
+
+def _notes(report: dict[str, Any]) -> list[str]:
+    notes = []
+    if "questions" in report:
+        kind, confidence = report["interval"]["kind"], report["interval"]["confidence"]
+        notes.append(f"{kind} intervals of {confidence:.0%}; held-out prompts: `{report['questions']['prompts']}`.")
+    if "environments" in report:
+        notes.append(f"Environments: reserved tasks, {report['environments']['confidence']:.0%} intervals.")
+    if "losses" in report:
+        notes.append(f"Losses: held-out rows, {report['losses']['confidence']:.0%} intervals over rows.")
+    return notes
 
 
 def _checks(recipe: Recipe, label: str) -> str:
@@ -134,8 +162,13 @@ def _checks(recipe: Recipe, label: str) -> str:
             f"- merged against base + adapter: logits differ by at most {merged['max_logit_difference']:.2g} before "
             f"rounding; as published KL {merged['published']['kl']:.2g} nats a token"
         )
-    quantized = _metrics(recipe.artifact(label)) if label not in RELATIONS else {}
-    if quantized:
+    own = _metrics(recipe.artifact(label))
+    if proof := own.get("proof"):
+        lines.append(
+            f"- {label} against its base: logits differ by at most {proof['max_logit_difference']:.2g} in float32 "
+            f"(bound {proof['bound']:.2g})"
+        )
+    if label in QUANTIZATIONS and (quantized := own):
         lines.append(
             f"- {label} against the checkpoint on {quantized['tokens']} tokens: KL {quantized['kl']:.2g} nats a token, "
             f"same likeliest token {quantized['top1']:.1%}"

@@ -97,6 +97,25 @@ def test_card(recipe: Recipe) -> None:
     assert yaml.safe_load(card.split("```yaml\n")[1].split("```")[0])["name"] == "Tiny"
 
 
+def test_card_of_losses_environments_and_surgery(recipe: Recipe) -> None:
+    share = {"value": 0.5, "low": 0.4, "high": 0.6}
+    entry = {"headline": "success_rate", "success_rate": share, "n": 40, "chance": 0.1}
+    loss = {"loss": {"value": 2.5, "low": 2.4, "high": 2.6}}
+    scores = {
+        "model": {"label": "grafted"},
+        "environments": {"scores": {"affine:sat": entry}, "confidence": 0.8},
+        "losses": {"widths": {"1/2": loss}, "data": {"tokens": 1234}, "confidence": 0.8},
+    }
+    (artifact(recipe, "eval-grafted", {}) / SCORES).write_text(json.dumps(scores))
+    artifact(recipe, "grafted", {"proof": {"max_logit_difference": 0.0, "bound": 0.0}})
+    card = model_card(recipe, "grafted")
+    assert yaml.safe_load(card.split("---\n")[1])["library_name"] == "transformers"
+    assert "| grafted | affine:sat, success rate | 50.0% [40.0%, 60.0%] | 40 | 10.0% |" in card
+    assert "| grafted | loss at width 1/2, nats a token | 2.500 [2.400, 2.600] | 1,234 |  |" in card
+    assert "Made by surgery (grafted) of" in card and "logits differ by at most 0 in float32" in card
+    assert "| lora | right tool | 75.0%" in card and "heldout/*.jsonl" in card, "those of tool calls stand beside them"
+
+
 def test_base_on_the_hub_is_named(recipe: Recipe) -> None:
     model = recipe.model.model_copy(update={"path": "deepseek-ai/DeepSeek-R1-Distill-Qwen-32B"})
     front = yaml.safe_load(model_card(recipe.model_copy(update={"model": model}), "q8").split("---\n")[1])
