@@ -70,12 +70,12 @@ def _rows(recipe: Recipe, settings: Losses) -> HeldOut:
 
 
 def _open(location: ModelLocation) -> Any:
-    """Return the model: on a GPU in its own dtype, on a CPU in float32; an adapter is merged in memory."""
+    """Return the model: on one GPU in its own dtype, on a CPU in float32; an adapter is merged in memory."""
     if location.kind == "gguf":
         raise UserError(
             f"evaluate.loss reads checkpoints and adapters; {location.path} is a GGUF: name another --model"
         )
-    model: Any = load_weights(location)
+    model: Any = load_weights(location, spread=False)  # what is cut out of it lies on one device
     if location.kind == "adapter":
         model = model.merge_and_unload()
     return (model if torch.cuda.is_available() else model.float()).eval().requires_grad_(False)

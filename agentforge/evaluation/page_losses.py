@@ -67,7 +67,7 @@ def _widths(evaluations: Sequence[LossEvaluation]) -> Table:
         for width, by_itself in columns:
             shown = (alone(one, width, evaluations) if by_itself else one) if width in one.widths else None
             cells.append("" if shown is None else _loss(shown.widths[FULL if by_itself else width]["loss"]))
-        rows.append([one.label, *cells])
+        rows.append([one.label, f"{next(iter(one.widths.values()))['parameters']:,}", *cells])
     headings = [f"{width}, alone" if by_itself else f"width {width}" for width, by_itself in columns]
     notes = []
     if any(by_itself for _, by_itself in columns):
@@ -77,7 +77,8 @@ def _widths(evaluations: Sequence[LossEvaluation]) -> Table:
         notes.append("Bits a byte: of the first width.")
         for row, one in zip(rows, evaluations, strict=True):
             row.append(f"{next(iter(one.widths.values()))['bits_per_byte']['value']:.3f}")
-    return {"headings": ["model", *headings], "rows": rows, "caption": " ".join(notes) or None}
+    headings = ["model", "parameters", *headings]
+    return {"headings": headings, "rows": rows, "caption": " ".join(notes) or None}
 
 
 def _beside(evaluations: Sequence[LossEvaluation]) -> Table:

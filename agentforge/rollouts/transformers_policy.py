@@ -263,10 +263,15 @@ def has_full_attention(config: PreTrainedConfig) -> bool:
     return set(layers) == {"full_attention"}
 
 
-def load_weights(location: ModelLocation) -> PreTrainedModel:
-    """Load a checkpoint, or a base with its adapter on it."""
+def load_weights(location: ModelLocation, *, spread: bool = True) -> PreTrainedModel:
+    """Load a checkpoint, or a base with its adapter on it.
+
+    Args:
+        location: where it is.
+        spread: over all GPUs there are; else it is put on the first.
+    """
     path = location.base or location.path
-    placement = {"device_map": "auto"} if torch.cuda.is_available() else {}
+    placement = {"device_map": "auto" if spread else {"": 0}} if torch.cuda.is_available() else {}
     try:
         model = model_class(path, revision=location.revision).from_pretrained(
             path,

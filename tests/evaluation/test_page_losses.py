@@ -14,7 +14,7 @@ from rich.console import Console
 
 from agentforge.artifacts import stage_directory
 from agentforge.evaluation.evaluate import evaluate
-from agentforge.evaluation.loss_results import alone, difference, on_the_same_rows, read_losses
+from agentforge.evaluation.loss_results import LossEvaluation, alone, difference, on_the_same_rows, read_losses
 from agentforge.evaluation.page import report
 from agentforge.evaluation.report import find_evaluations, tables
 from agentforge.evaluation.svg import Place, plane
@@ -120,15 +120,19 @@ def shown(measure: dict[str, float]) -> str:
     return f"{measure['value']:.3f} [{measure['low']:.3f}, {measure['high']:.3f}]"
 
 
+def size(one: LossEvaluation) -> str:
+    return f"{one.widths['1']['parameters']:,}"
+
+
 def test_the_table_has_each_phase_by_width_and_the_equal_model_beside(system: System, page: Path) -> None:
     first, nested, half, _ = read_losses(find_all(system))
     assert [one.label for one in (first, nested, half)] == ["grafted", "Phase2-v0.1.0 model", "Half-v0.1.0 model"]
-    rows = cells(page, "model, width 1")
-    assert rows[0] == ["model", "width 1", "width 1/2", "1/2, alone"]
-    assert rows[1] == ["grafted", shown(first.widths["1"]["loss"]), "", ""]
+    rows = cells(page, "model, parameters, width 1")
+    assert rows[0] == ["model", "parameters", "width 1", "width 1/2", "1/2, alone"]
+    assert rows[1] == ["grafted", size(first), shown(first.widths["1"]["loss"]), "", ""]
     half_loss = shown(half.widths["1"]["loss"])
-    assert rows[2] == [nested.label, *(shown(nested.widths[w]["loss"]) for w in ("1", "1/2")), half_loss]
-    assert rows[3][:2] == [half.label, half_loss]
+    assert rows[2] == [nested.label, size(nested), *(shown(nested.widths[w]["loss"]) for w in ("1", "1/2")), half_loss]
+    assert rows[3][:3] == [half.label, size(half), half_loss]
     beside = cells(page, "model, width, parameters")
     assert beside[1][1:3] == ["1/2", f"{nested.widths['1/2']['parameters']:,}"]
     assert beside[1][4] == half.label and beside[1][-2:] == ["7,000", "6,500"]
