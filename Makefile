@@ -16,7 +16,9 @@ TORCH   := $(shell grep '^torch==' constraints/cpu.txt)
 .DEFAULT_GOAL := help
 .PHONY: help setup gguf-setup demo test check lint format types clean \
         aj aj-plan aj-doctor aj-download aj-prepare aj-preview aj-train aj-evaluate aj-merge aj-gguf aj-chat aj-serve aj-push \
-        affine affine-plan affine-collect affine-sft affine-rl affine-grpo affine-evaluate affine-compare affine-report bench
+        affine affine-plan affine-collect affine-sft affine-rl affine-grpo affine-evaluate affine-compare affine-report \
+        adamba adamba-plan adamba-base adamba-phase1 adamba-phase2 adamba-phase3 adamba-phase4 adamba-phase5 adamba-phase6 \
+        adamba-evaluate adamba-report bench
 
 help: ## print this list
 	@grep -hE '^[a-z][a-zA-Z0-9_-]*:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -110,6 +112,55 @@ affine-compare: setup ## who dominates whom, and the frontier under every rule
 
 affine-report: setup ## one HTML page: curves, scores, frontier, episodes, cost
 	$(FORGE) report affine $(OPTIONS)
+
+# -- adamba: Mamba grafted into a Llama, nested widths, early exits, growth, tools, RL -------------------------------
+
+adamba: setup ## all phases of adamba, skipping what is up to date
+	$(FORGE) run adamba $(OPTIONS)
+
+adamba-plan: setup ## parameters, tokens, hours and dollars of each phase, and what was stated of them
+	$(FORGE) plan adamba $(OPTIONS)
+
+adamba-base: setup ## the tiny profile's own base, a Llama of a million parameters
+	$(FORGE) prepare adamba/tiny_base $(OPTIONS)
+	$(FORGE) train adamba/tiny_base $(OPTIONS)
+
+adamba-phase1: setup $(if $(filter tiny,$(PROFILE)),adamba-base) ## graft Mamba-2 beside each attention, then train it alone
+	$(FORGE) surgery adamba/phase1_graft $(OPTIONS)
+	$(FORGE) prepare adamba/phase1 $(OPTIONS)
+	$(FORGE) train adamba/phase1 $(OPTIONS)
+
+adamba-phase2: setup ## sort by importance, then nested widths, exits, gates and a router
+	$(FORGE) prepare adamba/phase2 $(OPTIONS)
+	$(FORGE) surgery adamba/phase2_order $(OPTIONS)
+	$(FORGE) train adamba/phase2 $(OPTIONS)
+
+adamba-phase3: setup ## expand 2048 to 2560 channels, then train them
+	$(FORGE) surgery adamba/phase3a $(OPTIONS)
+	$(FORGE) prepare adamba/phase3b $(OPTIONS)
+	$(FORGE) train adamba/phase3b $(OPTIONS)
+
+adamba-phase4: setup ## expand 2560 to 4096 channels, then train them
+	$(FORGE) surgery adamba/phase4a $(OPTIONS)
+	$(FORGE) prepare adamba/phase4b $(OPTIONS)
+	$(FORGE) train adamba/phase4b $(OPTIONS)
+
+adamba-phase5: setup ## SFT on reasoning, tool calls and experts' episodes, at all widths
+	$(FORGE) collect adamba/phase5 $(OPTIONS)
+	$(FORGE) prepare adamba/phase5 $(OPTIONS)
+	$(FORGE) train adamba/phase5 $(OPTIONS)
+
+adamba-phase6: setup ## GRPO in environments, and DPO on played episodes
+	$(FORGE) train adamba/phase6 $(OPTIONS)
+	$(FORGE) collect adamba/phase6_dpo $(OPTIONS)
+	$(FORGE) train adamba/phase6_dpo $(OPTIONS)
+
+adamba-evaluate: setup ## losses by width and exit after phases 1 to 5, and success in environments after phase 6
+	for phase in phase1 phase2 phase3b phase4b phase5 phase6; do \
+	  $(FORGE) evaluate adamba/$$phase $(OPTIONS) || exit; done
+
+adamba-report: setup ## one HTML page: losses, plots, proofs, curves, cost
+	$(FORGE) report adamba $(OPTIONS)
 
 # -- the project ---------------------------------------------------------------------------------------------------
 

@@ -33,9 +33,7 @@ app = typer.Typer(
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="a path, SYSTEM or SYSTEM/NAME")]
 Profile = Annotated[str | None, typer.Option(help="overlay of the recipe; 'auto' picks by the hardware found")]
 Replace = Annotated[bool, typer.Option("--replace", help="make it again although it is there from another recipe")]
-WhichModel = Annotated[
-    str | None, typer.Option(help="base, lora, model, merged, q8, grafted, width-1of2 or a path")
-]
+WhichModel = Annotated[str | None, typer.Option(help="base, lora, model, merged, q8, grafted, width-1of2 or a path")]
 
 
 def load(context: typer.Context, name: str, profile: str | None) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from agentforge.errors import UserError
 from agentforge.recipe import Recipe, load_recipe
+from agentforge.recipe.loading import load_stages
 from agentforge.recipe.schema import Stage
 
 log = logging.getLogger(__name__)
@@ -106,10 +107,7 @@ def run(
         raise UserError(
             f"{name} declares no stages; add `stages:` to it, or run a verb such as `agentforge train {name}`"
         )
-    planned = [
-        (stage, recipe if stage.recipe is None else load_recipe(stage.recipe, overrides, profile))
-        for stage in recipe.stages
-    ]
+    planned = load_stages(recipe, overrides, profile)
     for number, (stage, stage_recipe) in enumerate(planned, start=1):
         of = " ".join(word for word in (stage.verb, stage.recipe or name, stage.model) if word)
         title = f"[{number}/{len(planned)}] {of}"

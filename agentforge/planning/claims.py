@@ -1,6 +1,7 @@
 """Figures that somebody has stated for a recipe, checked against arithmetic and physics.
 
-configs/claims/NAME.yaml holds them; `plan` reports each as right or says why it cannot be.
+configs/claims/NAME.yaml holds them; `plan` reports each as right or says why it cannot be. Those of a system, which has
+several training stages, are checked in `system`.
 """
 
 from __future__ import annotations
@@ -41,6 +42,12 @@ class Claim(Section):
     part: int | None = Field(None, gt=0, description="rows of one part")
     part_share: float | None = Field(None, gt=0, le=1, description="said to be that part's share of the mix")
     download_gb: float | None = Field(None, gt=0)
+    recipe: str | None = Field(None, description="of a system: the training stage that `hours` is said of")
+    hours: float | None = Field(None, gt=0, description="of a system's stage, or of all of them")
+    dollars: float | None = Field(None, gt=0, description="of all of a system's stages")
+    dollars_per_hour: float | None = Field(None, gt=0, description="of the whole machine")
+    profile: str | None = Field(None, description="another way through the system, which `saves` dollars")
+    saves: float | None = Field(None, gt=0)
 
 
 class Claims(Section):

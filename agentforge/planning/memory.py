@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from fractions import Fraction
 
 from agentforge.errors import UserError
-from agentforge.planning.parameters import adapted_modules, count_lora, count_parameters
-from agentforge.planning.shapes import Shape, shape_of
+from agentforge.planning.parameters import adapted_modules, count_lora, count_matching, count_parameters
+from agentforge.planning.shapes import Shape, shape_of, teacher_shape
 from agentforge.recipe.hardware import load_hardware
 from agentforge.recipe.schema import Recipe
 from agentforge.recipe.tables import fields_of
@@ -97,20 +98,44 @@ def estimate_memory(recipe: Recipe, *, sharded: bool | None = None) -> Memory:
     if hardware.devices > 1 and not sharded:
         gradients *= 2  # DDP reduces in buckets that are as large as the gradients
     tokens = args.get("per_device_train_batch_size", 8) * recipe.data.max_length
-    layer = layer_activations(shape, recipe) * tokens
     width = activation_bytes(recipe)
+    shapes = [shape, *_narrow_shapes(recipe, shape)]  # all of a step is kept until its backward pass
+    layer = layer_activations(shape, recipe) * tokens
+    inputs = width * tokens * shape.num_hidden_layers * sum(each.hidden_size for each in shapes)
     return Memory(
-        weights=weight_bytes(recipe, shape) / shards,
+        weights=weight_bytes(recipe, shape) / shards + teacher_bytes(recipe),
         adapters=4 * trained / shards if recipe.train.lora is not None else 0,
         gradients=gradients / shards,
         optimizer=trained * optimizer_bytes(recipe) / shards,
-        activations=layer * shape.num_hidden_layers,
-        checkpoints=width * shape.hidden_size * tokens * shape.num_hidden_layers + layer,
+        activations=sum(layer_activations(each, recipe) for each in shapes) * tokens * shape.num_hidden_layers,
+        checkpoints=inputs + layer,
         logits=logits_bytes(recipe, shape, tokens),
         overhead=CUDA_OVERHEAD if hardware.gpus else 0.5 * 2**30,
         capacity=hardware.memory_gib * 2**30,
         gradient_checkpointing=args.get("gradient_checkpointing"),
     )
+
+
+def _narrow_shapes(recipe: Recipe, shape: Shape) -> list[Shape]:
+    """Return the shapes of the narrow widths that a step trains beside the full one: at most, the widest of them."""
+    if recipe.train.nested is None:
+        return []
+    *between, narrowest = sorted({Fraction(width) for width in recipe.train.nested.widths}, reverse=True)
+    return [shape.scaled(width) for width in [*between[: recipe.train.nested.random], narrowest]]
+
+
+def teacher_bytes(recipe: Recipe) -> float:
+    """Return the bytes of the frozen teacher's weights."""
+    if recipe.train.distill is None:
+        return 0.0
+    return float(DTYPE_BYTES[recipe.model.dtype] * count_parameters(teacher_shape(recipe)).total)
+
+
+def can_be_sharded(recipe: Recipe) -> bool:
+    """Tell whether FSDP may divide the weights: widths are parts of whole matrices, and RL plays with whole models."""
+    train = recipe.train
+    parts = (train.nested, train.exits, train.distill, train.expanded)
+    return train.method not in ("ppo", "grpo") and not any(parts)
 
 
 def needs_gradient_checkpointing(recipe: Recipe) -> bool:
@@ -128,8 +153,12 @@ def launched_sharded() -> bool:
 
 
 def trained_parameters(recipe: Recipe, shape: Shape) -> int:
-    """Return how many parameters the optimiser moves."""
-    return count_parameters(shape).total if recipe.train.lora is None else count_lora(shape, recipe.train.lora)
+    """Return how many parameters the optimiser moves; of an expanded model all, whose old entries it then puts back."""
+    if recipe.train.lora is not None:
+        return count_lora(shape, recipe.train.lora)
+    if recipe.train.trainable:
+        return count_matching(shape, recipe.train.trainable)
+    return count_parameters(shape).total
 
 
 def weight_bytes(recipe: Recipe, shape: Shape) -> float:
@@ -172,6 +201,10 @@ def layer_activations(shape: Shape, recipe: Recipe) -> float:
     kept: float = 2 * (4 + width) * h + width * (2 * q + 2 * kv) + 4 * width * f
     if shape.query_key_norm:
         kept += (4 + width) * (q + kv)
+    if (
+        shape.mixer is not None
+    ):  # with CUDA's kernels: what goes into and comes out of projections, convolution and scan
+        kept += width * (shape.mixer.in_size + 2 * shape.mixer.conv_size + 2 * shape.mixer.inner)
     if recipe.train.lora is not None:
         dropout = bool(recipe.train.lora.get("lora_dropout"))
         adapted = adapted_modules(shape, recipe.train.lora)
@@ -184,7 +217,9 @@ def layer_activations(shape: Shape, recipe: Recipe) -> float:
 def logits_bytes(recipe: Recipe, shape: Shape, tokens: int) -> float:
     """Return the bytes of a micro-batch's logits: 16 bits or fp32, their fp32 copy, log-softmax and gradient.
 
-    SFT holds at most a tile of them (`MAX_LOGITS_BYTES`, and as much again for the gradient).
+    SFT and nested training hold at most a block of them (`MAX_LOGITS_BYTES`, and as much again for the gradient).
     """
     all_logits = (activation_bytes(recipe) + 3 * 4.0) * tokens * shape.vocab_size
-    return min(all_logits, 2.0 * MAX_LOGITS_BYTES) if recipe.train.method == "sft" else all_logits
+    train = recipe.train
+    in_blocks = train.method == "sft" or train.nested or train.exits or train.distill
+    return min(all_logits, 2.0 * MAX_LOGITS_BYTES) if in_blocks else all_logits

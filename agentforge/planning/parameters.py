@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Any
 
@@ -42,16 +43,23 @@ class Counts:
 
 def linear_modules(shape: Shape) -> dict[str, tuple[int, int]]:
     """Return the decoder's linear modules: full name to (in, out) features."""
-    h, f, q, kv = shape.hidden_size, shape.intermediate_size, shape.query_size, shape.key_value_size
+    h, f, q, kv, mixer = (
+        *(shape.hidden_size, shape.intermediate_size, shape.query_size),
+        shape.key_value_size,
+        shape.mixer,
+    )
+    mlp = "mlp" if mixer is None else "feed_forward"
     layer = {
         "self_attn.q_proj": (h, q),
         "self_attn.k_proj": (h, kv),
         "self_attn.v_proj": (h, kv),
         "self_attn.o_proj": (q, h),
-        "mlp.gate_proj": (h, f),
-        "mlp.up_proj": (h, f),
-        "mlp.down_proj": (f, h),
+        **({f"{mlp}.gate_proj": (h, f)} if shape.gated_mlp else {}),
+        f"{mlp}.up_proj": (h, f),
+        f"{mlp}.down_proj": (f, h),
     }
+    if mixer is not None:
+        layer |= {"mamba.in_proj": (h, mixer.in_size), "mamba.out_proj": (mixer.inner, h)}
     return {
         f"model.layers.{number}.{name}": size
         for number in range(shape.num_hidden_layers)
@@ -65,14 +73,42 @@ def count_parameters(shape: Shape) -> Counts:
     weights = sum(rows * columns for rows, columns in linear_modules(shape).values())
     biases = (q + 2 * kv) * shape.attention_bias + h * shape.output_bias
     biases += (2 * shape.intermediate_size + h) * shape.mlp_bias
-    norms = 2 * h + 2 * shape.head_dim * shape.query_key_norm
+    norms = 2 * h * shape.norm_weights + 2 * shape.head_dim * shape.query_key_norm
     embedding = shape.vocab_size * h
     return Counts(
         embedding=embedding,
         head=0 if shape.tie_word_embeddings else embedding,
-        layers=weights + shape.num_hidden_layers * (biases + norms),
-        final_norm=h,
+        layers=weights + shape.num_hidden_layers * (biases + norms + sum(mixer_vectors(shape).values())),
+        final_norm=h * shape.norm_weights,
     )
+
+
+def mixer_vectors(shape: Shape) -> dict[str, int]:
+    """Return what a layer's mixer has beside its linear modules: name to number of parameters."""
+    mixer = shape.mixer
+    if mixer is None:
+        return {}
+    return {
+        "mamba.conv1d.weight": mixer.conv_size * mixer.taps,
+        "mamba.conv1d.bias": mixer.conv_size,
+        "mamba.dt_bias": mixer.heads,
+        "mamba.A_log": mixer.heads,
+        "mamba.D": mixer.heads,
+    }
+
+
+def count_matching(shape: Shape, patterns: list[str]) -> int:
+    """Return how many parameters of a model without biases have a name that one of the patterns (`*.mamba.*`) fits."""
+    h, embedding = shape.hidden_size, shape.vocab_size * shape.hidden_size
+    norm = h * shape.norm_weights
+    sizes = {"model.embed_tokens.weight": embedding, "model.final_layernorm.weight": norm}
+    if not shape.tie_word_embeddings:
+        sizes["lm_head.weight"] = embedding
+    sizes |= {f"{name}.weight": rows * columns for name, (rows, columns) in linear_modules(shape).items()}
+    small = mixer_vectors(shape) | {"input_layernorm.weight": norm, "pre_ff_layernorm.weight": norm}
+    for layer in range(shape.num_hidden_layers):
+        sizes |= {f"model.layers.{layer}.{name}": size for name, size in small.items()}
+    return sum(size for name, size in sizes.items() if any(fnmatchcase(name, pattern) for pattern in patterns))
 
 
 def adapted_modules(shape: Shape, lora: dict[str, Any]) -> dict[str, tuple[int, int, int]]:

@@ -8,7 +8,7 @@ from agentforge.errors import CheckRefused
 from agentforge.planning import storage
 from agentforge.planning.claims import Verdict, check_claims, claims_for
 from agentforge.planning.cost import DISK_RATES, DOWNLOAD_RATES, Range, compute_hours, dollars, transfer_hours
-from agentforge.planning.memory import Memory, estimate_memory, trained_parameters
+from agentforge.planning.memory import Memory, can_be_sharded, estimate_memory, trained_parameters
 from agentforge.planning.parameters import count_parameters
 from agentforge.planning.play import playing_hours
 from agentforge.planning.shapes import Shape, shape_of
@@ -35,7 +35,8 @@ class Plan:
         parameters: of the base.
         trained: those that the optimiser moves.
         tokens: what training reads; None where only `prepare` can tell.
-        memory: of one device, as on a plain start; `sharded` with FSDP over all of them, None on one device.
+        memory: of one device, as on a plain start; `sharded` with FSDP over all of them, None on one device and where
+            the method needs whole weights.
         stages: download, train, play, merge, gguf: those whose length can be told.
         downloads, made: what needs space.
         verdicts: on the figures that a specification states for this recipe.
@@ -95,7 +96,7 @@ def make_plan(recipe: Recipe) -> Plan:
         trained=trained_parameters(recipe, shape),
         tokens=tokens,
         memory=memory,
-        sharded=estimate_memory(recipe, sharded=True) if hardware.devices > 1 else None,
+        sharded=estimate_memory(recipe, sharded=True) if hardware.devices > 1 and can_be_sharded(recipe) else None,
         stages=_stages(recipe, hardware, shape, memory, tokens, downloads, made),
         downloads=downloads,
         made=made,

@@ -13,6 +13,7 @@ from agentforge.planning.cost import Range
 from agentforge.planning.memory import USABLE, Memory
 from agentforge.planning.plan import Plan
 from agentforge.planning.storage import Item
+from agentforge.planning.system import Part, SystemPlan
 
 if TYPE_CHECKING:
     from agentforge.planning.doctor import Check
@@ -22,6 +23,39 @@ def plan_table(plan: Plan) -> RenderableType:
     """Return a plan as tables, the verdicts on stated figures last."""
     parts: list[RenderableType] = [_facts(plan), _memory(plan), _stages(plan), _storage(plan)]
     return Group(*parts, *map(_verdict_line, plan.verdicts))
+
+
+def system_table(system: SystemPlan) -> RenderableType:
+    """Return the training stages of a system as one table, the verdicts on stated figures last."""
+    hardware = system.parts[0].plan.hardware
+    table = Table(
+        *("recipe", "method", "parameters", "trained", "tokens", "GiB", "time", "dollars"),
+        title=f"{system.recipe.full_name}: likely (least to most)",
+        title_justify="left",
+    )
+    for part in system.parts:
+        table.add_row(*_part(part))
+    table.add_row("all", "", "", "", "", "", _hours(system.hours), _dollars(system.dollars))
+    if (most := system.recipe.budget.max_cost) is not None:
+        table.add_row("budget", "", "", "", "", "", "", f"${most:,.2f}")
+    rate = f"on {hardware}, ${hardware.dollars_per_gpu_hour:.2f} a GPU and hour, {hardware.price_date}; preparing, "
+    notes = Text(f"{rate}surgery and evaluation are not counted", style="dim")
+    return Group(table, notes, *map(_verdict_line, system.verdicts))
+
+
+def _part(part: Part) -> list[str]:
+    plan = part.plan
+    trained = f"{part.trained:,}" + (" new" if part.trained != plan.trained else "")
+    row = [part.name, plan.recipe.train.method, f"{plan.parameters:,}", trained]
+    memory = f"{_smallest(plan):,.1f}"
+    if plan.tokens is None:
+        return [*row, "not counted yet", memory, "after prepare", ""]
+    return [*row, f"{plan.tokens.slots / 1e6:,.4g} M", memory, _hours(part.hours), _dollars(part.dollars)]
+
+
+def _smallest(plan: Plan) -> float:
+    fitting = plan.memory if plan.memory.fits() or plan.sharded is None else plan.sharded
+    return fitting.total() / 2**30
 
 
 def _verdict_line(verdict: Verdict) -> Text:

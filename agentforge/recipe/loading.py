@@ -19,7 +19,7 @@ from agentforge.recipe.arguments import argument_problems
 from agentforge.recipe.explain import explain
 from agentforge.recipe.hardware import choose_profile, load_hardware
 from agentforge.recipe.overrides import apply_override, parse_override
-from agentforge.recipe.schema import Recipe
+from agentforge.recipe.schema import Recipe, Stage
 from agentforge.recipe.yaml_files import config_roots, line_of, read_yaml
 
 # Folders of configs/ that hold something else
@@ -176,6 +176,19 @@ def load_recipe(name: str, overrides: Sequence[str] = (), profile: str | None = 
         if other != used:
             validate(merge(raw, body), Origin(name, files, other))
     return recipe
+
+
+def load_stages(
+    recipe: Recipe, overrides: Sequence[str] = (), profile: str | None = None
+) -> list[tuple[Stage, Recipe]]:
+    """Return a recipe's stages, each with the recipe that it reads, under the same overrides and profile.
+
+    Raises:
+        UserError: one of them is wrong.
+    """
+    return [
+        (stage, load_recipe(stage.recipe, overrides, profile) if stage.recipe else recipe) for stage in recipe.stages
+    ]
 
 
 def validate(raw: dict[str, Any], origin: Origin) -> Recipe:

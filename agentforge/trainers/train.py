@@ -57,7 +57,8 @@ def train(recipe: Recipe, replace: bool = False) -> Path:
 
     Raises:
         UserError: the recipe or an input is wrong.
-        CheckRefused: the base is of another phase, a checkpoint lacks a file, the loss stays non-finite, or the budget is used up.
+        CheckRefused: the base is of another phase, a checkpoint lacks a file, the loss stays non-finite, or the budget
+            is used up.
         Stopped: a signal ended the run after a checkpoint.
     """
     if recipe.train.method not in METHODS:

@@ -1,5 +1,7 @@
 """Counts from shapes against the models and adapters themselves."""
 
+from fnmatch import fnmatchcase
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -7,8 +9,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
+import agentforge.models.auto  # noqa: F401  - transformers learns of adamba
 from agentforge.errors import UserError
-from agentforge.planning.parameters import count_lora, count_parameters
+from agentforge.planning.parameters import count_lora, count_matching, count_parameters
 from agentforge.planning.shapes import DEFAULTS, known_models, shape_from_config
 
 TINY = {
@@ -27,6 +30,19 @@ CONFIGS = [
     {"model_type": "qwen2", **TINY, "tie_word_embeddings": True, "num_key_value_heads": 4},
     {"model_type": "qwen3", **TINY, "head_dim": 16},
     {"model_type": "qwen3", **TINY, "head_dim": 8, "attention_bias": True, "tie_word_embeddings": True},
+]
+MIXER = {
+    "mamba_n_heads": 4,
+    "mamba_d_head": 8,
+    "mamba_d_ssm": 32,
+    "mamba_d_state": 16,
+    "mamba_d_conv": 3,
+    "head_dim": 8,
+}
+HYBRIDS = [
+    {"model_type": "falcon_h1", **TINY, **MIXER},
+    {"model_type": "adamba", **TINY, **MIXER, "tie_word_embeddings": True, "mamba_n_groups": 2},
+    {"model_type": "adamba", **TINY, **MIXER, "mlp": "relu2", "norm_weights": False},
 ]
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 LORAS: list[dict[str, Any]] = [
@@ -49,14 +65,28 @@ def on_meta(config: dict[str, Any]) -> Any:
         return AutoModelForCausalLM.from_config(AutoConfig.for_model(fields.pop("model_type"), **fields))
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config["model_type"])
+@pytest.mark.parametrize("config", CONFIGS + HYBRIDS, ids=lambda config: config["model_type"])
 def test_parameters_are_those_of_the_model(config: dict[str, Any]) -> None:
     assert count_parameters(shape_from_config(config)).total == sum(p.numel() for p in on_meta(config).parameters())
 
 
+@pytest.mark.parametrize("config", HYBRIDS, ids=lambda config: config["model_type"])
+@pytest.mark.parametrize("pattern", ["*.mamba.*", "*.mamba.A_log", "*.feed_forward.*", "*layernorm*", "*"])
+def test_parameters_of_a_pattern_are_those_of_the_model(config: dict[str, Any], pattern: str) -> None:
+    named = dict(on_meta(config).named_parameters())
+    expected = sum(p.numel() for name, p in named.items() if fnmatchcase(name, pattern))
+    assert count_matching(shape_from_config(config), [pattern]) == expected
+
+
+def test_a_scaled_shape_is_that_of_the_narrow_model() -> None:
+    half = {**HYBRIDS[0], "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}
+    half |= {"num_key_value_heads": 1, "mamba_n_heads": 2, "mamba_d_ssm": 16}
+    assert shape_from_config(HYBRIDS[0]).scaled(Fraction(1, 2)) == shape_from_config(half)
+
+
 @pytest.mark.parametrize("model_type", list(DEFAULTS))
 def test_defaults_are_those_of_the_config_class(model_type: str) -> None:
-    real = AutoConfig.for_model(model_type).to_dict()
+    real = AutoConfig.for_model(model_type).to_dict() | {"model_type": model_type}  # an Adamba is saved as a FalconH1
     assert shape_from_config({"model_type": model_type}) == shape_from_config(real)
 
 
@@ -85,7 +115,7 @@ def test_adapters_of_known_models() -> None:
 
 
 def test_an_unknown_architecture_is_named() -> None:
-    with pytest.raises(UserError, match=r"llama, mistral, qwen2, qwen3; this model_type is 'qwen4'; did you mean"):
+    with pytest.raises(UserError, match=r"qwen3, falcon_h1, adamba; this model_type is 'qwen4'; did you mean"):
         shape_from_config({"model_type": "qwen4"})
 
 
