@@ -77,12 +77,25 @@ class LossEvaluation:
 
 def read_losses(paths: Sequence[Path]) -> list[LossEvaluation]:
     """Return those of several evaluations that have losses, in their order."""
-    reports = [(path, report) for path in paths if "losses" in (report := read_scores(path))]
-    names = labels([report for _, report in reports])
+    found = [(path, report) for path in paths if "losses" in (report := read_scores(path))]
+    short = shortened([str(report["recipe"]) for _, report in found])
+    names = labels([{**report, "recipe": name} for name, (_, report) in zip(short, found, strict=True)])
     return [
         LossEvaluation(path, name, report["model"], report["losses"])
-        for name, (path, report) in zip(names, reports, strict=True)
+        for name, (path, report) in zip(names, found, strict=True)
     ]
+
+
+def shortened(names: Sequence[str]) -> list[str]:
+    """Return names without the parts, between hyphens, that all have in front and at the end."""
+    parts = [name.split("-") for name in names]
+    distinct = {tuple(own) for own in parts}
+    if len(distinct) < 2:
+        return list(names)
+    shortest = min(map(len, distinct))
+    front = next(n for n in range(shortest) if n == shortest - 1 or len({own[n] for own in distinct}) > 1)
+    back = next(n for n in range(shortest) if n == shortest - 1 - front or len({own[-1 - n] for own in distinct}) > 1)
+    return ["-".join(own[front : len(own) - back]) for own in parts]
 
 
 def on_the_same_rows(evaluations: Sequence[LossEvaluation]) -> list[list[LossEvaluation]]:
