@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from agentforge.errors import UserError
 from agentforge.models.adamba.calibration import calibrate_exits
@@ -31,7 +31,10 @@ def make_adaptive(trainer: GuardedTrainer, train: Train, directory: Path) -> dic
         return {}
     model: Any = trainer.accelerator.unwrap_model(trainer.model).eval()
     rows: Any = trainer.eval_dataset if trainer.eval_dataset is not None else []
-    batches = DataLoader(rows, batch_size=trainer.args.per_device_eval_batch_size, collate_fn=trainer.data_collator)
+    by_length = sorted(range(len(rows)), key=lambda row: len(rows[row]["input_ids"]))  # or half of it would be padding
+    batches = DataLoader(
+        Subset(rows, by_length), trainer.args.per_device_eval_batch_size, collate_fn=trainer.data_collator
+    )
     made: dict[str, Any] = {}
     try:
         if train.exits is not None and (wanted := train.exits.agreement) is not None:
