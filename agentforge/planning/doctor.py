@@ -214,7 +214,12 @@ def _base(plan: Plan, command: str) -> Iterator[Check]:
     if Path(model.path).is_dir() or cached_config(model) is not None:
         yield Check("base", "ok", f"{model.path} is here")
     elif (maker := maker_of(model.path)) is not None:
-        mend = f"agentforge prepare {maker[0]} && agentforge train {maker[0]}"
+        name, made = maker
+        mend = (
+            f"agentforge prepare {name} && agentforge train {name}"
+            if made.surgery is None
+            else f"agentforge surgery {name}"
+        )
         yield Check("base", "warn", f"{model.path} is not made yet (`agentforge run {command}` makes it first)", mend)
     else:
         yield Check("base", "missing", f"{model.path} is not in the Hub's cache", f"agentforge download {command}")

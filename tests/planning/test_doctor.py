@@ -128,3 +128,9 @@ print("HEAVY", sorted(heavy & set(sys.modules)))
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert run.stdout.rstrip().endswith("HEAVY []"), run.stdout[-200:] + run.stderr[-2000:]
+
+
+def test_a_base_that_surgery_makes_is_made_by_surgery(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch)
+    base = by_name(diagnose(load_recipe("adamba/phase3b"), "adamba/phase3b"))["base"]
+    assert (base.state, base.mend) == ("warn", "agentforge surgery adamba/phase3a")
