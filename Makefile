@@ -2,6 +2,7 @@
 #
 #   PROFILE=tiny   which profile of the recipe (tiny, rtx4090, 1xh200, 8xh200, auto); none: the recipe as it stands
 #   ARGS="a.b=c"   overrides of the recipe, as on the command line
+#   LAUNCH=8xh200_ddp   trainings of adamba's phases: a process for each GPU, by configs/accelerate/8xh200_ddp.yaml
 
 PYTHON  ?= python3
 VENV    := .venv
@@ -10,6 +11,8 @@ PROFILE ?=
 ARGS    ?=
 OPTIONS  = $(if $(PROFILE),--profile $(PROFILE)) $(ARGS)
 FORGE    = $(BIN)/agentforge
+LAUNCH  ?=
+TRAIN    = $(if $(LAUNCH),$(BIN)/accelerate launch --config_file configs/accelerate/$(LAUNCH).yaml -m agentforge,$(FORGE)) train
 # One exact version, installed first: a looser request would bring the registry's newest CUDA build.
 TORCH   := $(shell grep '^torch==' constraints/cpu.txt)
 
@@ -128,32 +131,32 @@ adamba-base: setup ## the tiny profile's own base, a Llama of a million paramete
 adamba-phase1: setup $(if $(filter tiny,$(PROFILE)),adamba-base) ## graft Mamba-2 beside each attention, then train it alone
 	$(FORGE) surgery adamba/phase1_graft $(OPTIONS)
 	$(FORGE) prepare adamba/phase1 $(OPTIONS)
-	$(FORGE) train adamba/phase1 $(OPTIONS)
+	$(TRAIN) adamba/phase1 $(OPTIONS)
 
 adamba-phase2: setup ## sort by importance, then nested widths, exits, gates and a router
 	$(FORGE) prepare adamba/phase2 $(OPTIONS)
 	$(FORGE) surgery adamba/phase2_order $(OPTIONS)
-	$(FORGE) train adamba/phase2 $(OPTIONS)
+	$(TRAIN) adamba/phase2 $(OPTIONS)
 
 adamba-phase3: setup ## expand 2048 to 2560 channels, then train them
 	$(FORGE) surgery adamba/phase3a $(OPTIONS)
 	$(FORGE) prepare adamba/phase3b $(OPTIONS)
-	$(FORGE) train adamba/phase3b $(OPTIONS)
+	$(TRAIN) adamba/phase3b $(OPTIONS)
 
 adamba-phase4: setup ## expand 2560 to 4096 channels, then train them
 	$(FORGE) surgery adamba/phase4a $(OPTIONS)
 	$(FORGE) prepare adamba/phase4b $(OPTIONS)
-	$(FORGE) train adamba/phase4b $(OPTIONS)
+	$(TRAIN) adamba/phase4b $(OPTIONS)
 
 adamba-phase5: setup ## SFT on reasoning, tool calls and experts' episodes, at all widths
 	$(FORGE) collect adamba/phase5 $(OPTIONS)
 	$(FORGE) prepare adamba/phase5 $(OPTIONS)
-	$(FORGE) train adamba/phase5 $(OPTIONS)
+	$(TRAIN) adamba/phase5 $(OPTIONS)
 
 adamba-phase6: setup ## GRPO in environments, and DPO on played episodes
-	$(FORGE) train adamba/phase6 $(OPTIONS)
+	$(TRAIN) adamba/phase6 $(OPTIONS)
 	$(FORGE) collect adamba/phase6_dpo $(OPTIONS)
-	$(FORGE) train adamba/phase6_dpo $(OPTIONS)
+	$(TRAIN) adamba/phase6_dpo $(OPTIONS)
 
 adamba-evaluate: setup ## losses by width and exit after phases 1 to 5, and success in environments after phase 6
 	for phase in phase1 phase2 phase3b phase4b phase5 phase6; do \
