@@ -17,7 +17,7 @@ TRAIN    = $(if $(LAUNCH),$(BIN)/accelerate launch --config_file configs/acceler
 TORCH   := $(shell grep '^torch==' constraints/cpu.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup gguf-setup demo test check lint format types clean \
+.PHONY: help setup gguf-setup demo demo-aj demo-affine test check lint format types clean \
         aj aj-plan aj-doctor aj-download aj-prepare aj-preview aj-train aj-evaluate aj-merge aj-gguf aj-chat aj-serve aj-push \
         affine affine-plan affine-collect affine-sft affine-rl affine-grpo affine-evaluate affine-compare affine-report \
         adamba adamba-plan adamba-base adamba-phase1 adamba-phase2 adamba-phase3 adamba-phase4 adamba-phase5 adamba-phase6 \
@@ -39,10 +39,16 @@ gguf-setup: setup ## build llama-cpp-python once into the user's cache, and inst
 
 # -- aj: a LoRA agent with tools, from data sets to a chatting GGUF ------------------------------------------------
 
-demo: setup gguf-setup ## aj in small on this machine: train, merge, quantise, check and talk (15 minutes on 2 cores)
+demo: demo-aj demo-affine ## both demos, one after the other (half an hour on 2 cores)
+
+demo-aj: setup gguf-setup ## aj in small on this machine: train, merge, quantise, check and talk (11 minutes)
 	$(FORGE) run aj --profile tiny $(ARGS)
 	$(FORGE) compare aj --profile tiny $(ARGS)
 	$(FORGE) chat aj --profile tiny --model q4km --tools sandbox --files data/aj/example --examples 3 $(ARGS)
+
+demo-affine: setup ## affine in small: experts, SFT, PPO and GRPO in three environments, scores, a page (20 minutes)
+	$(FORGE) run affine --profile tiny $(ARGS)
+	$(FORGE) compare affine --profile tiny $(ARGS)
 
 aj: setup ## all the stages of aj, skipping what is up to date
 	$(FORGE) run aj $(OPTIONS)

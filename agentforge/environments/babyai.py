@@ -75,6 +75,7 @@ class BabyAI(Game):
             raise UserError(f"environments.{self.id}.levels is empty; leave it out for all levels")
         self.high = as_choice(actions, f"environments.{self.id}.actions", ("high", "primitive")) == "high"
         self.style = as_choice(style, f"environments.{self.id}.style", ("full", "short"))
+        self.explains = self.style == "full"
         grammar = f"{GRAMMAR} | {HIGH}" if self.high else GRAMMAR
         rules = RULES + (HIGH_RULES if self.high else "")
         self.instructions = rules + FORMAT if self.style == "full" else say(grammar)

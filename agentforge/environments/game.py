@@ -41,6 +41,9 @@ class Game(Environment):
         max_turns: model turns of an episode.
     """
 
+    explains = True
+    """Whether an invalid action's observation says what was wrong with it."""
+
     def __init__(self, max_turns: int) -> None:
         self.max_turns = as_count(max_turns, f"environments.{self.id}.max_turns")
         self._turn = 0
@@ -80,7 +83,7 @@ class Game(Environment):
             self._last = self.act(action)
         except InvalidAction as error:
             problem = str(error)
-            self._last = self._last._replace(observation=f"Invalid action: {problem}.", reward=0.0)
+            self._last = self._last._replace(observation=self._refusal(problem), reward=0.0)
         info = Info(success=self._last.success, valid_action=problem is None, score=self._last.score)
         if problem is not None:
             info["problem"] = problem
@@ -88,6 +91,9 @@ class Game(Environment):
             info["available_actions"] = actions
         over = self._last.over
         return Step(self._last.observation, self._last.reward, over, not over and self._turn >= self.max_turns, info)
+
+    def _refusal(self, problem: str) -> str:
+        return f"Invalid action: {problem}." if self.explains else "Invalid action."
 
     def baseline(self, name: str, random: Random) -> str:
         """Return a turn of ``random``: one of the available actions, each as likely as any other."""

@@ -54,6 +54,7 @@ class TextCraft(Game):
         self.goals = [goal for goal in self.book.goals() if self.book.depth(goal) <= deepest]
         self.distractors = as_count(distractors, f"environments.{self.id}.distractors", least=0)
         self.style = as_choice(style, f"environments.{self.id}.style", ("full", "short"))
+        self.explains = self.style == "full"
         self.instructions = RULES if self.style == "full" else SHORT_RULES
         self.action_tool = act_tool("Take one action in the crafting game.", GRAMMAR)
         self.goal = ""

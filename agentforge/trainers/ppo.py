@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 
 from agentforge.losses.advantages import gae, whiten
 from agentforge.losses.value import explained_variance, value_loss
@@ -38,16 +39,30 @@ class PPOTrainer(GRPOTrainer):
         rewards, ends = place_rewards(inputs, mask)
         advantages = gae(rewards, values, mask, ends, self.args.gamma, self.args.gae_lambda)
         output["old_values"], output["returns"] = values, (advantages + values) * mask
-        earned = self.accelerator.gather(rewards.sum(1))
-        output["advantages"] = whiten(
-            advantages,
-            mask,
-            scale=bool((earned != earned[0]).any()),
-            reduce=lambda sums: self.accelerator.reduce(sums, "sum"),
-        )
+        output["advantages"] = self._whitened(advantages, mask, rewards.sum(1), [row["environment"] for row in inputs])
         explained = explained_variance(values, output["returns"], mask)
         self._metrics["train"]["explained_variance"].append(self.accelerator.gather(explained).mean().item())
         return output
+
+    def _whitened(
+        self, advantages: torch.Tensor, mask: torch.Tensor, earned: torch.Tensor, environments: list[str]
+    ) -> torch.Tensor:
+        """Return the advantages whitened in each environment by itself.
+
+        Until the critic knows how hard each environment is, all that is done in a hard one would look bad, and all in
+        an easy one good.
+        """
+        whitened = torch.zeros_like(advantages)
+        everyone = gather_object(list(zip(environments, earned.tolist(), strict=True)))
+        for name in sorted({environment for environment, _ in everyone}):
+            rows = torch.tensor([environment == name for environment in environments], device=mask.device)
+            whitened += whiten(
+                advantages,
+                mask * rows[:, None],
+                scale=len({reward for environment, reward in everyone if environment == name}) > 1,
+                reduce=lambda sums: self.accelerator.reduce(sums, "sum"),
+            )
+        return whitened
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         with last_hidden_states(backbone_of(self.accelerator.unwrap_model(model))) as seen:

@@ -65,7 +65,5 @@ def refuse_ignored(recipe: Recipe, config: type[GRPOConfig]) -> None:
                 raise UserError(f"train.args.{key} has no effect without a KL term; set train.args.beta above 0")
         if recipe.train.collapse and recipe.train.collapse.max_kl is not None:
             raise UserError("train.collapse.max_kl: the KL is only computed with train.args.beta above 0")
-    if "max_steps" in given and "num_rollouts" in given:
-        raise UserError("train.args: num_rollouts and max_steps both say how long the run is; give one of them")
     if recipe.train.method == "grpo" and given.get("max_steps", -1) <= 0:
         raise UserError("train.args.max_steps: tasks do not come to an end, so the run needs a number of steps")

@@ -11,6 +11,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 NAME = "value_head"
+GAIN = 10.0
+"""Factor on the values. Adam moves a weight by about the learning rate whatever its gradient is, and the critic, which
+begins at 0, has further to go in the run than the policy: this is ten times the policy's rate for it."""
 
 
 class ValueHead(nn.Module):
@@ -25,7 +28,7 @@ class ValueHead(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         values: torch.Tensor = self.out(torch.tanh(self.hidden(hidden_states.to(self.hidden.weight.dtype))))
-        return values.squeeze(-1)
+        return GAIN * values.squeeze(-1)
 
 
 def backbone_of(model: nn.Module) -> nn.Module:

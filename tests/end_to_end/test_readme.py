@@ -19,6 +19,11 @@ SHRINK = (
     "train.args.max_steps=12 train.args.save_steps=6 train.args.eval_steps=6 "
     "evaluate.tool_calls.limit=12 evaluate.tool_calls.prompts=data/aj/heldout/files.jsonl"
 )
+# Fewer tasks and steps; one rollout of PPO and of GRPO.
+SHRINK_AFFINE = (
+    "collect.episodes=12 train.args.max_steps=4 train.args.save_steps=4 evaluate.environments.tasks=4 "
+    "train.args.logging_steps=1"
+)
 
 pytestmark = pytest.mark.end_to_end
 
@@ -54,16 +59,27 @@ def run(directory: Path, line: str) -> subprocess.CompletedProcess[str]:
 def test_make_demo_goes_from_text_to_a_chat_with_a_gguf(clone: Path) -> None:
     pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed (make gguf-setup)")
     assert "make demo" in commands(README)
-    demo = run(clone, f'make demo ARGS="{SHRINK}"')
+    demo = run(clone, f'make demo-aj ARGS="{SHRINK}"')
     assert demo.returncode == 0, demo.stdout[-3000:] + demo.stderr[-3000:]
     made = {path.name for path in (clone / "runs/aj").iterdir() if not path.name.startswith(".")}
     tiny = "AJ-Tiny-v2.0.0"
     for artifact in ("data", "lora", "merged", "q8", "q4km", "eval-base", "eval-lora", "eval-q8", "eval-q4km"):
         assert f"{tiny}-{artifact}" in made
     finished = {name: read_manifest(clone / "runs/aj" / name)["finished"] for name in made}
-    again = run(clone, f'make demo ARGS="{SHRINK}"')
+    again = run(clone, f'make demo-aj ARGS="{SHRINK}"')
     assert again.returncode == 0
     assert finished == {name: read_manifest(clone / "runs/aj" / name)["finished"] for name in made}
+
+
+def test_make_demo_plays_goes_from_experts_to_rl_and_a_page(clone: Path) -> None:
+    demo = run(clone, f'make demo-affine ARGS="{SHRINK_AFFINE}"')
+    assert demo.returncode == 0, demo.stdout[-3000:] + demo.stderr[-3000:]
+    made = {path.name for path in (clone / "runs/affine").iterdir() if not path.name.startswith(".")}
+    for artifact in ("SFT-v1.0.0-eval-base", "SFT-v1.0.0-eval-merged", "PPO-v1.0.0-eval-model", "GRPO-v1.0.0-eval-model"):
+        assert f"Affine-Tiny-{artifact}" in made
+    assert "frontier" in demo.stdout and (clone / "runs/affine/Affine-Tiny-SFT-v1.0.0-report/index.html").is_file()
+    both = run(clone, "make --dry-run demo").stdout
+    assert "run aj --profile tiny" in both and "run affine --profile tiny" in both
 
 
 def test_every_other_command_of_the_readme_runs(clone: Path) -> None:

@@ -190,7 +190,6 @@ def test_a_collapsed_policy_ends_the_run_and_the_checkpoint_is_from_before(
         ("grpo", {"train": {"collapse": {"max_kl": 1.0}}}, "only computed with"),
         ("grpo", {"train": {"args": {"num_generations": 7}}}, "must be divisible by num_generations"),
         ("grpo", {"train": {"rewards": [{}, {"function": "potential"}]}}, "would have no effect"),
-        ("ppo", {"train": {"args": {"num_rollouts": 3}}}, "give one of them"),
         ("ppo", {"train": {"args": {"loss_type": "cispo", "clip_range": 0.1}}}, "clip_range has no effect"),
     ],
 )

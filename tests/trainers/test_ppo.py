@@ -77,6 +77,7 @@ def test_the_specs_names_are_taken_and_reach_what_they_mean(tmp_path: Path) -> N
         str(tmp_path), per_device_train_batch_size=2, gradient_accumulation_steps=2, use_cpu=True, bf16=False, **spec
     )
     assert joined.max_steps == 100 * 4
+    assert PPOConfig(str(tmp_path), use_cpu=True, bf16=False, max_steps=7, **spec).max_steps == 7, "where it is given"
 
 
 @pytest.mark.parametrize(
@@ -213,6 +214,31 @@ def test_where_all_earned_the_same_the_critics_errors_are_no_signal(
     train(make_toy("ppo", environments=hopeless, train={"rewards": [{"function": "tests.trainers.test_ppo:nothing"}]}))
     train(make_toy("ppo", "paid"))
     assert scales == [False, True]
+
+
+def test_a_hard_environment_is_not_measured_against_an_easy_one(
+    make_toy: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the critic knows them apart: in each environment the better half is better than its own mean."""
+    seen: list[tuple[list[str], torch.Tensor, torch.Tensor]] = []
+    original = PPOTrainer._generate_and_score_completions
+
+    def watched(self: Any, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        output = original(self, inputs)
+        mask = (output["completion_mask"] * output["tool_mask"]).float()
+        seen.append(([row["environment"] for row in inputs], output["advantages"], mask))
+        return output
+
+    monkeypatch.setattr(PPOTrainer, "_generate_and_score_completions", watched)
+    toy = {"class": "tests.trainers.toys:Colours"}
+    environments = {"easy": {**toy, "rounds": 1}, "hard": {**toy, "rounds": 5}}
+    train(make_toy("ppo", environments=environments, train={"args": {"rollout_batch_size": 32}}))
+    names, advantages, mask = seen[0]
+    for name in ("easy", "hard"):
+        rows = torch.tensor([environment == name for environment in names])
+        own = advantages[rows][mask[rows].bool()]
+        assert own.mean() == pytest.approx(0, abs=1e-5) and own.std(correction=0) == pytest.approx(1, abs=1e-3)
+    assert not advantages[mask == 0].any()
 
 
 def nothing(episode: Any) -> list[float]:
