@@ -71,11 +71,16 @@ def test_make_demo_goes_from_text_to_a_chat_with_a_gguf(clone: Path) -> None:
     assert finished == {name: read_manifest(clone / "runs/aj" / name)["finished"] for name in made}
 
 
-def test_make_demo_plays_goes_from_experts_to_rl_and_a_page(clone: Path) -> None:
+def test_make_demo_goes_from_experts_to_rl_and_a_page(clone: Path) -> None:
     demo = run(clone, f'make demo-affine ARGS="{SHRINK_AFFINE}"')
     assert demo.returncode == 0, demo.stdout[-3000:] + demo.stderr[-3000:]
     made = {path.name for path in (clone / "runs/affine").iterdir() if not path.name.startswith(".")}
-    for artifact in ("SFT-v1.0.0-eval-base", "SFT-v1.0.0-eval-merged", "PPO-v1.0.0-eval-model", "GRPO-v1.0.0-eval-model"):
+    for artifact in (
+        "SFT-v1.0.0-eval-base",
+        "SFT-v1.0.0-eval-merged",
+        "PPO-v1.0.0-eval-model",
+        "GRPO-v1.0.0-eval-model",
+    ):
         assert f"Affine-Tiny-{artifact}" in made
     assert "frontier" in demo.stdout and (clone / "runs/affine/Affine-Tiny-SFT-v1.0.0-report/index.html").is_file()
     both = run(clone, "make --dry-run demo").stdout
