@@ -82,7 +82,7 @@ def test_make_demo_goes_from_experts_to_rl_and_a_page(clone: Path) -> None:
         "GRPO-v1.0.0-eval-model",
     ):
         assert f"Affine-Tiny-{artifact}" in made
-    assert "frontier" in demo.stdout and (clone / "runs/affine/Affine-Tiny-SFT-v1.0.0-report/index.html").is_file()
+    assert "frontier" in demo.stdout and (clone / "runs/affine/Affine-Tiny-SFT-v1.0.0-report/report.html").is_file()
     both = run(clone, "make --dry-run demo").stdout
     assert "run aj --profile tiny" in both and "run affine --profile tiny" in both
 
