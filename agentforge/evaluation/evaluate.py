@@ -92,10 +92,8 @@ def _evaluate_model(recipe: Recipe, selection: Selection, model: str | None, rep
 
 
 def _depends(recipe: Recipe, chosen: list[Chosen], location: ModelLocation) -> dict[str, Any]:
-    # `loss` came after the first evaluations: where there is none, theirs stay current
-    without = {"batch_size"} | ({"loss"} if recipe.evaluate.loss is None else set())
     depends = {
-        "evaluate": recipe.evaluate.model_dump(exclude=without),
+        "evaluate": recipe.evaluate.model_dump(exclude={"batch_size"}),
         "tools": recipe.data.tools,
         "system": recipe.data.system,
         "template": location.template,

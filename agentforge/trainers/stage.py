@@ -19,8 +19,6 @@ from agentforge.trainers.loop import GuardedTrainer, Tally
 # Where a stage keeps what only the running training reads; below the checkpoints' directory, deleted at the end.
 CACHE = "rows"
 
-# Keys that came after the first artefacts: left alone they change nothing, and what was made before stays current.
-LATER = ("trainable", "distill", "nested", "exits", "expanded", "old_learning_rate_share")
 OBJECTIVES = ("nested", "exits", "distill")
 
 
@@ -55,8 +53,6 @@ class Stage(ABC):
         """Return the part of the recipe that the result depends on."""
         found = self.recipe.model_dump(include=set(self.sections)) | {"max_length": self.recipe.data.max_length}
         found["model"].pop("history")  # a condition on the base, not a part of it
-        given = self.recipe.train.model_dump(exclude_defaults=True)
-        found["train"] = {key: value for key, value in found["train"].items() if key not in LATER or key in given}
         return found
 
     def inputs(self) -> dict[str, Path | str]:

@@ -271,16 +271,6 @@ def test_what_cannot_be_measured_is_refused(tmp_path: Path, checkpoint: Path, ch
     assert not list(tmp_path.glob("T-v*-eval-*")), "nothing is left of a refused evaluation"
 
 
-def test_evaluations_from_before_losses_stay_current(tmp_path: Path) -> None:
-    from agentforge.evaluation.evaluate import _depends
-    from agentforge.models.locate import ModelLocation
-
-    recipe = Recipe.model_validate({"name": "T", "evaluate": {"tool_calls": {"prompts": "x.jsonl"}}})
-    assert "loss" not in _depends(recipe, [], ModelLocation("hf", "x", "x"))["evaluate"]
-    with_loss = recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"loss": Losses(rows=3)})})
-    assert "loss" in _depends(with_loss, [], ModelLocation("hf", "x", "x"))["evaluate"]
-
-
 def test_nothing_to_evaluate_names_all_three(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"evaluate\.loss"):
         evaluate(Recipe.model_validate({"name": "T", "output_dir": str(tmp_path)}), "base")

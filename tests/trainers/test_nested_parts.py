@@ -15,7 +15,6 @@ from agentforge.models.adamba.shape import Shape, index_of, put, resized, take
 from agentforge.trainers import train as stage
 from agentforge.trainers.arguments import build_arguments
 from agentforge.trainers.nested_stage import NestedPlan
-from agentforge.trainers.supervised import SupervisedStage
 from agentforge.trainers.train import train
 
 from .adamba import NESTED, logged, weights
@@ -168,9 +167,3 @@ def test_sharded_weights_have_no_parts(make_adamba: MakeRecipe, monkeypatch: pyt
     monkeypatch.setenv(f"ACCELERATE_USE_{launcher}", "true")
     with pytest.raises(UserError, match="launch with DDP"):
         NestedPlan(recipe, arguments)
-
-
-def test_keys_that_are_left_alone_do_not_change_what_an_artefact_is(make_recipe: MakeRecipe) -> None:
-    """What was made before there were such keys stays current."""
-    relevant = SupervisedStage(make_recipe("plain", "pretrain")).relevant()["train"]
-    assert not {"trainable", "nested", "exits", "distill", "expanded", "old_learning_rate_share"} & set(relevant)

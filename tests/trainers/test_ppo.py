@@ -21,6 +21,7 @@ from agentforge.recipe.arguments import argument_problems
 from agentforge.recipe.schema import Recipe
 from agentforge.rollouts.policies import open_policy
 from agentforge.trainers import ppo
+from agentforge.trainers.grpo import OF_ROWS
 from agentforge.trainers.ppo import PPOTrainer, place_rewards
 from agentforge.trainers.ppo_config import PPOConfig
 from agentforge.trainers.train import train
@@ -43,6 +44,10 @@ def test_trl_still_has_what_is_relied_upon() -> None:
     assert list(inspect.signature(parent._generate_and_score_completions).parameters) == ["self", "inputs"]
     assert list(inspect.signature(parent._compute_loss).parameters) == ["self", "model", "inputs"]
     assert "rollout_func" in inspect.signature(parent.__init__).parameters
+    logps = inspect.signature(parent._get_per_token_logps_and_entropies).parameters
+    taken = ["self", "model", "input_ids", "attention_mask", "logits_to_keep", "batch_size"]
+    assert list(logps)[: len(taken)] == taken
+    assert {"compute_entropy", "compute_aux_loss", *OF_ROWS} <= set(logps)
     loss = inspect.getsource(parent._compute_loss)
     assert "if advantages.dim() == 1:" in loss, "advantages (B, T) are taken as they are"
     played = inspect.getsource(parent._generate_and_score_completions)

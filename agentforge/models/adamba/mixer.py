@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from transformers.cache_utils import Cache
 from transformers.integrations.accelerate import force_accelerate_hooks
@@ -147,15 +147,3 @@ def fresh_mamba(mixer: FalconH1Mixer, generator: torch.Generator | None = None) 
     if mixer.use_bias:
         values["in_proj.bias"] = torch.zeros(rows)
     return values
-
-
-@torch.no_grad()
-def init_mamba(mixer: nn.Module, generator: torch.Generator | None = None) -> None:
-    """Overwrite a FalconH1 mixer's parameters with `fresh_mamba`'s values; `out_proj` stays as it is.
-
-    Args:
-        mixer: a `FalconH1Mixer` that is not on the meta device.
-        generator: a CPU generator; None is torch's own.
-    """
-    for name, value in fresh_mamba(mixer, generator).items():  # type: ignore[arg-type]
-        mixer.get_parameter(name).copy_(value)

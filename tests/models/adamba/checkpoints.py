@@ -14,6 +14,15 @@ from agentforge.models.adamba.shape import Shape, resized
 VOCABULARY = 96
 BASE = Shape(64, 4, 2, 96, 4, 2)
 HEAD_DIM = 16
+# The switches that a nanochat needs, as an Adamba has them.
+NANOCHAT: dict[str, Any] = {
+    "norm_weights": False,
+    "qk_norm": True,
+    "embedding_norm": True,
+    "logit_softcap": 15.0,
+    "mlp": "relu2",
+    "rotary_flipped": True,
+}
 
 
 def loud(model: PreTrainedModel, seed: int = 0) -> Any:

@@ -15,6 +15,7 @@ from agentforge.models.adamba.elastic import ElasticModel
 from agentforge.models.adamba.generation import generate
 from agentforge.models.adamba.modeling import AdambaForCausalLM
 from agentforge.models.adamba.submodels import parse_width, submodel
+from tests.models.adamba.checkpoints import NANOCHAT
 from tests.models.adamba.decoding import counted_layers, give_exits, heads_of_layers, prompts, random_model
 
 NEW = 16
@@ -214,16 +215,6 @@ def test_the_same_seed_draws_the_same_tokens(model: AdambaForCausalLM) -> None:
     for options in ({"exit_threshold": thresholds(model)[0]}, {"width": "1/2"}):
         assert torch.equal(drawn(1, **options), drawn(1, **options))
         assert not torch.equal(drawn(1, **options), drawn(2, **options))
-
-
-NANOCHAT = {
-    "norm_weights": False,
-    "qk_norm": True,
-    "embedding_norm": True,
-    "logit_softcap": 15.0,
-    "mlp": "relu2",
-    "rotary_flipped": True,
-}
 
 
 @pytest.mark.parametrize("fields", [NANOCHAT, {"dropped_attention": [0, 2]}, {"dropped_attention": [0, 1, 2, 3]}])

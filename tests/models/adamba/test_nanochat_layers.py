@@ -11,15 +11,8 @@ from transformers import DynamicCache, NanoChatConfig, NanoChatForCausalLM
 from agentforge.models.adamba.configuration import SWITCHES, AdambaConfig
 from agentforge.models.adamba.modeling import AdambaForCausalLM
 from agentforge.models.adamba.shape import Shape, index_of, put, resized
+from tests.models.adamba.checkpoints import NANOCHAT
 
-NANOCHAT = {
-    "norm_weights": False,
-    "qk_norm": True,
-    "embedding_norm": True,
-    "logit_softcap": 15.0,
-    "mlp": "relu2",
-    "rotary_flipped": True,
-}
 SIZES: dict[str, Any] = {
     "vocab_size": 64,
     "hidden_size": 32,
