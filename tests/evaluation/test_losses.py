@@ -26,7 +26,7 @@ from agentforge.models.adamba.exits import Exit, Exits, save_exits
 from agentforge.models.adamba.modeling import AdambaForCausalLM
 from agentforge.models.adamba.shape import Shape
 from agentforge.models.adamba.slicing import slice_checkpoint
-from agentforge.recipe.schema import Losses, Recipe
+from agentforge.recipe.schema import Recipe
 
 from ..models.adamba.checkpoints import llama
 from ..models.adamba.decoding import heads_of_layers, random_model
