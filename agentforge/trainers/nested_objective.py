@@ -199,7 +199,8 @@ class NestedObjective(nn.Module):
     def _idle(self, trained: Container[int]) -> Tensor | float:
         """Return a zero with gradient to the gates whose turn it is not: DDP waits for every parameter."""
         gates = getattr(self.elastic.full, GATES, {})
-        return sum((0.0 * gates[name].weight.sum() for name in gates if int(name) not in trained), 0.0)
+        idle = [gates[name] for name in gates if int(name) not in trained]
+        return sum((0.0 * part.sum() for gate in idle for part in gate.parameters()), 0.0)
 
     def _gate(
         self, exit: int, normed: Tensor, exit_logits: Tensor, full_logits: Tensor, parts: dict[str, Tensor]
@@ -207,9 +208,8 @@ class NestedObjective(nn.Module):
         model = self.elastic.full
         if not hasattr(model, GATES):
             return torch.zeros_like(normed[:0].sum(), dtype=torch.float32)
-        gate = getattr(model, GATES)[str(exit)]
         with torch.autocast(normed.device.type, enabled=False):
-            scores = functional.linear(normed.detach().float(), gate.weight.float(), gate.bias.float())[:, 0]  # (K,)
+            scores = getattr(model, GATES)[str(exit)](normed.detach(), exit_logits.detach())  # (K,)
         shadow = shadow_loss(scores, exit_logits, full_logits)
         parts[f"loss/gate/{exit}"] = shadow.loss
         parts[f"agreement/exit/{exit}"] = shadow.agreed.float()

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from agentforge.errors import CheckRefused, UserError, did_you_mean
-from agentforge.models.adamba.exits import load_gates
+from agentforge.models.adamba.exits import ExitGate, load_gates
 from agentforge.models.adamba.shape import Shape, resized
 from agentforge.models.adamba.submodels import parse_width
 from agentforge.models.build import load_model, packing_refusal
@@ -174,16 +174,14 @@ class NestedPlan:
         return OldEntries(model, Shape(**model.config.expanded_from), share)
 
     def _gates(self, model: PreTrainedModel) -> nn.ModuleDict:
-        """Return the base's gates, where it has them, or new ones: they say 1/2."""
+        """Return the base's gates, where it has them, or new ones."""
         assert self.train.exits is not None
         width, path = model.config.hidden_size, self.recipe.model.path
         found = load_gates(Path(path)) if path and Path(path).is_dir() else {}
         gates = nn.ModuleDict()
         for layer in self.train.exits.layers:
-            gate = nn.Linear(width, 1)
-            nn.init.zeros_(gate.weight)
-            nn.init.zeros_(gate.bias)
-            if layer in found and found[layer].in_features == width:
+            gate = ExitGate(width)
+            if layer in found and found[layer].width == width:
                 gate.load_state_dict(found[layer].state_dict())
             gates[str(layer)] = gate
         return gates

@@ -15,7 +15,8 @@ from agentforge.artifacts import read_manifest
 from agentforge.data.prepare import prepare
 from agentforge.data.tokenizer import train_tokenizer
 from agentforge.errors import CheckRefused, UserError
-from agentforge.models.adamba.exits import Exit, load_exits, load_gates, save_exits, save_gates
+from agentforge.models.adamba.elastic import head
+from agentforge.models.adamba.exits import Exit, ExitGate, load_exits, load_gates, save_exits, save_gates
 from agentforge.models.adamba.proof import load
 from agentforge.models.adamba.shape import Shape
 from agentforge.models.checkpoint import Checkpoint
@@ -23,7 +24,7 @@ from agentforge.models.surgery import surgery
 from agentforge.pipeline import run
 from agentforge.recipe.schema import Recipe
 
-from .adamba.checkpoints import loud
+from .adamba.checkpoints import loud, some_gate
 
 MAMBA = {"d_state": 4, "chunk": 16}
 
@@ -165,8 +166,8 @@ def test_order_and_drop_attention_measure_on_prepared_rows(tmp_path: Path, prepa
         surgery(recipe(tmp_path, ordered, "Other", operation="order"))
 
 
-def with_exits(directory: Path) -> dict[int, torch.nn.Linear]:
-    gates = {layer: torch.nn.Linear(64, 1) for layer in (1, 2)}
+def with_exits(directory: Path) -> dict[int, ExitGate]:
+    gates = {layer: some_gate(64, seed=layer) for layer in (1, 2)}
     save_gates(directory, gates)
     save_exits(directory, {1: Exit(0.5, 0.9, 0.9, 100), 2: Exit(0.6, 0.9, 0.9, 100)})
     return gates
@@ -178,7 +179,8 @@ def confidence(directory: Path, layer: int) -> torch.Tensor:
     ids = torch.arange(3, 60)[None]
     with torch.inference_mode():
         hidden = model.model(input_ids=ids, output_hidden_states=True).hidden_states[layer]
-        return load_gates(directory)[layer](model.model.final_layernorm(hidden))
+        normed = model.model.final_layernorm(hidden)
+        return load_gates(directory)[layer](normed, head(model, normed))
 
 
 def test_exits_come_along_where_they_fit(tmp_path: Path, prepared: Path) -> None:

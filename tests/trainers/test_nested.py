@@ -24,6 +24,7 @@ from agentforge.trainers.nested import NestedTrainer
 from agentforge.trainers.nested_objective import GATES, Moment, NestedObjective
 from agentforge.trainers.train import train
 
+from ..models.adamba.checkpoints import some_gate
 from .adamba import EXITS, NESTED, logged
 from .conftest import MakeRecipe
 from .tiny import figures
@@ -46,8 +47,8 @@ def test_widths_exits_and_gates_are_trained_and_the_result_is_a_plain_checkpoint
     assert not loading["missing_keys"] and not loading["unexpected_keys"]
     assert json.loads((made / "config.json").read_text())["exit_layers"] == [1, 2]
     gates = load_gates(made)
-    assert {layer: gate.in_features for layer, gate in gates.items()} == {1: 32, 2: 32}
-    assert all(gate.weight.any() for gate in gates.values())
+    assert {layer: gate.width for layer, gate in gates.items()} == {1: 32, 2: 32}
+    assert all(gate.hidden.weight.any() for gate in gates.values())
     assert metrics["eval_loss"] == pytest.approx(full_width_loss(model, recipe, masked=method == "sft"), rel=1e-3)
 
 
@@ -66,8 +67,8 @@ def full_width_loss(model: Any, recipe: Recipe, masked: bool) -> float:
 
 def with_gates(base: Path) -> Any:
     model = FalconH1ForCausalLM.from_pretrained(base).train()
-    torch.manual_seed(0)
-    model.add_module(GATES, torch.nn.ModuleDict({str(layer): torch.nn.Linear(32, 1) for layer in (1, 2)}))
+    torch.manual_seed(0)  # of the layers that are left out
+    model.add_module(GATES, torch.nn.ModuleDict({str(layer): some_gate(32, seed=layer) for layer in (1, 2)}))
     return model
 
 
@@ -81,7 +82,7 @@ def test_the_loss_is_that_of_separate_models(adamba_base: Path) -> None:
     names = set()
     for step in range(6):
         loss, parts = objective(Moment(step), ids, labels)
-        assert loss.item() == pytest.approx(separate_loss(model, sections, step, ids, labels), rel=1e-5)
+        assert loss.item() == pytest.approx(separate_loss(model, sections, step, ids, labels), rel=1e-4)
         assert parts["tokens"] == (labels[:, 1:] != -100).sum()
         names |= {name for name in parts if name.startswith("loss/width")}
     assert names == {f"loss/width/{width}" for width in ("1", "1_2", "1_4", "mixed")}
@@ -109,7 +110,7 @@ def separate_loss(model: Any, sections: Train, step: int, ids: torch.Tensor, lab
             normed = model.model.final_layernorm(hidden[layer])[:, :-1][trained]
             logits = model.lm_head(normed)
             total += weights[layer] * float(functional.cross_entropy(logits, targets, reduction="sum"))
-            sure = torch.sigmoid(getattr(model, GATES)[str(layer)](normed))[:, 0]
+            sure = torch.sigmoid(getattr(model, GATES)[str(layer)](normed, logits))
             agrees = (logits.argmax(-1) == full.argmax(-1)).float()
             gates += float(functional.binary_cross_entropy(sure, agrees, reduction="sum"))
     return total / (1 + len(drawn)) + gates
@@ -186,5 +187,5 @@ def test_exits_that_take_turns_leave_no_gate_without_a_gradient(adamba_base: Pat
         loss, parts = objective(Moment(step), ids, ids)
         assert [name for name in parts if name.startswith("loss/exit")] == [f"loss/exit/{exit}"]
         loss.backward()
-        moved = {name: gate.weight.grad.any().item() for name, gate in getattr(model, GATES).items()}
+        moved = {name: gate.hidden.weight.grad.any().item() for name, gate in getattr(model, GATES).items()}
         assert moved == {"1": exit == 1, "2": exit == 2}

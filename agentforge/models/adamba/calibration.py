@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from agentforge.errors import UserError
 from agentforge.models.adamba.depth import hidden_after
 from agentforge.models.adamba.elastic import head
-from agentforge.models.adamba.exits import Confidence, Exit, check_exit, confidence_of, load_gates, save_exits
+from agentforge.models.adamba.exits import Confidence, Exit, ExitGate, check_exit, confidence_of, load_gates, save_exits
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -40,7 +40,7 @@ def calibrate_exits(
     batches: Iterable[Mapping[str, Tensor]],
     wanted: float,
     *,
-    gates: Mapping[int, nn.Linear] | None = None,
+    gates: Mapping[int, ExitGate] | None = None,
     layers: Sequence[int] | None = None,
     confidence: Confidence | None = None,
 ) -> dict[int, Exit]:
@@ -107,7 +107,7 @@ def observe(
     batches: Iterable[Mapping[str, Tensor]],
     layers: Sequence[int],
     confidence: Confidence,
-    gates: Mapping[int, nn.Linear],
+    gates: Mapping[int, ExitGate],
 ) -> Observed:
     """Run the whole model over the rows and note what each exit would have said."""
     observed = Observed(layers)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from agentforge.models.adamba.exits import EXITS, GATES, load_gates, save_gates
+from agentforge.models.adamba.exits import EXITS, GATES, ExitGate, load_gates, save_gates
 
 
 def carry_exits(
@@ -48,12 +48,12 @@ def carry_exits(
     )
 
 
-def _fitted(gate: nn.Linear, old: Any, new: Any, channels: Tensor | None) -> nn.Linear:
+def _fitted(gate: ExitGate, old: Any, new: Any, channels: Tensor | None) -> ExitGate:
     """Return the gate for the new channels: it reads the final norm's output, which a wider model makes larger."""
-    weight = gate.weight if channels is None else gate.weight[:, channels]
-    fitted = nn.Linear(new.hidden_size, 1)
+    weight = gate.hidden.weight if channels is None else gate.hidden.weight[:, channels]
+    fitted = ExitGate(new.hidden_size)
     with torch.no_grad():
-        fitted.weight.zero_()
-        fitted.weight[:, : old.hidden_size] = weight * (new.lm_head_multiplier / old.lm_head_multiplier)
-        fitted.bias.copy_(gate.bias)
+        fitted.hidden.weight[:, : old.hidden_size] = weight * (new.lm_head_multiplier / old.lm_head_multiplier)
+        fitted.hidden.bias.copy_(gate.hidden.bias)
+        fitted.distribution.weight.copy_(gate.distribution.weight)
     return fitted

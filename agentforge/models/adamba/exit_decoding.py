@@ -16,13 +16,13 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.cache_utils import Cache
 from transformers.masking_utils import create_causal_mask
 
 from agentforge.models.adamba.copied_states import copy_state
 from agentforge.models.adamba.elastic import head
-from agentforge.models.adamba.exits import Confidence, confidence_of
+from agentforge.models.adamba.exits import Confidence, ExitGate, confidence_of
 
 CatchUp = Literal["exact", "copy"]
 
@@ -33,7 +33,7 @@ class Rule:
 
     threshold: float
     confidence: Confidence
-    gate: nn.Linear | None = None
+    gate: ExitGate | None = None
 
 
 @dataclass
@@ -95,12 +95,12 @@ class ExitDecoder:
             if segment.rule is None:
                 break
             normed = self.model.model.final_layernorm(last)
-            logits = None if segment.rule.confidence == "gate" else head(self.model, normed)
+            logits = head(self.model, normed)
             sure = confidence_of(segment.rule.confidence, normed, logits, segment.rule.gate) >= segment.rule.threshold
             if bool((sure | ~unfinished).all()):
                 self._leave(index, hidden, positions)
                 self.depths.append(segment.layers.stop)
-                return head(self.model, normed) if logits is None else logits
+                return logits
             self.segments[index + 1].admit(hidden)
         self.depths.append(self.segments[-1].layers.stop)
         return head(self.model, self.model.model.final_layernorm(last))

@@ -1,7 +1,7 @@
 """Early exits: how sure a layer must be to speak, and the files beside a checkpoint that say so.
 
-``exit_gates.safetensors`` has a `Linear(hidden_size, 1)` for each exit, read on ``final_layernorm(h_k)``, h_k being the
-hidden state after k layers. ``exits.json`` has what was calibrated for each exit. The checkpoint itself stays plain.
+``exit_gates.safetensors`` has an `ExitGate` for each exit. ``exits.json`` has what was calibrated for each exit. The
+checkpoint itself stays plain.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, Literal, cast
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional
 
 from agentforge.artifacts import write_json
 from agentforge.errors import UserError
@@ -23,6 +24,52 @@ GATES = "exit_gates.safetensors"
 EXITS = "exits.json"
 
 Confidence = Literal["gate", "max_probability", "softmax_gap"]
+
+GAIN = 10.0
+"""Factor on what a gate says. Adam moves a weight by about the learning rate whatever its gradient is, and a gate has
+further to go than the trained model beside it: this is ten times the model's rate for it."""
+
+NEVER_SURER = 1e-4
+"""Probabilities are read as if they were this far from 0 and 1: logits of a gate's inputs stay below 9.3."""
+
+
+class ExitGate(nn.Module):
+    """A learned guess whether the exit's likeliest token is that of full depth: logistic in what the exit knows.
+
+    It reads the hidden state and how sure the exit's own distribution is. The hidden state alone does much worse
+    (docs/adaptive_inference.md). A new gate says the softmax gap.
+
+    Args:
+        width: channels of the hidden state.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(width, 1)
+        self.distribution = nn.Linear(2, 1, bias=False)
+        nn.init.zeros_(self.hidden.weight)
+        nn.init.zeros_(self.hidden.bias)
+        with torch.no_grad():
+            self.distribution.weight.copy_(torch.tensor([[0.0, 1 / GAIN]]))
+
+    @property
+    def width(self) -> int:
+        """Channels of the hidden state."""
+        return self.hidden.in_features
+
+    def forward(self, normed: Tensor, logits: Tensor) -> Tensor:
+        """Return the guess before the sigmoid `(...)`, in fp32.
+
+        Args:
+            normed: `(..., D)` hidden state of the exit after the final norm.
+            logits: `(..., V)` that the head makes of it.
+        """
+        best = logits.float().softmax(-1).topk(2).values
+        sure = torch.stack([best[..., 0], best[..., 0] - best[..., 1]], -1)
+        sure = torch.logit(sure.clamp(NEVER_SURER, 1 - NEVER_SURER))
+        weight, bias, read = (part.to(normed.device, torch.float32) for part in self.parameters())
+        said = functional.linear(normed.float(), weight, bias) + functional.linear(sure, read)
+        return GAIN * said[..., 0]
 
 
 @dataclass(frozen=True)
@@ -56,10 +103,10 @@ class Exits:
     """All exits of a model, by the number of layers that have run."""
 
     calibrated: dict[int, Exit]
-    gates: dict[int, nn.Linear] = field(default_factory=dict)
+    gates: dict[int, ExitGate] = field(default_factory=dict)
 
 
-def save_gates(directory: Path, gates: Mapping[int, nn.Linear]) -> None:
+def save_gates(directory: Path, gates: Mapping[int, ExitGate]) -> None:
     """Write the gates beside a checkpoint, by the number of layers that have run before each."""
     tensors = {
         f"{layer}.{name}": tensor.detach().cpu().contiguous()
@@ -69,15 +116,15 @@ def save_gates(directory: Path, gates: Mapping[int, nn.Linear]) -> None:
     save_file(tensors, directory / GATES)
 
 
-def load_gates(directory: Path) -> dict[int, nn.Linear]:
+def load_gates(directory: Path) -> dict[int, ExitGate]:
     """Return the gates that lie beside a checkpoint; none if there is no file."""
     path = directory / GATES
     tensors = load_file(path) if path.is_file() else {}
     gates = {}
     for layer in sorted({int(name.split(".")[0]) for name in tensors}):
-        weight = tensors[f"{layer}.weight"]
-        gate = nn.Linear(weight.shape[1], 1)
-        gate.load_state_dict({"weight": weight, "bias": tensors[f"{layer}.bias"]})
+        own = {name.partition(".")[2]: tensor for name, tensor in tensors.items() if name.startswith(f"{layer}.")}
+        gate = ExitGate(own["hidden.weight"].shape[1])
+        gate.load_state_dict(own)
         gates[layer] = gate.requires_grad_(False)
     return gates
 
@@ -116,7 +163,7 @@ def exits_of(model: Any) -> Exits:
     return exits
 
 
-def check_exit(model: Any, layer: int, confidence: str, gates: Mapping[int, nn.Linear]) -> None:
+def check_exit(model: Any, layer: int, confidence: str, gates: Mapping[int, ExitGate]) -> None:
     """Refuse an exit that this model cannot have.
 
     Raises:
@@ -129,27 +176,26 @@ def check_exit(model: Any, layer: int, confidence: str, gates: Mapping[int, nn.L
         return
     if layer not in gates:
         raise UserError(f"the exit after layer {layer} has no gate in {GATES}; train the gates, or use softmax_gap")
-    if gates[layer].in_features != width:
+    if gates[layer].width != width:
         raise UserError(
-            f"the gate after layer {layer} reads {gates[layer].in_features} channels, this model has {width}; "
+            f"the gate after layer {layer} reads {gates[layer].width} channels, this model has {width}; "
             "train and calibrate the gates again"
         )
 
 
-def confidence_of(kind: Confidence, normed: Tensor, logits: Tensor | None, gate: nn.Linear | None) -> Tensor:
+def confidence_of(kind: Confidence, normed: Tensor, logits: Tensor, gate: ExitGate | None) -> Tensor:
     """Return how sure an exit is, in [0, 1].
 
     Args:
         kind: which of the three.
-        normed: `(..., D)` hidden state after the final norm; what a gate reads.
-        logits: `(..., V)` of the exit; what the other two read.
+        normed: `(..., D)` hidden state after the final norm.
+        logits: `(..., V)` of the exit.
         gate: of this exit.
 
     Returns:
         `(...)` in fp32.
     """
     if kind == "gate":
-        weight, bias = (part.to(normed.device, torch.float32) for part in cast(nn.Linear, gate).parameters())
-        return torch.sigmoid(nn.functional.linear(normed.float(), weight, bias))[..., 0]
-    best = cast(Tensor, logits).float().softmax(-1).topk(2).values
+        return torch.sigmoid(cast(ExitGate, gate)(normed, logits))
+    best = logits.float().softmax(-1).topk(2).values
     return best[..., 0] if kind == "max_probability" else best[..., 0] - best[..., 1]

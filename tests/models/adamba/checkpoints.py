@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import FalconH1Config, FalconH1ForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from agentforge.models.adamba.exits import ExitGate
 from agentforge.models.adamba.shape import Shape, resized
 
 VOCABULARY = 96
@@ -62,3 +63,12 @@ def adamba(directory: Path, shape: Shape = BASE, *, tied: bool = False, **fields
     }
     config = FalconH1Config(**asdict(shape), **(settings | fields))
     return save(loud(FalconH1ForCausalLM(resized(config, shape))), directory)
+
+
+def some_gate(width: int, seed: int = 0) -> ExitGate:
+    """Return an exit gate that reads all that it can."""
+    gate, generator = ExitGate(width), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in gate.parameters():
+            parameter.normal_(0, 0.05, generator=generator)
+    return gate

@@ -15,8 +15,10 @@ from agentforge.errors import UserError
 from agentforge.evaluation.intervals import beta_jeffreys
 from agentforge.models.adamba.calibration import _smallest, calibrate, calibrate_exits, counted_tokens, interval
 from agentforge.models.adamba.exits import (
+    GAIN,
     GATES,
     Exit,
+    ExitGate,
     confidence_of,
     load_exits,
     load_gates,
@@ -24,6 +26,7 @@ from agentforge.models.adamba.exits import (
     save_gates,
 )
 from agentforge.models.adamba.modeling import AdambaForCausalLM
+from tests.models.adamba.checkpoints import some_gate
 from tests.models.adamba.decoding import heads_of_layers, prompts, random_model
 
 WANTED = 0.6
@@ -47,9 +50,8 @@ def batches() -> list[dict[str, torch.Tensor]]:
 
 
 @pytest.fixture(scope="module")
-def gates() -> dict[int, torch.nn.Linear]:
-    torch.manual_seed(0)
-    return {layer: torch.nn.Linear(64, 1) for layer in (2, 3)}
+def gates() -> dict[int, ExitGate]:
+    return {layer: some_gate(64, seed=layer) for layer in (2, 3)}
 
 
 def test_the_thresholds_are_the_smallest_that_hold(model: AdambaForCausalLM, batches: Any) -> None:
@@ -129,9 +131,21 @@ def test_confidences() -> None:
     best = logits.softmax(-1)[0]
     assert confidence_of("max_probability", logits, logits, None).item() == pytest.approx(best[0].item())
     assert confidence_of("softmax_gap", logits, logits, None).item() == pytest.approx((best[0] - best[1]).item())
-    gate = torch.nn.Linear(3, 1)
-    expected = torch.sigmoid(gate(logits))[0, 0].item()
-    assert confidence_of("gate", logits, None, gate).item() == pytest.approx(expected)
+    normed = torch.tensor([[0.3, -0.1, 0.2]])
+    gate = some_gate(3)
+    gap = best[0] - best[1]
+    sure = torch.stack([best[0] / (1 - best[0]), gap / (1 - gap)]).log()
+    said = normed[0] @ gate.hidden.weight[0] + gate.hidden.bias[0] + sure @ gate.distribution.weight[0]
+    assert confidence_of("gate", normed, logits, gate).item() == pytest.approx(torch.sigmoid(GAIN * said).item())
+
+
+def test_a_new_gate_says_the_softmax_gap() -> None:
+    logits = 5 * torch.randn(4, 7, 9)
+    normed = torch.randn(4, 7, 6)
+    said = confidence_of("gate", normed, logits, ExitGate(6))
+    torch.testing.assert_close(said, confidence_of("softmax_gap", normed, logits, None), rtol=0, atol=1.1e-4)
+    certain = torch.tensor([[400.0, 0.0, 0.0]])
+    assert torch.isfinite(ExitGate(3)(torch.zeros(1, 3), certain)).all()
 
 
 def test_calibrated_gates_lie_beside_a_checkpoint_that_stays_plain(
@@ -145,7 +159,8 @@ def test_calibrated_gates_lie_beside_a_checkpoint_that_stays_plain(
     assert {"threshold", "agreement", "wanted", "tokens"} <= set(entries["2"])
     assert exits[2].confidence == "gate"
     for layer, gate in load_gates(tmp_path).items():
-        assert torch.equal(gate.weight, gates[layer].weight)
+        for one, other in zip(gate.parameters(), gates[layer].parameters(), strict=True):
+            assert torch.equal(one, other)
 
     plain, info = FalconH1ForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info.values())
@@ -172,7 +187,7 @@ def test_a_threshold_without_calibrated_gates_is_refused(tmp_path: Path, gates: 
 
 def test_gates_of_another_width_are_refused(model: AdambaForCausalLM, batches: Any) -> None:
     with pytest.raises(UserError, match="reads 32 channels, this model has 64"):
-        calibrate_exits(model, batches, 0.9, gates={2: torch.nn.Linear(32, 1)})
+        calibrate_exits(model, batches, 0.9, gates={2: ExitGate(32)})
 
 
 @pytest.mark.parametrize(
