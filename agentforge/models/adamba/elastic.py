@@ -128,8 +128,9 @@ def _layer(name: str) -> str:
 
 def head(model: Any, hidden_states: Tensor) -> Tensor:
     """Return logits `(..., V)` of hidden states `(..., D)` behind the final norm, as FalconH1 makes them."""
-    logits: Tensor = model.lm_head(hidden_states) * model.model.lm_head_multiplier
-    return logits
+    logits: Tensor = model.lm_head(hidden_states)
+    multiplier = model.model.lm_head_multiplier
+    return logits if multiplier == 1 else logits * multiplier  # logits are the largest tensor: no copy for nothing
 
 
 class ElasticModel(nn.Module):

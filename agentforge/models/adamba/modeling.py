@@ -39,6 +39,15 @@ def _norm(config: AdambaConfig) -> Any:
     return NanoChatRMSNorm(config.rms_norm_eps)
 
 
+class GatedMLP(FalconH1MLP):
+    """FalconH1's MLP. Its multipliers are 1 in every graft, and each costs a pass over its largest tensors."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what the MLP writes to the residual stream `(B, T, hidden_size)`, of the same."""
+        gate = self.act_fn(_times(self.gate_proj(x), self.gate_multiplier))
+        return _times(self.down_proj(self.up_proj(x) * gate), self.down_multiplier)
+
+
 class AdambaDecoderLayer(FalconH1DecoderLayer):
     """A mixer and, unless it is dropped, attention side by side, then an MLP."""
 
@@ -46,7 +55,7 @@ class AdambaDecoderLayer(FalconH1DecoderLayer):
         # not FalconH1DecoderLayer's own: it would make its parts first, only for them to be thrown away
         super(FalconH1DecoderLayer, self).__init__()
         self.layer_idx = layer_idx
-        mlp: Any = FalconH1MLP if config.mlp == "gated" else SquaredReluMLP
+        mlp: Any = GatedMLP if config.mlp == "gated" else SquaredReluMLP
         self.feed_forward = mlp(config)
         self.mamba = AdambaMixer(config, layer_idx)
         self.self_attn = (NormedAttention if config.qk_norm else FalconH1Attention)(config, layer_idx)
