@@ -46,7 +46,7 @@ demo-aj: setup gguf-setup ## aj in small on this machine: train, merge, quantise
 	$(FORGE) compare aj --profile tiny $(ARGS)
 	$(FORGE) chat aj --profile tiny --model q4km --tools sandbox --files data/aj/example --examples 3 $(ARGS)
 
-demo-affine: setup ## affine in small: experts, SFT, PPO and GRPO in three environments, scores, a page (20 minutes)
+demo-affine: setup ## affine in small: experts, SFT, PPO and GRPO in three environments, scores, a page (15 minutes)
 	$(FORGE) run affine --profile tiny $(ARGS)
 	$(FORGE) compare affine --profile tiny $(ARGS)
 
