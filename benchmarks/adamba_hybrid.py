@@ -4,7 +4,7 @@ FalconH1 has the same parameters, with its default chunk of 256 and with one of 
 the same attention, the same mixers and as much MLP, in twice as many layers (its layers have either mixer, and half the
 MLP). They take turns, for a machine's speed drifts; a figure is of the median of the turns' CPU seconds.
 
-    python -m benchmarks.adamba_hybrid [--turns 7] [--small]
+    python -m benchmarks.adamba_hybrid [--turns 3] [--small]
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def seconds_of(job: Job, models: dict[str, Any], ids: Tensor, turns: int) -> dic
 def main() -> None:
     """Print a markdown table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--small", action="store_true", help="two small sizes, to see that it runs")
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
