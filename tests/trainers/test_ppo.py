@@ -82,10 +82,8 @@ def test_the_specs_names_are_taken_and_reach_what_they_mean(tmp_path: Path) -> N
         str(tmp_path), per_device_train_batch_size=2, gradient_accumulation_steps=2, use_cpu=True, bf16=False, **spec
     )
     assert joined.max_steps == 100 * 4
-    assert (
-        PPOConfig(str(tmp_path), per_device_train_batch_size=2, use_cpu=True, bf16=False, max_steps=7, **spec).max_steps
-        == 7
-    ), "where it is given"
+    given = PPOConfig(str(tmp_path), per_device_train_batch_size=2, use_cpu=True, bf16=False, max_steps=7, **spec)
+    assert given.max_steps == 7
 
 
 @pytest.mark.parametrize(
