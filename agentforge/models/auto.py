@@ -6,8 +6,8 @@ from typing import Any
 
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
-from agentforge.models.adamba.configuration import PLAIN_TYPE, AdambaConfig
-from agentforge.models.adamba.modeling import AdambaForCausalLM
+from agentforge.systems.adamba.modeling.configuration import PLAIN_TYPE, AdambaConfig
+from agentforge.systems.adamba.modeling.modeling import AdambaForCausalLM
 
 AutoConfig.register(AdambaConfig.model_type, AdambaConfig)
 AutoModelForCausalLM.register(AdambaConfig, AdambaForCausalLM)

@@ -24,9 +24,9 @@ from transformers.utils.hub import cached_file, extract_commit_hash
 
 from agentforge.artifacts import hash_json
 from agentforge.errors import CheckRefused, UserError, did_you_mean
-from agentforge.models.adamba.nanochat_layers import NormedEmbedding, SoftcappedHead
 from agentforge.models.auto import model_class
 from agentforge.recipe.schema import Model
+from agentforge.systems.adamba.modeling.nanochat_layers import NormedEmbedding, SoftcappedHead
 
 log = logging.getLogger(__name__)
 
