@@ -6,18 +6,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import FalconH1Config
 
 from agentforge.errors import UserError
-
-PLAIN_TYPE = FalconH1Config.model_type
-PLAIN_CLASS = "FalconH1ForCausalLM"
-SWITCHES: dict[str, Any] = {
-    "norm_weights": True,
-    "qk_norm": False,
-    "embedding_norm": False,
-    "logit_softcap": None,
-    "mlp": "gated",
-    "rotary_flipped": False,
-}
-"""What differs between FalconH1 and nanochat, and FalconH1's way of it."""
+from agentforge.systems.adamba.checkpoint_types import OWN_TYPE, PLAIN_CLASS, PLAIN_TYPE, SWITCHES
 
 
 @strict
@@ -43,7 +32,7 @@ class AdambaConfig(FalconH1Config):
         UserError: `mamba_rms_norm`, or layers that the model does not have.
     """
 
-    model_type = "adamba"
+    model_type = OWN_TYPE
 
     head_dim: int | None = None
     base_hidden_size: int | None = None
