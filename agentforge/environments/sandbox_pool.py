@@ -30,7 +30,6 @@ SETTINGS = ("alternatives", "ld.so.cache", "localtime", "nsswitch.conf", "passwd
 PYTHON = getattr(sys, "_base_executable", sys.executable)  # of the installation, not of a virtual environment
 INTERPRETER = tuple(f"{sys.base_prefix}/{name}" for name in ("bin", "lib") if not sys.base_prefix.startswith(PROGRAMS))
 READONLY = (*PROGRAMS, *(f"/etc/{name}" for name in SETTINGS), *INTERPRETER)
-NOBODY = 65534
 # A fixed hash seed: the order of a set of strings is part of what a program prints.
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -75,10 +74,8 @@ class Zygote:
     """
 
     def __init__(self, isolate: bool = True, persistent: bool = False, disk: int = 64 << 20) -> None:
-        self.workdir = None if isolate else tempfile.mkdtemp(prefix="sandbox-")
-        if self.workdir and os.getuid() == 0:
-            os.chown(self.workdir, NOBODY, NOBODY)
         self._control, theirs = socket.socketpair()
+        self.workdir = None if isolate else tempfile.mkdtemp(prefix="sandbox-")
         setup = {
             "control": theirs.fileno(),
             "isolate": isolate,
@@ -88,15 +85,20 @@ class Zygote:
             "workdir": self.workdir,
         }
         with theirs:
-            self._process = subprocess.Popen(
-                [PYTHON, "-s", "-P", "-S", str(LAUNCHER), json.dumps(setup)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-                env=ENVIRONMENT,
-            )
+            try:
+                self._process = subprocess.Popen(
+                    [PYTHON, "-s", "-P", "-S", str(LAUNCHER), json.dumps(setup)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,
+                    env=ENVIRONMENT,
+                )
+            except OSError as error:
+                self._control.close()
+                self._remove_workdir()
+                raise ZygoteFailed(f"it cannot be started ({error})") from None
         self._ready = False
 
     def wait(self) -> None:
@@ -187,6 +189,9 @@ class Zygote:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+        self._remove_workdir()
+
+    def _remove_workdir(self) -> None:
         if self.workdir:
             shutil.rmtree(self.workdir, ignore_errors=True)
 
