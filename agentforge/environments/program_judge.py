@@ -189,7 +189,7 @@ def _read_float(text: str) -> float | Decimal:
 
 
 def _same(value: Any, wanted: Any) -> bool:
-    """Compare values of JSON: two floats as in `same_text`, a float and an integer exactly; True is not 1, NaN is NaN."""
+    """Compare values of JSON: two floats as in `same_text`, other numbers exactly; True is not 1, NaN is NaN."""
     if isinstance(value, list) and isinstance(wanted, list):
         return len(value) == len(wanted) and all(map(_same, value, wanted))
     if isinstance(value, dict) and isinstance(wanted, dict):

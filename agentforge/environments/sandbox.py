@@ -169,7 +169,9 @@ class Sandbox:
             SandboxFailed: it is closed or broken.
             ValueError: no process can be given that command or input, with the reason.
         """
-        return _run(self._zygote, _job(checked_command(command), self.limits), stdin, timeout, self.limits, self.isolated)
+        return _run(
+            self._zygote, _job(checked_command(command), self.limits), stdin, timeout, self.limits, self.isolated
+        )
 
 
 def run_command(

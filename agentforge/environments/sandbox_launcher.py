@@ -84,8 +84,8 @@ def serve(setup: dict[str, Any], control: socket.socket) -> Job:
             try:
                 return (begin if setup["isolate"] else keep)(setup, *descriptors)
             except Exception as error:  # whatever it is: the case did not run
-                kind = "f" if isinstance(error, ValueError) else "p"
-                os.write(descriptors[4], f"{kind}{error}".encode("utf-8", "backslashreplace"))
+                whose = "f" if isinstance(error, ValueError) else "p"
+                os.write(descriptors[4], f"{whose}{error}".encode("utf-8", "backslashreplace"))
                 os._exit(1)
         for descriptor in descriptors:
             os.close(descriptor)
@@ -218,7 +218,12 @@ def write(workdir: str, name: str, text: str) -> None:
             with open(path, "w", encoding="utf-8", newline="") as file:
                 file.write(text)
             return
-    except (OSError, ValueError, MemoryError) as error:  # too long, too large, a NUL, half a surrogate pair ...
+    except (
+        OSError,
+        ValueError,
+        MemoryError,
+        RecursionError,
+    ) as error:  # too long, too large, a NUL, half a surrogate pair ...
         raise ValueError(f"the file '{name[:SHOWN]}' cannot be written: {error}") from None
     raise ValueError(f"the file '{name[:SHOWN]}' lies outside of the sandbox")
 

@@ -117,7 +117,7 @@ COUNTED = {
     "pipes of a thread's own": (
         32,
         """def work():
-    ctypes.CDLL(None).syscall(436, 1000, 2000, 2)  # close_range with CLOSE_RANGE_UNSHARE: the thread gets a table of its own
+    ctypes.CDLL(None).syscall(436, 1000, 2000, 2)  # close_range with CLOSE_RANGE_UNSHARE: an own table
     for _ in range(100): read, write = os.pipe(); os.write(write, bytes(1 << 16))
     time.sleep(9)
 for _ in range(9): threading.Thread(target=work).start()""",
