@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from agentforge.environments.sandbox import TIMEOUT, Sandbox, SandboxFailed, SandboxResult
+from agentforge.environments.sandbox.sandbox import TIMEOUT, Sandbox, SandboxFailed, SandboxResult
 from agentforge.errors import CheckRefused, UserError
 
 ToolMode = Literal["show", "sandbox"]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentforge.environments.sandbox import Sandbox, isolation_problem, run_command, run_program
+from agentforge.environments.sandbox.sandbox import Sandbox, isolation_problem, run_command, run_program
 from agentforge.errors import UserError
 from agentforge.serving.local_tools import LocalTools, read_files
 
