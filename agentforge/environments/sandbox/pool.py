@@ -87,7 +87,7 @@ class Zygote:
         with theirs:
             try:
                 self._process = subprocess.Popen(
-                    [PYTHON, "-s", "-P", "-S", str(LAUNCHER), json.dumps(setup)],
+                    self._command(setup),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
@@ -190,6 +190,10 @@ class Zygote:
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
         self._remove_workdir()
+
+    def _command(self, setup: dict[str, Any]) -> list[str]:
+        # Neither the user's site-packages, nor the script's directory (-P), nor any others: `import site` finds nothing
+        return [PYTHON, "-s", "-P", "-S", str(LAUNCHER), json.dumps(setup)]
 
     def _remove_workdir(self) -> None:
         if self.workdir:
