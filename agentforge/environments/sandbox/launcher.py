@@ -45,7 +45,10 @@ Job = dict[str, Any]
 
 
 def isolate(setup: dict[str, Any], control: socket.socket) -> None:
-    """Return in a child that lives in a world of its own; the parent waits and never returns."""
+    """Return in a child that lives in a world of its own; the parent waits and never returns.
+
+    A child, because unshare(2) puts only children into the new PID namespace; and the trainer waits for the parent.
+    """
     shown = None
     if os.getuid() == 0:
         with contextlib.suppress(OSError):  # root without CAP_SYS_ADMIN is like anyone else
@@ -112,7 +115,7 @@ def begin(setup: dict[str, Any], *descriptors: int) -> Job:
     """Be the first process of the case's namespaces: mount what is its own, and wait; its end ends all others."""
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # without a handler no process in here can send it a signal
-    kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 1)  # else /proc/self/uid_map would be root's
     kernel.map_ids(setup["ids"], setup["ids"])
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
     job, inherited = read(descriptors[0]), descriptors[1:]
@@ -180,8 +183,13 @@ def watch(child: int, setup: dict[str, Any], job: Job, status: int) -> int:
 
 
 def enter(setup: dict[str, Any], job: Job, inherited: tuple[int, ...]) -> Job:
-    """Become the case: give everything up, then be bash or return to be the program."""
-    os.setsid()
+    """Become the case: give everything up, then be bash or return to be the program.
+
+    The order matters. Descriptors first: they are what the case could speak to others with. Limits before capabilities
+    go, the filter after all that it forbids, and the files last, because they are the model's and so written within the
+    limits and with the rights of the case.
+    """
+    os.setsid()  # no terminal to type into, no process group of the keeper
     for target, source in enumerate(inherited[:3]):
         os.dup2(source, target)
     job["status"] = inherited[3]
@@ -191,10 +199,11 @@ def enter(setup: dict[str, Any], job: Job, inherited: tuple[int, ...]) -> Job:
     workdir = kernel.WORKDIR if setup["isolate"] else setup["workdir"]
     os.chdir(workdir)
     os.umask(0o022)
-    kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 1)  # its /proc/self is its own, and the keeper can count what it holds
     kernel.set_limits(job["limits"])
     kernel.drop_privileges()
     seccomp.install(setup["families"])
+    # As a fresh process has them: python ignores SIGPIPE and SIGXFSZ, and a shell's children would inherit that
     for number in (signal.SIGTERM, signal.SIGPIPE, signal.SIGXFSZ)[: 1 if job["command"] is None else 3]:
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler if job["command"] is None else signal.SIG_DFL)

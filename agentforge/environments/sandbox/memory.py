@@ -10,8 +10,9 @@ in no process. Control groups would count everything, but only root or a delegat
     sockets    twice the default send buffer each, which is all that they take (SO_SNDBUF is refused). The network
                namespace counts them, also those that no descriptor holds: waiting in the backlog of a server, or closed
                with something unread
+    locks      64 KiB each, which is much more than they take: of files, byte range by byte range, they have no limit
 
-Not counted: what the kernel keeps about all that (page tables, inodes, file locks). docs/sandbox.md says so.
+Not counted: what else the kernel keeps about all that (page tables, inodes). docs/sandbox.md says so.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pathlib import Path
 from agentforge.environments.sandbox.kernel import WORKDIR
 
 PAGE = os.sysconf("SC_PAGESIZE")
-PIPE = 16 * PAGE
+PIPE = LOCK = 16 * PAGE
 
 
 def socket_bytes() -> int:
@@ -45,7 +46,7 @@ def over(most: int, a_socket: int, open_files: int) -> bool:
         open_files: the limit on descriptors; so many has a process that hides them.
     """
     processes = tasks_of_processes()
-    most -= files() + sockets() * a_socket
+    most -= files() + sockets() * a_socket + locks() * LOCK
     if sum(map(resident, processes)) + sum(descriptors(tasks, open_files) for tasks in processes) * PIPE <= most:
         return False
     return sum(map(proportional, processes)) + pipes(processes, open_files) * PIPE > most
@@ -129,6 +130,11 @@ def files() -> int:
         found = os.statvfs(directory)
         total += (found.f_blocks - found.f_bfree) * found.f_frsize
     return total
+
+
+def locks() -> int:
+    """Return how many locks on parts of files the processes of this PID namespace hold."""
+    return Path("/proc/locks").read_text().count(" POSIX ")
 
 
 def sockets() -> int:

@@ -60,11 +60,11 @@ class Limits:
     def rlimits(self) -> dict[str, int]:
         """Return those that are rlimits, as the resource module names them."""
         return {
-            "RLIMIT_CPU": self.cpu_seconds,
-            "RLIMIT_AS": self.memory,
+            "RLIMIT_CPU": self.cpu_seconds,  # a second bound besides wall time: it holds when the trainer is stopped
+            "RLIMIT_AS": self.memory,  # mapped, not resident: a program gets a MemoryError instead of being killed
             "RLIMIT_FSIZE": self.file_size,
-            "RLIMIT_NPROC": self.processes + OWN_PROCESSES,
-            "RLIMIT_NOFILE": self.open_files,
+            "RLIMIT_NPROC": self.processes + OWN_PROCESSES,  # of the case alone: its user namespace has its own count
+            "RLIMIT_NOFILE": self.open_files,  # bounds the pipes and sockets too
             "RLIMIT_MSGQUEUE": 0,  # bytes of POSIX message queues, which are memory of no process
             "RLIMIT_CORE": 1,  # not 0: that holds back files, this also a program of the host that takes crashes
         }

@@ -118,7 +118,8 @@ class Rule(NamedTuple):
 
 
 MAP_SHARED_ANONYMOUS, MAP_TYPE_AND_ANONYMOUS, MAP_HUGETLB = 0x21, 0x2F, 0x40000
-MADV_PAGEOUT, F_SETPIPE_SZ, SO_SNDBUF, SO_SNDBUFFORCE = 21, 1031, 7, 32
+CLONE_FILES, CLONE_FILES_OR_THREAD = 0x400, 0x10400
+MADV_PAGEOUT, F_SETPIPE_SZ, F_OFD_SETLK, F_OFD_SETLKW, SO_SNDBUF, SO_SNDBUFFORCE = 21, 1031, 37, 38, 7, 32
 WHOLE = 0xFFFFFFFF
 RULES = (
     Rule("clone", 0, CLONE_NEWUSER, CLONE_NEWUSER, ERRNO | errno.EPERM),  # would have every capability in there
@@ -127,6 +128,11 @@ RULES = (
     Rule("mmap", 3, MAP_HUGETLB, MAP_HUGETLB, ERRNO | errno.ENOMEM),  # not in the resident pages
     Rule("madvise", 2, WHOLE, MADV_PAGEOUT, ERRNO | errno.EINVAL),  # swapped out at will
     Rule("fcntl", 1, WHOLE, F_SETPIPE_SZ, ERRNO | errno.EPERM),  # a pipe counts as 64 KiB
+    # /proc/locks shows only locks with a living owner in the namespace: none that belong to a descriptor, none of a
+    # process that has left them to another one
+    Rule("fcntl", 1, WHOLE, F_OFD_SETLK, ERRNO | errno.EINVAL),
+    Rule("fcntl", 1, WHOLE, F_OFD_SETLKW, ERRNO | errno.EINVAL),
+    Rule("clone", 0, CLONE_FILES_OR_THREAD, CLONE_FILES, ERRNO | errno.EPERM),
     # A socket counts as twice the default; nothing is told to have been done, as the kernel takes it for a hint too
     Rule("setsockopt", 2, WHOLE, SO_SNDBUF, ERRNO),
     Rule("setsockopt", 2, WHOLE, SO_SNDBUFFORCE, ERRNO),

@@ -46,6 +46,11 @@ REFUSED = {
     "large pipes": ("import fcntl; call(libc.fcntl(os.pipe()[0], 1031, 1 << 20))", "EPERM"),
     "asynchronous input": (f"held = ctypes.c_long(0); call(libc.syscall({number('io_setup')}, 9, 0))", "ENOSYS"),
     "events of files": ("call(libc.inotify_init1(0))", "ENOSYS"),
+    "locks of a descriptor": (
+        "held = open('f', 'w'); call(libc.fcntl(held.fileno(), 37, bytes(32)))",
+        "EINVAL",
+    ),
+    "a process with another's descriptors": (f"call(libc.syscall({number('clone')}, 0x411, 0, 0, 0, 0))", "EPERM"),
     "swapping out": (
         "m = mmap.mmap(-1, 4096, flags=0x22)\ncall(libc.madvise(ctypes.c_void_p(4096), 4096, 21))",
         "EINVAL",
@@ -133,6 +138,12 @@ for _ in range(200):
         """server = socket.socket(socket.AF_UNIX); server.bind("s"); server.listen(4096)
 while True:
     client = socket.socket(socket.AF_UNIX); client.connect("s"); fill(client); client.close()""",
+    ),
+    "locks": (
+        32,
+        """import fcntl
+held = open("f", "w")
+for n in range(1000): fcntl.lockf(held, fcntl.LOCK_EX, 1, 2 * n)""",
     ),
     "files": (24, "open('f', 'wb').write(bytes(15 << 20)); open('/tmp/f', 'wb').write(bytes(15 << 20))"),
     "deleted files": (
