@@ -45,6 +45,9 @@ REFUSED = {
     "sendfile": (f"call(libc.syscall({number('sendfile')}, 1, 0, 0, 1))", "ENOSYS"),
     "large pipes": ("import fcntl; call(libc.fcntl(os.pipe()[0], 1031, 1 << 20))", "EPERM"),
     "asynchronous input": (f"held = ctypes.c_long(0); call(libc.syscall({number('io_setup')}, 9, 0))", "ENOSYS"),
+    "secret memory": (f"call(libc.syscall({number('memfd_secret')}, 0))", "ENOSYS"),
+    "Landlock rules": (f"call(libc.syscall({number('landlock_create_ruleset')}, 0, 0, 1))", "ENOSYS"),
+    "events of all files": ("call(libc.fanotify_init(0, 0))", "ENOSYS"),
     "events of files": ("call(libc.inotify_init1(0))", "ENOSYS"),
     "locks of a descriptor": (
         "held = open('f', 'w'); call(libc.fcntl(held.fileno(), 37, bytes(32)))",
