@@ -1,15 +1,16 @@
-"""transformers' AutoModelForCausalLM that knows this package's models too."""
+"""transformers' Auto classes with this package's models in them: importing this module registers Adamba."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PretrainedConfig
 
 from agentforge.models.adamba.configuration import PLAIN_TYPE, AdambaConfig
-from agentforge.models.adamba.modeling import AdambaForCausalLM
+from agentforge.models.adamba.modeling import AdambaForCausalLM, AdambaModel
 
 AutoConfig.register(AdambaConfig.model_type, AdambaConfig)
+AutoModel.register(AdambaConfig, AdambaModel)
 AutoModelForCausalLM.register(AdambaConfig, AdambaForCausalLM)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from transformers.utils.hub import cached_file, extract_commit_hash
 
 from agentforge.artifacts import hash_json
 from agentforge.errors import CheckRefused, UserError, did_you_mean
-from agentforge.models.adamba.nanochat_layers import NormedEmbedding, SoftcappedHead
+from agentforge.models.adamba.dropped_attention import dropped_projections
 from agentforge.models.auto import model_class
 from agentforge.recipe.schema import Model
 
@@ -218,26 +219,33 @@ def add_lora(model: PreTrainedModel, options: dict[str, Any], *, seed: int) -> P
             f"train.lora.target_modules: this {model.config.model_type} has no {', '.join(unknown)}; "
             f"it has {', '.join(linear_names(model))}"
         )
-    if bent := sorted(_bent_outputs(model) & set(targets or [])):
-        raise UserError(
-            f"train.lora.target_modules: {', '.join(bent)} of this nanochat graft bends what it returns, so its LoRA "
-            "could not be merged; leave it out"
-        )
     set_seed(seed)
     if getattr(model, "is_quantized", False):
         from peft import prepare_model_for_kbit_training
 
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     try:
-        return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **options))
+        return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **_without_dropped(model, options)))
     except (ValueError, TypeError) as error:
         known = ", ".join(linear_names(model))
         raise UserError(f"train.lora: {_first_line(error)} (linear modules here: {known})") from error
 
 
-def _bent_outputs(model: torch.nn.Module) -> set[str]:
-    bent = (NormedEmbedding, SoftcappedHead)
-    return {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, bent)}
+def _without_dropped(model: torch.nn.Module, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options with the attention that an Adamba does not run in `exclude_modules`.
+
+    `target_modules: [q_proj]` means the `q_proj` of all layers; peft would refuse those that are no `nn.Linear`. What
+    was left out is said, and stands in the adapter's own config.
+    """
+    dropped = dropped_projections(model)
+    if not dropped:
+        return options
+    layers = ", ".join(sorted({name.split(".")[2] for name in dropped}, key=int))
+    log.info("no LoRA on the attention of layers %s: it is dropped and not run", layers)
+    given = options.get("exclude_modules") or []
+    if isinstance(given, str):  # a regular expression over whole names
+        return options | {"exclude_modules": "|".join([f"(?:{given})", *map(re.escape, dropped)])}
+    return options | {"exclude_modules": [*given, *dropped]}
 
 
 def linear_names(model: torch.nn.Module) -> list[str]:

@@ -112,11 +112,5 @@ def drop_attention(source: Path, target: Path, layers: Sequence[int], shard_byte
     """
     config, checkpoint = open_adamba(source)
     chosen = _candidates(config, list(layers))
-    silent = {f"model.layers.{layer}.self_attn.o_proj.weight" for layer in chosen}
     config.dropped_attention = sorted({*(config.dropped_attention or []), *chosen})
-
-    def tensor(name: str) -> torch.Tensor:
-        value = checkpoint.read(name)
-        return torch.zeros_like(value) if name in silent else value
-
-    write_adamba(target, config, main_dtype(checkpoint), tensor, shard_bytes)
+    write_adamba(target, config, main_dtype(checkpoint), checkpoint.read, shard_bytes)  # which writes their o_proj as 0

@@ -127,10 +127,21 @@ def _layer(name: str) -> str:
 
 
 def head(model: Any, hidden_states: Tensor) -> Tensor:
-    """Return logits `(..., V)` of hidden states `(..., D)` behind the final norm, as FalconH1 makes them."""
+    """Return logits `(..., V)` of hidden states `(..., D)` behind the final norm.
+
+    Full depth, exits and every width go through here, so that no path forgets the multiplier or a nanochat's soft cap,
+    ``c * tanh(logits / c)``. Logits are the largest tensor there is: nothing is multiplied by 1.
+
+    Args:
+        model: an Adamba, a FalconH1, or any causal language model with an `lm_head`.
+        hidden_states: of its last layer, or of an exit.
+    """
     logits: Tensor = model.lm_head(hidden_states)
-    multiplier = model.model.lm_head_multiplier
-    return logits if multiplier == 1 else logits * multiplier  # logits are the largest tensor: no copy for nothing
+    multiplier = getattr(model.model, "lm_head_multiplier", None) or 1.0
+    cap = getattr(model.config, "logit_softcap", None)
+    if cap is not None:
+        return torch.tanh(logits * (multiplier / cap)) * cap
+    return logits if multiplier == 1 else logits * multiplier
 
 
 class ElasticModel(nn.Module):

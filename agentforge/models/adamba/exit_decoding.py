@@ -153,7 +153,15 @@ class ExitDecoder:
         }
 
 
-def embed(model: Any, token: Tensor) -> Tensor:
-    """Return what the first layer reads: `(B, T, D)`."""
-    embedded: Tensor = model.model.embed_tokens(token) * model.model.embedding_multiplier
-    return embedded
+def embed(model: Any, tokens: Tensor) -> Tensor:
+    """Return what the first layer reads of tokens `(B, T)`: `(B, T, D)`.
+
+    Args:
+        model: an Adamba, a FalconH1, or any causal language model with `embed_tokens`.
+        tokens: their ids.
+    """
+    stack = model.model
+    if hasattr(stack, "embed"):
+        embedded: Tensor = stack.embed(tokens)
+        return embedded
+    return stack.embed_tokens(tokens) * getattr(stack, "embedding_multiplier", 1.0)

@@ -1,13 +1,15 @@
 """The parts in which nanochat differs from FalconH1, each put in place by its switch in the config.
 
-RMSNorms without weights are transformers' own `NanoChatRMSNorm`.
+RMSNorms without weights are transformers' own `NanoChatRMSNorm`. The normed embedding and the soft cap are not here:
+they belong to the forward pass (`modeling.AdambaModel.embed`, `elastic.head`). As subclasses of `nn.Embedding` and
+`nn.Linear` they would be lost where transformers puts a plain one in their place (`resize_token_embeddings`), and LoRA on
+them could not be merged.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers.cache_utils import Cache
@@ -21,32 +23,6 @@ from transformers.models.falcon_h1.modeling_falcon_h1 import (
 from transformers.models.nanochat.modeling_nanochat import NanoChatRMSNorm
 
 from agentforge.models.adamba.configuration import AdambaConfig
-
-
-class NormedEmbedding(nn.Embedding):
-    """An embedding of root mean square 1, as the first layer of nanochat sees it."""
-
-    def __init__(self, config: AdambaConfig) -> None:
-        super().__init__(config.vocab_size, config.hidden_size, config.pad_token_id)
-        self.norm = NanoChatRMSNorm(config.rms_norm_eps)
-
-    def forward(self, input: Tensor) -> Tensor:
-        return self.norm(super().forward(input))
-
-
-class SoftcappedHead(nn.Linear):
-    """A head whose logits are ``c * tanh(logits / c)`` once they are multiplied by `lm_head_multiplier`.
-
-    FalconH1 multiplies what its head returns, and so does whoever reads an exit; the cap is therefore made here.
-    """
-
-    def __init__(self, config: AdambaConfig) -> None:
-        super().__init__(config.hidden_size, config.vocab_size, bias=False)
-        self.multiplier = config.lm_head_multiplier or 1.0
-        self.cap = config.logit_softcap or 1.0
-
-    def forward(self, input: Tensor) -> Tensor:
-        return torch.tanh(super().forward(input) * (self.multiplier / self.cap)) * (self.cap / self.multiplier)
 
 
 class SquaredReluMLP(nn.Module):

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from transformers.initialization import no_init_weights
 
 from agentforge.errors import CheckRefused
+from agentforge.models.adamba.elastic import head
+from agentforge.models.adamba.exit_decoding import embed
 from agentforge.models.auto import AutoConfig, AutoModelForCausalLM
 from agentforge.models.checkpoint import Checkpoint
 
@@ -100,13 +102,11 @@ def streamed_logits(config: Any, read: Callable[[str], Tensor], rows: Sequence[S
     setattr(stack, final, nn.Identity())
     in_layer = [name for name in model.state_dict() if name.startswith("model.layers.0.")]
     with torch.inference_mode():
-        scale = getattr(stack, "embedding_multiplier", 1.0)
-        hidden = [stack.embed_tokens(torch.tensor([list(row)])) * scale for row in rows]
+        hidden = [embed(model, torch.tensor([list(row)])) for row in rows]
         for layer in range(config.num_hidden_layers):
             _fill(model, {name: read(name.replace(".0.", f".{layer}.", 1)) for name in in_layer})
             hidden = [stack(inputs_embeds=state, use_cache=False).last_hidden_state for state in hidden]
-        multiplier = getattr(stack, "lm_head_multiplier", 1.0)
-        return [(model.lm_head(norm(state)) * multiplier)[0] for state in hidden]
+        return [head(model, norm(state))[0] for state in hidden]
 
 
 def _one_layer(config: Any) -> Any:

@@ -12,6 +12,7 @@ from transformers.initialization import no_init_weights
 from agentforge.artifacts import write_json
 from agentforge.errors import CheckRefused, UserError
 from agentforge.models.adamba.configuration import AdambaConfig
+from agentforge.models.adamba.dropped_attention import check_silent, output_names
 from agentforge.models.adamba.modeling import AdambaForCausalLM
 from agentforge.models.checkpoint import DTYPES, INDEX_FILE, SINGLE_FILE, Checkpoint, write_shard
 from agentforge.models.files import require_space
@@ -110,10 +111,12 @@ def open_adamba(directory: Path) -> tuple[Any, Checkpoint]:
 
     Raises:
         UserError: it is no Adamba.
-        CheckRefused: tensors are missing, unknown, of another shape, or tied otherwise than the config says.
+        CheckRefused: tensors are missing, unknown, of another shape, or tied otherwise than the config says; or it has
+            attention that its config drops.
     """
     config, checkpoint = read_config(directory), Checkpoint(directory)
     check_tensors(checkpoint, names_and_shapes(config), config.tie_word_embeddings)
+    check_silent(config, directory, lambda name: checkpoint.read(name) if name in checkpoint.tensors else None)
     return config, checkpoint
 
 
@@ -126,6 +129,8 @@ def write_adamba(
 ) -> None:
     """Write an Adamba's config and weights, in shards with an index if they are more than one.
 
+    `o_proj` is written as zeros where the config drops the attention, whatever ``tensor`` gives.
+
     Args:
         directory: where to.
         config: of the model that is written.
@@ -136,9 +141,14 @@ def write_adamba(
     layout: Layout = {name: (dtype, shape) for name, shape in names_and_shapes(config).items()}
     size = sum(torch.Size(shape).numel() * dtype.itemsize for _, shape in layout.values())
     require_space(directory, size, f"writing {directory.name}")
+    silent = output_names(config)
+
+    def written(name: str) -> torch.Tensor:
+        return torch.zeros(layout[name][1], dtype=dtype) if name in silent else tensor(name)
+
     shards = _shards(layout, shard_bytes)
     for file, part in shards.items():
-        write_shard(directory / file, part, tensor)
+        write_shard(directory / file, part, written)
     if len(shards) > 1:
         weight_map = {name: file for file, part in shards.items() for name in part}
         write_json(directory / INDEX_FILE, {"metadata": {"total_size": size}, "weight_map": weight_map})

@@ -63,7 +63,7 @@ def cut(model: Model, shape: Shape) -> Model:
             f"no slice of this model can be made: it has no tensor {missing}; merge its adapter first"
         ) from None
     small.load_state_dict({name: part.contiguous() for name, part in state.items()}, assign=True)
-    small.tie_weights()
+    small.tie_weights()  # a FalconH1 does not do so itself
     small.requires_grad_(False)
     small.generation_config = model.generation_config
     return small.train(model.training)
