@@ -17,7 +17,7 @@ Made = Path | list[Path] | None
 
 
 def download(recipe: Recipe, stage: Stage, replace: bool) -> Made:
-    from agentforge.data.download import download
+    from agentforge.data.sources.download import download
 
     download(recipe)
     return None
@@ -79,8 +79,8 @@ STAGES: dict[str, Callable[[Recipe, Stage, bool], Made]] = {
 
 def report(recipe: Recipe, planned: Sequence[tuple[Stage, Recipe]]) -> Made:
     """Write the page about all the stages; it alone needs to know them."""
-    from agentforge.evaluation.page import report
-    from agentforge.evaluation.system import System
+    from agentforge.evaluation.pipeline_artifacts import System
+    from agentforge.evaluation.report.page import report
 
     return report(System(recipe, planned))
 

@@ -30,8 +30,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 from agentforge.environments.base import Environment, Info, Step
 from agentforge.recipe.schema import Recipe
 from agentforge.trainers.callbacks.limits import LimitsCallback
-from agentforge.trainers.loop import Tally
-from agentforge.trainers.rl_stage import RLStage
+from agentforge.trainers.guarded_trainer import Tally
+from agentforge.trainers.rl.method import RLStage
 
 EPISODES, TURNS, WRITTEN, HEARD, PASSES, VOCABULARY = 16, 3, 24, 40, 4, 2048
 MARKERS = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"]

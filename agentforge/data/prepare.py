@@ -23,16 +23,16 @@ from tqdm import tqdm
 
 from agentforge.artifacts import Workspace, hash_json, sha256_file, stage_directory
 from agentforge.data.chat_template import install_template, template_hash
-from agentforge.data.decontaminate import EvaluationSet, collect_evaluation
-from agentforge.data.dedup import first_occurrences, near_duplicates
-from agentforge.data.ingest import Ingestor, Raws, Rows, Tally, collect
-from agentforge.data.mix import allocate, select
+from agentforge.data.cleaning.decontaminate import EvaluationSet, collect_evaluation
+from agentforge.data.cleaning.dedup import first_occurrences, near_duplicates
+from agentforge.data.cleaning.ingest import Ingestor, Raws, Rows, Tally, collect
+from agentforge.data.disk_buffer import Spool
+from agentforge.data.mixing import allocate, select
 from agentforge.data.mixture import mix_tokens
-from agentforge.data.parallel import default_workers, ordered_map
-from agentforge.data.prose import tokenizer_text
-from agentforge.data.report import evaluation_metrics, mix_metrics
-from agentforge.data.sources import OpenSource, open_evaluation, open_sources
-from agentforge.data.spool import Spool
+from agentforge.data.parallel_map import default_workers, ordered_map
+from agentforge.data.prepare_metrics import evaluation_metrics, mix_metrics
+from agentforge.data.row_text import tokenizer_text
+from agentforge.data.sources.open_sources import OpenSource, open_evaluation, open_sources
 from agentforge.data.store import TokenisedRow, load_prepared, write_rows
 from agentforge.data.tokenise import Tokeniser, Tokens, collect_tokens
 from agentforge.data.tokenizer import load_tokenizer, train_tokenizer

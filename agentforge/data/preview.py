@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from agentforge.artifacts import MANIFEST
 from agentforge.data.chat_template import install_template
-from agentforge.data.ingest import Ingestor, Raws
-from agentforge.data.prose import Row, tokenizer_text
-from agentforge.data.sources import OpenSource, open_sources
+from agentforge.data.cleaning.ingest import Ingestor, Raws
+from agentforge.data.row_text import Row, tokenizer_text
+from agentforge.data.sources.open_sources import OpenSource, open_sources
 from agentforge.data.tokenise import encode_rows
 from agentforge.data.tokenizer import load_tokenizer, train_tokenizer
 from agentforge.data.tools import load_tools

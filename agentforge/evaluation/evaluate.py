@@ -13,15 +13,15 @@ from typing import Any
 from agentforge.artifacts import Workspace, hash_json, read_manifest, stage_directory, write_json
 from agentforge.data.tools import load_tools
 from agentforge.errors import UserError
-from agentforge.evaluation.baselines import baselines, scripted_policy
 from agentforge.evaluation.contamination import refuse_trained_questions, refuse_trained_tasks
-from agentforge.evaluation.environments import Chosen, Selection, identity
-from agentforge.evaluation.play import decoding, evaluate_environments, opened
-from agentforge.evaluation.tool_calls import Answer, Question, judge, read_questions, score
-from agentforge.models.locate import ModelLocation, locate_model, model_inputs
+from agentforge.evaluation.tasks.baselines import baselines, scripted_policy
+from agentforge.evaluation.tasks.reserved_tasks import Chosen, Selection, identity
+from agentforge.evaluation.tasks.score_policy import decoding, evaluate_environments, opened
+from agentforge.evaluation.tool_calls.questions import Answer, Question, judge, read_questions, score
+from agentforge.models.locate_model import ModelLocation, locate_model, model_inputs
 from agentforge.recipe.schema import Recipe, ToolCalls
-from agentforge.rollouts.actors import Actor
-from agentforge.rollouts.policies import Policy, Sampling, open_policy
+from agentforge.rollouts.experts import Actor
+from agentforge.rollouts.policies.policies import Policy, Sampling, open_policy
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ def _score_model(recipe: Recipe, selection: Selection, location: ModelLocation, 
         "model": {"label": location.label, "kind": location.kind, "path": location.path, "base": location.base},
     }
     if recipe.evaluate.loss is not None:
-        from agentforge.evaluation.loss_stage import evaluate_losses
+        from agentforge.evaluation.losses.evaluate_loss import evaluate_losses
 
         report |= evaluate_losses(recipe, location, work)
     if questions or selection.chosen:

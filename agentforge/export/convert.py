@@ -89,7 +89,7 @@ def plan_conversion(config: dict[str, Any], tree: Path) -> Conversion:
 
 
 def _nanochat_parts(config: dict[str, Any]) -> str:
-    from agentforge.models.adamba.configuration import SWITCHES
+    from agentforge.systems.adamba.modeling.configuration import SWITCHES
 
     return ", ".join(f"{name}={config[name]}" for name, plain in SWITCHES.items() if config.get(name, plain) != plain)
 

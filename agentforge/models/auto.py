@@ -6,8 +6,8 @@ from typing import Any
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PretrainedConfig
 
-from agentforge.models.adamba.configuration import PLAIN_TYPE, AdambaConfig
-from agentforge.models.adamba.modeling import AdambaForCausalLM, AdambaModel
+from agentforge.systems.adamba.modeling.configuration import PLAIN_TYPE, AdambaConfig
+from agentforge.systems.adamba.modeling.modeling import AdambaForCausalLM, AdambaModel
 
 AutoConfig.register(AdambaConfig.model_type, AdambaConfig)
 AutoModel.register(AdambaConfig, AdambaModel)

@@ -25,9 +25,9 @@ from transformers.utils.hub import cached_file, extract_commit_hash
 
 from agentforge.artifacts import hash_json
 from agentforge.errors import CheckRefused, UserError, did_you_mean
-from agentforge.models.adamba.dropped_attention import dropped_projections
 from agentforge.models.auto import model_class
 from agentforge.recipe.schema import Model
+from agentforge.systems.adamba.modeling.dropped_attention import dropped_projections
 
 log = logging.getLogger(__name__)
 

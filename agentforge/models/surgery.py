@@ -17,13 +17,20 @@ from agentforge.artifacts import stage_directory
 from agentforge.data.store import load_prepared
 from agentforge.data.tokenizer import BATTERY
 from agentforge.errors import UserError
-from agentforge.models.adamba.carried_exits import carry_exits
-from agentforge.models.adamba.drop_attention import choose_layers, drop_attention
-from agentforge.models.adamba.expand import expand
-from agentforge.models.adamba.graft import MambaSizes, graft
-from agentforge.models.adamba.importance import check_orderable, descending, measure, order_checkpoint
-from agentforge.models.adamba.nanochat_graft import graft_nanochat, is_nanochat, reference
-from agentforge.models.adamba.proof import (
+from agentforge.models.auto import AutoConfig, model_class
+from agentforge.models.build import identify_base
+from agentforge.models.checkpoint import Checkpoint, checkpoint_directory
+from agentforge.models.checkpoint_files import TOKENIZER_FILES, copy_present
+from agentforge.models.history import check_history
+from agentforge.recipe.schema import GraftedMamba, Recipe, Surgery
+from agentforge.systems.adamba.modeling.shape import Shape
+from agentforge.systems.adamba.surgery.carried_exits import carry_exits
+from agentforge.systems.adamba.surgery.drop_attention import choose_layers, drop_attention
+from agentforge.systems.adamba.surgery.expand import expand
+from agentforge.systems.adamba.surgery.graft import MambaSizes, graft
+from agentforge.systems.adamba.surgery.importance import check_orderable, descending, measure, order_checkpoint
+from agentforge.systems.adamba.surgery.nanochat_graft import graft_nanochat, is_nanochat, reference
+from agentforge.systems.adamba.surgery.proof import (
     ROW_LENGTH,
     checkpoint_logits,
     compare,
@@ -32,15 +39,8 @@ from agentforge.models.adamba.proof import (
     random_rows,
     streamed_logits,
 )
-from agentforge.models.adamba.shape import Shape
-from agentforge.models.adamba.slicing import slice_checkpoint, sliced
-from agentforge.models.adamba.streaming import read_config
-from agentforge.models.auto import AutoConfig, model_class
-from agentforge.models.build import identify_base
-from agentforge.models.checkpoint import Checkpoint, checkpoint_directory
-from agentforge.models.files import TOKENIZER_FILES, copy_present
-from agentforge.models.history import check_history
-from agentforge.recipe.schema import GraftedMamba, Recipe, Surgery
+from agentforge.systems.adamba.surgery.slicing import slice_checkpoint, sliced
+from agentforge.systems.adamba.surgery.streaming import read_config
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agentforge.errors import UserError, did_you_mean
-from agentforge.planning.operations import operated
+from agentforge.planning.surgery_shapes import operated
 from agentforge.recipe.schema import Model, Recipe, TokenizerTraining
 from agentforge.recipe.yaml_files import config_roots, read_yaml
 

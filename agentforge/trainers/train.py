@@ -26,20 +26,20 @@ from agentforge.trainers.callbacks.metrics import FILE as METRICS
 from agentforge.trainers.callbacks.metrics import MetricsCallback
 from agentforge.trainers.callbacks.progress import ProgressCallback
 from agentforge.trainers.checkpoints import newest_complete
+from agentforge.trainers.guarded_trainer import GuardedTrainer, Tally
 from agentforge.trainers.launch import check_launch, main_rank, share
-from agentforge.trainers.loop import GuardedTrainer, Tally
-from agentforge.trainers.stage import CACHE, Stage, refuse_keys
+from agentforge.trainers.method import CACHE, Stage, refuse_keys
 
 log = logging.getLogger(__name__)
 
 # Method to "module:class"; imported when it is used, because each brings a part of TRL with it.
 METHODS: dict[str, str] = {
-    "pretrain": "agentforge.trainers.supervised:SupervisedStage",
-    "sft": "agentforge.trainers.supervised:SupervisedStage",
-    "dpo": "agentforge.trainers.preference_stage:PreferenceStage",
-    "kto": "agentforge.trainers.preference_stage:PreferenceStage",
-    "grpo": "agentforge.trainers.rl_stage:RLStage",
-    "ppo": "agentforge.trainers.rl_stage:RLStage",
+    "pretrain": "agentforge.trainers.supervised.method:SupervisedStage",
+    "sft": "agentforge.trainers.supervised.method:SupervisedStage",
+    "dpo": "agentforge.trainers.preference.method:PreferenceStage",
+    "kto": "agentforge.trainers.preference.method:PreferenceStage",
+    "grpo": "agentforge.trainers.rl.method:RLStage",
+    "ppo": "agentforge.trainers.rl.method:RLStage",
 }
 # Written last, with everything that the manifest needs: training is over, what remains is to tidy up.
 FINISHED = "training.json"

@@ -87,7 +87,7 @@ def classes() -> dict[str, type]:
     from transformers import TrainingArguments
     from trl import DPOConfig, GRPOConfig, KTOConfig, RewardConfig, SFTConfig
 
-    from agentforge.trainers.ppo_config import PPOConfig
+    from agentforge.trainers.rl.ppo_config import PPOConfig
 
     trl = (SFTConfig, DPOConfig, KTOConfig, GRPOConfig, RewardConfig)
     return {c.__name__: c for c in (TrainingArguments, *trl, PPOConfig, LoraConfig)}
