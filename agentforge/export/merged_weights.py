@@ -11,6 +11,8 @@ from agentforge.artifacts import write_json
 from agentforge.errors import CheckRefused
 from agentforge.export.lora_weights import Change
 from agentforge.models.checkpoint import DTYPES, INDEX_FILE, Checkpoint, write_shard
+from agentforge.systems.adamba.modeling.dropped_attention import dropped_layer
+from agentforge.systems.adamba.modeling.usage import TYPE, write_readme
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,11 @@ class MergedWeights:
             if name not in self.sources:
                 raise CheckRefused(
                     f"the adapter changes {name}, which {self.base.directory} does not have: it belongs to another base"
+                )
+            if (layer := dropped_layer(self.base.config, name)) is not None:
+                raise CheckRefused(
+                    f"the adapter changes {name}, but layer {layer} of {self.base.directory} has no attention "
+                    f"(dropped_attention in its config.json); train the adapter with agentforge, which leaves it out"
                 )
             old = self.base.tensors[self.sources[name]].shape
             new = change.shape(old)
@@ -133,6 +140,8 @@ class MergedWeights:
         if self.embedding in self.changes:
             config["vocab_size"] = self.vocabulary
         write_json(directory / "config.json", config)
+        if config.get("model_type") == TYPE:
+            write_readme(directory)
 
 
 def _fits(old: tuple[int, ...], new: tuple[int, ...], resizable: bool) -> bool:

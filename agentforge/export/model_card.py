@@ -12,6 +12,7 @@ import yaml
 from agentforge.artifacts import read_manifest
 from agentforge.models.locate_model import QUANTIZATIONS
 from agentforge.recipe.schema import Recipe
+from agentforge.systems.adamba.modeling.usage import TYPE, usage
 
 RELATIONS = {"lora": "adapter", **dict.fromkeys(QUANTIZATIONS, "quantized")}  # the Hub's names; others: "finetune"
 SHARE_ALIKE = ("-sa", "sharealike", "gpl", "odbl")
@@ -30,6 +31,7 @@ def model_card(recipe: Recipe, label: str) -> str:
         f"# {recipe.full_name}-{label}",
         recipe.description or f"Trained with agentforge ({recipe.train.method}); the figures are its manifests'.",
         _base(recipe, label),
+        _use(recipe, label),
         _data(recipe),
         _training(recipe),
         _scores(recipe),
@@ -94,6 +96,15 @@ def _base(recipe: Recipe, label: str) -> str:
     what = {"lora": "LoRA adapter for", "merged": "LoRA merged into", "model": "All weights trained from"}
     what |= {name: f"{name} GGUF of the model trained from" for name in QUANTIZATIONS}
     return f"{what.get(label, f'Made by surgery ({label}) of')} `{base}`{revision}."
+
+
+def _use(recipe: Recipe, label: str) -> str:
+    """Say how a model is opened that transformers alone does not know: one with a nanochat's parts, or LoRA on it."""
+    adapter = label == "lora"
+    config = Path(recipe.model.path or "") / "config.json" if adapter else recipe.artifact(label) / "config.json"
+    if not config.is_file() or json.loads(config.read_text(encoding="utf-8")).get("model_type") != TYPE:
+        return ""
+    return f"## Use\n\n{usage(recipe.export.hub_repo or recipe.full_name, adapter=adapter)}"
 
 
 def _data(recipe: Recipe) -> str:

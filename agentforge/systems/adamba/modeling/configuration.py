@@ -1,11 +1,14 @@
 """The config of an Adamba: a FalconH1 config, what surgery must remember, and the switches of a nanochat base."""
 
+import os
+from pathlib import Path
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import FalconH1Config
 
 from agentforge.errors import UserError
+from agentforge.systems.adamba.modeling.usage import TYPE, write_readme
 
 PLAIN_TYPE = FalconH1Config.model_type
 PLAIN_CLASS = "FalconH1ForCausalLM"
@@ -43,7 +46,7 @@ class AdambaConfig(FalconH1Config):
         UserError: `mamba_rms_norm`, or layers that the model does not have.
     """
 
-    model_type = "adamba"
+    model_type = TYPE
 
     head_dim: int | None = None
     base_hidden_size: int | None = None
@@ -97,6 +100,12 @@ class AdambaConfig(FalconH1Config):
         if fields.get("architectures"):
             fields["architectures"] = [PLAIN_CLASS]
         return fields
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Write config.json; where a switch is on, also a README: transformers alone does not open such a model."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if self.switches:
+            write_readme(Path(save_directory))
 
 
 def _check_layers(name: str, layers: list[int], allowed: range) -> None:

@@ -2,15 +2,15 @@
 
 Three parties must agree on such a layer. The Adamba does not run its attention. Plain FalconH1, which opens the same
 file, does run it, and adds nothing only if `o_proj` is zero. And whatever trains the model must leave it alone: this
-attention never gets a gradient, and DDP waits for the gradient of every parameter. A frozen `nn.Linear` does not hold:
-`from_pretrained` makes new parameters, `requires_grad_(True)` thaws them, LoRA lands on them. A buffer is not a parameter
-to any of these, so here the weights are buffers, and `o_proj` is zero whenever it leaves the model.
+attention never gets a gradient, and DDP waits for the gradient of every parameter. A frozen `nn.Linear` does not
+hold: `from_pretrained` makes new parameters, `requires_grad_(True)` thaws them, LoRA lands on them. To all of these a
+buffer is no parameter, so here the weights are buffers, and `o_proj` is zero whenever it leaves the model.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +50,8 @@ class DroppedAttention(nn.Module):
     def __init__(self, config: AdambaConfig, layer_idx: int) -> None:
         super().__init__()
         self.layer_idx = layer_idx
-        assert config.head_dim is not None
-        hidden, bias = config.hidden_size, config.attention_bias
-        queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+        hidden, bias, head_dim = config.hidden_size, config.attention_bias, config.head_dim or 0
+        queries, keys = config.num_attention_heads * head_dim, (config.num_key_value_heads or 0) * head_dim
         self.q_proj = DroppedProjection(hidden, queries, bias)
         self.k_proj = DroppedProjection(hidden, keys, bias)
         self.v_proj = DroppedProjection(hidden, keys, bias)
@@ -66,6 +65,18 @@ def output_names(config: Any) -> set[str]:
         for layer in getattr(config, "dropped_attention", None) or []
         for parameter in ("weight", "bias")
     }
+
+
+def dropped_layer(config: Mapping[str, Any], name: str) -> int | None:
+    """Return the layer whose dropped attention a tensor belongs to; None if it belongs to no such.
+
+    Args:
+        config: fields of config.json.
+        name: of the tensor.
+    """
+    return next(
+        (layer for layer in config.get("dropped_attention") or [] if f"layers.{layer}.self_attn." in name), None
+    )
 
 
 def dropped_projections(model: nn.Module) -> list[str]:

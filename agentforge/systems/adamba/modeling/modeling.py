@@ -62,7 +62,7 @@ class AdambaDecoderLayer(FalconH1DecoderLayer):
         self.feed_forward = mlp(config)
         self.mamba = AdambaMixer(config, layer_idx)
         self.attends = layer_idx not in (config.dropped_attention or [])
-        attention = NormedAttention if config.qk_norm else FalconH1Attention
+        attention: Any = NormedAttention if config.qk_norm else FalconH1Attention
         self.self_attn = (attention if self.attends else DroppedAttention)(config, layer_idx)
         self.attention_in_multiplier = config.attention_in_multiplier
         self.ssm_out_multiplier = config.ssm_out_multiplier
@@ -176,7 +176,7 @@ class AdambaModel(AdambaPreTrainedModel, FalconH1Model):
     ) -> Any:
         """Run FalconH1's forward pass; ``inputs_embeds`` are what the first layer reads, as they are there."""
         if input_ids is not None and inputs_embeds is None:
-            input_ids, inputs_embeds = None, embed(self, input_ids)
+            inputs_embeds, input_ids = embed(self, input_ids), None
         return super().forward(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -192,8 +192,9 @@ class AdambaModel(AdambaPreTrainedModel, FalconH1Model):
 def _make_derived_buffers(model: AdambaModel, _: Any) -> None:
     """Make what follows from the config and is in no file: after `to_empty` it holds whatever was in memory."""
     vector = compute_mup_vector(model.config)
-    for layer in model.layers:
-        layer.mamba.mup_vector.copy_(vector)
+    for module in model.modules():
+        if isinstance(module, AdambaMixer):
+            module.mup_vector.copy_(vector)
     model._init_weights(model.rotary_emb)
 
 
