@@ -257,7 +257,8 @@ def linear_names(model: torch.nn.Module) -> list[str]:
 
 def _last_names(model: torch.nn.Module) -> set[str]:
     # peft matches an entry that is a module's name or the end of it after a dot
-    parts = [name.split(".") for name, _ in model.named_modules() if name]
+    dropped = set(dropped_projections(model))
+    parts = [name.split(".") for name, _ in model.named_modules() if name and name not in dropped]
     return {".".join(part[start:]) for part in parts for start in range(len(part))}
 
 

@@ -63,7 +63,9 @@ class AdambaDecoderLayer(FalconH1DecoderLayer):
         self.mamba = AdambaMixer(config, layer_idx)
         self.attends = layer_idx not in (config.dropped_attention or [])
         attention: Any = NormedAttention if config.qk_norm else FalconH1Attention
-        self.self_attn = (attention if self.attends else DroppedAttention)(config, layer_idx)
+        if not self.attends:
+            attention = DroppedAttention
+        self.self_attn = attention(config, layer_idx)
         self.attention_in_multiplier = config.attention_in_multiplier
         self.ssm_out_multiplier = config.ssm_out_multiplier
         self.attn_out_multiplier = config.attention_out_multiplier
