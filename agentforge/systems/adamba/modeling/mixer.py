@@ -41,6 +41,7 @@ class AdambaMixer(FalconH1Mixer):
 
     def __init__(self, config: AdambaConfig, layer_idx: int) -> None:
         super().__init__(config, layer_idx)
+        self.config = config
         self.register_buffer("mup_vector", compute_mup_vector(config), persistent=False)
         self.scaled = set(config.ssm_multipliers or [1.0]) != {1.0}
 

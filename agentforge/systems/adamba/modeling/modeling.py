@@ -135,7 +135,7 @@ class AdambaPreTrainedModel(FalconH1PreTrainedModel):
             for name, value in fresh_mamba(module).items():
                 init.copy_(module.get_parameter(name), value)
             # FalconH1 does this at the model, which transformers leaves out where a class is not its own
-            init.copy_(module.mup_vector, compute_mup_vector(self.config))
+            init.copy_(module.mup_vector, compute_mup_vector(module.config))
         elif isinstance(module, DroppedProjection):
             for value in module.buffers():
                 init.zeros_(value)
@@ -193,10 +193,9 @@ class AdambaModel(AdambaPreTrainedModel, FalconH1Model):
 @torch.no_grad()
 def _make_derived_buffers(model: AdambaModel, _: Any) -> None:
     """Make what follows from the config and is in no file: after `to_empty` it holds whatever was in memory."""
-    vector = compute_mup_vector(model.config)
     for module in model.modules():
-        if isinstance(module, AdambaMixer):
-            module.mup_vector.copy_(vector)
+        if isinstance(module, AdambaMixer):  # by its own config: layers may have widths of their own
+            module.mup_vector.copy_(compute_mup_vector(module.config))
     model._init_weights(model.rotary_emb)
 
 
