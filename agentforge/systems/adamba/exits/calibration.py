@@ -83,6 +83,7 @@ def calibrate_exits(
     rows = np.concatenate(observed.rows) if observed.rows else np.zeros(0)
     if len(np.unique(rows)) < 2:
         raise UserError("calibrating exits needs at least two held-out rows: one half chooses, the other measures")
+    # in the order of decoding: what a deeper exit sees is what the ones before it let pass, which are the harder tokens
     left = np.zeros(len(rows), bool)
     exits = {}
     for layer in layers:
@@ -148,6 +149,7 @@ def counted_tokens(batch: Mapping[str, Tensor]) -> Tensor:
 
 def _calibrate(rows: Array, sure: Array, agrees: Array, here: Array, wanted: float, confidence: Confidence) -> Exit:
     """Calibrate one exit on the tokens that come to it."""
+    # the best of 200 candidates looks better on the rows that chose it than it is: other rows say what it is worth
     choosing, measuring = here & (rows % 2 == 0), here & (rows % 2 == 1)
     threshold = _smallest(rows[choosing], sure[choosing], agrees[choosing], wanted)
     if threshold is None:
@@ -169,6 +171,8 @@ def _calibrate(rows: Array, sure: Array, agrees: Array, here: Array, wanted: flo
 
 def _smallest(rows: Array, sure: Array, agrees: Array, wanted: float) -> float | None:
     """Return the smallest of the confidences that were seen at which the agreement is sure enough."""
+    # only confidences that occur: between two of them the same tokens leave. Rising, so the first that holds lets
+    # most go
     for threshold in np.unique(np.quantile(sure, np.linspace(0, 1, CANDIDATES), method="lower")) if len(sure) else ():
         leaving = sure >= threshold
         if interval(rows[leaving], agrees[leaving])[0] >= wanted:
@@ -189,6 +193,7 @@ def interval(rows: Array, agrees: Array) -> tuple[float, float]:
     """
     from scipy.special import betaincinv
 
+    # from the tokens' number down to as many independent ones as would scatter like this
     n = float(len(agrees))
     if not n:
         return 0.0, 1.0

@@ -87,6 +87,8 @@ class ExitDecoder:
             mask: `(B, T)`, 0 at padding; None: no padding.
             unfinished: `(B)` bool; the others' confidence does not count.
         """
+        # The token goes from exit to exit together with what waits there. Layers see the waiting tokens in order, so
+        # their cache is that of full depth; only the newest one is asked whether it leaves.
         self._given = {}
         self.segments[0].admit(embed(self.model.model, token))
         for index, segment in enumerate(self.segments):
@@ -118,6 +120,7 @@ class ExitDecoder:
         if self.catch_up == "exact":
             self.segments[index + 1].admit(hidden)
             return
+        # every deeper layer is told that it has read the state at the exit
         rotary = self.model.model.rotary_emb(hidden, position_ids=positions[:, -1:])
         for layer in range(self.segments[index].layers.stop, self.model.config.num_hidden_layers):
             copy_state(self.model.model.layers[layer], hidden, self.cache, rotary)
@@ -127,6 +130,7 @@ class ExitDecoder:
         hidden, segment.waiting = segment.waiting, None
         assert hidden is not None
         length = hidden.shape[1]
+        # mask and rotation depend only on how many tokens are read: layers with as many share them
         if length not in self._given:
             self._given[length] = self._inputs(segment, hidden, positions[:, -length:], mask)
         for index in segment.layers:

@@ -84,6 +84,8 @@ class AdambaDecoderLayer(FalconH1DecoderLayer):
 
         The arguments are `FalconH1DecoderLayer.forward`'s.
         """
+        # Mixer and attention read the same norm and write side by side. A mixer whose output projection is zero
+        # therefore leaves a transformer layer as it was, bit for bit: that is a graft.
         normed = self.input_layernorm(hidden_states)
         written = self.mamba(normed, cache_params=past_key_values, attention_mask=mamba_attention_mask, **kwargs)
         written = _times(written, self.ssm_out_multiplier)
@@ -117,13 +119,14 @@ class AdambaPreTrainedModel(FalconH1PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """Open a checkpoint as `PreTrainedModel.from_pretrained` does.
+        """Open a checkpoint as `PreTrainedModel.from_pretrained` does, once it is sure to mean one model.
 
         Raises:
             CheckRefused: its config drops attention that its weights do not silence.
         """
         loaded = super().from_pretrained(*args, **kwargs)
         model: Any = loaded[0] if isinstance(loaded, tuple) else loaded
+        # named with or without "model." in front, as there is a head or none
         buffers = {name[name.find("layers.") :]: value for name, value in model.named_buffers()}
         check_silent(model.config, model.name_or_path, lambda name: buffers.get(name.removeprefix("model.")))
         return loaded

@@ -133,6 +133,7 @@ def grafted_config(base: Path, fields: Mapping[str, Any], sizes: MambaSizes) -> 
 
 
 def _refuse_what_is_not_held(base: Path, fields: Mapping[str, Any]) -> None:
+    # a part that is left out makes another model that still loads and talks, so whatever is not known is refused
     kind = str(fields.get("model_type"))
     if kind not in HELD:
         why = f" has {NOT_HELD[kind]}, which FalconH1 cannot hold exactly" if kind in NOT_HELD else " is not known here"
@@ -152,6 +153,10 @@ def _refuse_what_is_not_held(base: Path, fields: Mapping[str, Any]) -> None:
 
 def write_graft(target: Path, config: Any, dtype: torch.dtype, read: Callable[[str], torch.Tensor], seed: int) -> None:
     """Write a graft: the base's tensors from ``read`` (by the graft's names), the mixers' own fresh and silent."""
+    # Why the logits are the same to the last bit: every multiplier of FalconH1 is 1 here, the norms have the base's
+    # epsilon, each layer adds mixer + attention to the stream where the base adds attention, and the mixer is exactly
+    # 0. Only its output is zero. The rest is not, so that the output has a gradient at the first step; with nothing
+    # but zeros in it, a mixer would never move.
     mixers = FreshMixers(config, seed)
 
     def tensor(name: str) -> torch.Tensor:
@@ -179,7 +184,7 @@ class FreshMixers:
         layer, _, parameter = name.partition(".mamba.")
         if parameter == "out_proj.weight":
             return torch.zeros(self.config.hidden_size, self.config.mamba_d_ssm)
-        if layer != self.layer:
+        if layer != self.layer:  # a checkpoint is written layer by layer: one mixer is in memory
             with torch.device("meta"):
                 mixer = FalconH1Mixer(self.config, layer_idx=0)
             self.layer, self.values = layer, fresh_mamba(mixer, seeded(self.seed, layer))

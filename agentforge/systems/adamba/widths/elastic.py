@@ -39,6 +39,7 @@ class _Joined(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        # autograd's own way, a padded copy for each stretch and a sum, would write the whole tensor several times
         whole = gradient.new_zeros(ctx.shape)
         offset = 0
         for start, length in ctx.runs:
@@ -89,6 +90,7 @@ class _Skeleton:
     """A model of another shape whose parameters and buffers are plain attributes, to be set before each use."""
 
     def __init__(self, full: Any, shape: Shape) -> None:
+        # on no device and without weights: what it costs is its modules
         small = resized(full.config, shape)
         with no_init_weights(), torch.device("meta"):
             self.model = type(full)._from_config(small)
@@ -104,6 +106,8 @@ class _Skeleton:
             slot.owner._buffers.pop(slot.leaf, None)
 
     def fill(self, group: str, whole: dict[str, Tensor]) -> None:
+        # views of the parameters as they are now: the gradient goes straight to them, and the optimiser's next step is
+        # seen at the next fill
         for slot in self.slots[group]:
             # past nn.Module's __setattr__, which would register a parameter that is taken whole
             slot.owner.__dict__[slot.leaf] = _part(whole[slot.name], slot.places)
@@ -118,7 +122,7 @@ def _index(name: str, small: Any, large: Any, dimensions: int) -> Index:
     if name.endswith("mamba.mup_vector"):  # (1, 1, rows of in_proj)
         rows = index_of("mamba.in_proj.weight", small, large)[0]
         return slice(None), slice(None), rows
-    if name.endswith("inv_freq"):
+    if name.endswith("inv_freq"):  # heads are of one size in every width
         return (slice(None),) * dimensions
     return index_of(name, small, large)
 
@@ -170,6 +174,7 @@ class ElasticModel(nn.Module):
             for group in narrow.slots:
                 narrow.fill(group, whole)
             return self._as_the_full_one(narrow.model)
+        # embedding, final norm and head of full width, and of each layer the one that belongs to its widths
         if self._outer is None:
             self._outer = _Skeleton(self.full, shape)
         self._outer.fill("", whole)
