@@ -64,7 +64,7 @@ def generate(
         return _plain(model, *args, **kwargs)
     if catch_up not in get_args(CatchUp):
         raise UserError(f"catch_up {catch_up!r}: it is {' or '.join(get_args(CatchUp))}")
-    # `generate` prepares cache, processors and stopping as always, and then runs our loop in place of its own
+    # `generate` sets up cache, processors and stopping criteria as usual, then runs our loop instead of its own.
     loop = ExitLoop(exit_rules(model, exit_threshold), catch_up, kwargs.get("streamer"))
     return _plain(model, *args, custom_generate=loop.run, **kwargs)
 

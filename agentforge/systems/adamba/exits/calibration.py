@@ -83,7 +83,8 @@ def calibrate_exits(
     rows = np.concatenate(observed.rows) if observed.rows else np.zeros(0)
     if len(np.unique(rows)) < 2:
         raise UserError("calibrating exits needs at least two held-out rows: one half chooses, the other measures")
-    # in the order of decoding: what a deeper exit sees is what the ones before it let pass, which are the harder tokens
+    # Exits are calibrated in the order in which decoding meets them: a deeper exit sees only the tokens that earlier
+    # exits let pass, and those are the harder ones.
     left = np.zeros(len(rows), bool)
     exits = {}
     for layer in layers:
@@ -149,7 +150,8 @@ def counted_tokens(batch: Mapping[str, Tensor]) -> Tensor:
 
 def _calibrate(rows: Array, sure: Array, agrees: Array, here: Array, wanted: float, confidence: Confidence) -> Exit:
     """Calibrate one exit on the tokens that come to it."""
-    # the best of 200 candidates looks better on the rows that chose it than it is: other rows say what it is worth
+    # The best of 200 candidate thresholds looks better than it is on the rows that selected it, so other rows measure
+    # it.
     choosing, measuring = here & (rows % 2 == 0), here & (rows % 2 == 1)
     threshold = _smallest(rows[choosing], sure[choosing], agrees[choosing], wanted)
     if threshold is None:
@@ -171,8 +173,8 @@ def _calibrate(rows: Array, sure: Array, agrees: Array, here: Array, wanted: flo
 
 def _smallest(rows: Array, sure: Array, agrees: Array, wanted: float) -> float | None:
     """Return the smallest of the confidences that were seen at which the agreement is sure enough."""
-    # only confidences that occur: between two of them the same tokens leave. Rising, so the first that holds lets
-    # most go
+    # Only confidences that were observed: between two of them the same tokens leave. They rise, so the first
+    # threshold that holds is the one that lets most tokens leave.
     for threshold in np.unique(np.quantile(sure, np.linspace(0, 1, CANDIDATES), method="lower")) if len(sure) else ():
         leaving = sure >= threshold
         if interval(rows[leaving], agrees[leaving])[0] >= wanted:
@@ -193,7 +195,7 @@ def interval(rows: Array, agrees: Array) -> tuple[float, float]:
     """
     from scipy.special import betaincinv
 
-    # from the tokens' number down to as many independent ones as would scatter like this
+    # Tokens of one row resemble each other. Count only as many as would scatter this much if they were independent.
     n = float(len(agrees))
     if not n:
         return 0.0, 1.0

@@ -87,8 +87,9 @@ class ExitDecoder:
             mask: `(B, T)`, 0 at padding; None: no padding.
             unfinished: `(B)` bool; the others' confidence does not count.
         """
-        # The token goes from exit to exit together with what waits there. Layers see the waiting tokens in order, so
-        # their cache is that of full depth; only the newest one is asked whether it leaves.
+        # The new token moves from exit to exit, together with the tokens that were left waiting there. Layers process
+        # them in order, so their cache ends up as full depth would have left it. Only the newest token is asked
+        # whether it may leave.
         self._given = {}
         self.segments[0].admit(embed(self.model.model, token))
         for index, segment in enumerate(self.segments):
@@ -120,7 +121,7 @@ class ExitDecoder:
         if self.catch_up == "exact":
             self.segments[index + 1].admit(hidden)
             return
-        # every deeper layer is told that it has read the state at the exit
+        # Every deeper layer stores the keys and states it would have computed from the hidden state at the exit.
         rotary = self.model.model.rotary_emb(hidden, position_ids=positions[:, -1:])
         for layer in range(self.segments[index].layers.stop, self.model.config.num_hidden_layers):
             copy_state(self.model.model.layers[layer], hidden, self.cache, rotary)
@@ -130,7 +131,8 @@ class ExitDecoder:
         hidden, segment.waiting = segment.waiting, None
         assert hidden is not None
         length = hidden.shape[1]
-        # mask and rotation depend only on how many tokens are read: layers with as many share them
+        # Mask and rotary embedding depend only on the number of tokens, so segments that read equally many share
+        # them.
         if length not in self._given:
             self._given[length] = self._inputs(segment, hidden, positions[:, -length:], mask)
         for index in segment.layers:

@@ -63,7 +63,8 @@ class ExitLoop:
         pad = generation_config._pad_token_tensor
         unfinished = torch.ones(len(input_ids), dtype=torch.bool, device=input_ids.device)
         steps: list[tuple[Tensor, Tensor]] = []
-        # transformers' own sampling loop but for the one call that reads a token: `decoder.step` in place of the model
+        # This is transformers' sampling loop with one change: `decoder.step` reads the token instead of the whole
+        # model.
         while True:
             logits = logits.to(copy=True, dtype=torch.float32)
             scores = logits_processor(input_ids, logits)
@@ -94,7 +95,8 @@ class ExitLoop:
         model_kwargs: Mapping[str, Any],
     ) -> Any:
         """The cache that is handed out, or was handed in, is made whole first."""
-        # tokens may still wait at exits; whoever goes on with the cache would miss them in the deeper layers
+        # Tokens may still be waiting at exits. Whoever continues with this cache would miss them in the deeper
+        # layers.
         cache = decoder.cache
         if config.return_dict_in_generate or getattr(cache, "_is_user_defined", False):
             mask = model_kwargs.get("attention_mask")

@@ -64,7 +64,7 @@ class ExitGate(nn.Module):
             normed: `(..., D)` hidden state of the exit after the final norm.
             logits: `(..., V)` that the head makes of it.
         """
-        # fp32 whatever the model is: bf16 has no number between 0.996 and 1
+        # Always fp32: bf16 has no number between 0.996 and 1, and that is where the confident tokens are.
         best = logits.float().softmax(-1).topk(2).values
         sure = torch.stack([best[..., 0], best[..., 0] - best[..., 1]], -1)
         sure = torch.logit(sure.clamp(NEVER_SURER, 1 - NEVER_SURER))
@@ -150,7 +150,7 @@ def exits_of(model: Any) -> Exits:
     Raises:
         UserError: it has none, or they are another model's.
     """
-    # read once and kept on the model; the checkpoint's own files stay what transformers expects
+    # Read once and kept on the model. The checkpoint itself stays exactly what transformers expects.
     exits: Exits | None = getattr(model, "exits", None)
     where = model.name_or_path
     if exits is None and where:

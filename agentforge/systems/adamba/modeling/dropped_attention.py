@@ -37,8 +37,8 @@ class DroppedOutput(DroppedProjection):
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        # here and not in the buffer: whatever was loaded into it, this is the one way out, for `save_pretrained`, the
-        # Trainer and FSDP alike
+        # Zeroed here rather than in the buffer: whatever was loaded into it, `save_pretrained`, Trainer and FSDP all
+        # get their weights through this method.
         for name in [name for name in destination if name.startswith(prefix)]:
             value = destination[name]
             if not value.is_meta and bool(value.any()):

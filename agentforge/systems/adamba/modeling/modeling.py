@@ -84,8 +84,9 @@ class AdambaDecoderLayer(FalconH1DecoderLayer):
 
         The arguments are `FalconH1DecoderLayer.forward`'s.
         """
-        # Mixer and attention read the same norm and write side by side. A mixer whose output projection is zero
-        # therefore leaves a transformer layer as it was, bit for bit: that is a graft.
+        # Mixer and attention read the same normed input and add to the stream side by side. A mixer whose output
+        # projection is zero therefore leaves the transformer layer unchanged, bit for bit. That is what a graft
+        # relies on.
         normed = self.input_layernorm(hidden_states)
         written = self.mamba(normed, cache_params=past_key_values, attention_mask=mamba_attention_mask, **kwargs)
         written = _times(written, self.ssm_out_multiplier)
@@ -126,7 +127,7 @@ class AdambaPreTrainedModel(FalconH1PreTrainedModel):
         """
         loaded = super().from_pretrained(*args, **kwargs)
         model: Any = loaded[0] if isinstance(loaded, tuple) else loaded
-        # named with or without "model." in front, as there is a head or none
+        # The prefix "model." is there only if the model has a head.
         buffers = {name[name.find("layers.") :]: value for name, value in model.named_buffers()}
         check_silent(model.config, model.name_or_path, lambda name: buffers.get(name.removeprefix("model.")))
         return loaded

@@ -93,7 +93,7 @@ def _contribution(scores: Tensor) -> Callable[..., None]:
 
     def hook(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         values, weight = inputs[0].detach().flatten(0, -2).float(), module.weight.detach().float()  # type: ignore[operator]
-        # a head with large activations and small output weights sends little: what counts is the product
+        # A head with large activations and tiny output weights contributes little, so the product is what counts.
         size = values.shape[-1] // len(scores)
         if size == 1:
             scores.add_((values.abs().sum(0) * weight.norm(dim=0)).cpu())
@@ -169,7 +169,7 @@ def order_checkpoint(source: Path, target: Path, importance: Importance, shard_b
 
     def tensor(name: str) -> Tensor:
         value = checkpoint.read(name)
-        # readers and writers of an axis are permuted alike, so the order cancels out in every product
+        # Whoever writes an axis and whoever reads it are permuted alike, so the permutation cancels in every product.
         words = name.split(".")
         layer = int(words[2]) if words[1] == "layers" else 0
         for dimension, axis in enumerate(axes_of(name)):

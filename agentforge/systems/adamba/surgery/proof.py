@@ -89,7 +89,7 @@ def streamed_logits(config: Any, read: Callable[[str], Tensor], rows: Sequence[S
     Returns:
         the float32 logits `(T, V)` of each row.
     """
-    # a model of one layer, into which layer after layer is filled; all rows go through it before the next one is read
+    # One model of one layer: load a layer into it, run all rows through, load the next.
     model = _one_layer(config)
     names = [name for name in model.state_dict() if not name.startswith("model.layers.")]
     if config.tie_word_embeddings:
@@ -98,7 +98,7 @@ def streamed_logits(config: Any, read: Callable[[str], Tensor], rows: Sequence[S
     model.tie_weights()
     stack = model.model
     final = next(name for name in FINAL_NORMS if hasattr(stack, name))
-    # the stack would apply the final norm after every layer
+    # Otherwise the stack would apply the final norm after every layer.
     norm = getattr(stack, final)
     setattr(stack, final, nn.Identity())
     in_layer = [name for name in model.state_dict() if name.startswith("model.layers.0.")]

@@ -46,7 +46,7 @@ def read_config(directory: Path) -> Any:
 
 def names_and_shapes(config: Any) -> dict[str, tuple[int, ...]]:
     """Return the tensors of a config's checkpoint in the model's order; a tied head is not among them."""
-    # asked of the model class itself, on no device: a list kept by hand would drift from it
+    # Ask the model class itself, on the meta device: a list kept by hand would drift away from it.
     with no_init_weights(), torch.device("meta"):
         state = AdambaForCausalLM._from_config(config).state_dict()
     return {
@@ -142,7 +142,8 @@ def write_adamba(
     layout: Layout = {name: (dtype, shape) for name, shape in names_and_shapes(config).items()}
     size = sum(torch.Size(shape).numel() * dtype.itemsize for _, shape in layout.values())
     require_space(directory, size, f"writing {directory.name}")
-    # here and not where the attention is dropped: an expansion or a slice of such a model must keep the promise too
+    # Done for every writer, not just where attention is dropped: expanding or slicing such a model must keep it
+    # silent too.
     silent = output_names(config)
 
     def written(name: str) -> torch.Tensor:

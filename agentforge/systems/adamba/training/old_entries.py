@@ -30,7 +30,7 @@ class OldEntries:
         """
         self.share = share
         config: Any = model.config
-        # the map that cut the smaller model out says where its entries lie in the larger one
+        # The map that slices a smaller model out also says where its entries lie in the larger one.
         small = resized(config, smaller)
         self.parts: list[tuple[nn.Parameter, tuple[Runs, ...]]] = []
         for name, parameter in model.named_parameters():

@@ -39,7 +39,7 @@ class _Joined(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        # autograd's own way, a padded copy for each stretch and a sum, would write the whole tensor several times
+        # Autograd would pad each stretch to full size and add them up, writing the whole tensor several times.
         whole = gradient.new_zeros(ctx.shape)
         offset = 0
         for start, length in ctx.runs:
@@ -90,7 +90,7 @@ class _Skeleton:
     """A model of another shape whose parameters and buffers are plain attributes, to be set before each use."""
 
     def __init__(self, full: Any, shape: Shape) -> None:
-        # on no device and without weights: what it costs is its modules
+        # On the meta device and without weights: a skeleton costs only its modules.
         small = resized(full.config, shape)
         with no_init_weights(), torch.device("meta"):
             self.model = type(full)._from_config(small)
@@ -106,8 +106,8 @@ class _Skeleton:
             slot.owner._buffers.pop(slot.leaf, None)
 
     def fill(self, group: str, whole: dict[str, Tensor]) -> None:
-        # views of the parameters as they are now: the gradient goes straight to them, and the optimiser's next step is
-        # seen at the next fill
+        # These are views of the live parameters: gradients flow straight into them, and the next fill sees the
+        # optimiser's step.
         for slot in self.slots[group]:
             # past nn.Module's __setattr__, which would register a parameter that is taken whole
             slot.owner.__dict__[slot.leaf] = _part(whole[slot.name], slot.places)
@@ -174,7 +174,8 @@ class ElasticModel(nn.Module):
             for group in narrow.slots:
                 narrow.fill(group, whole)
             return self._as_the_full_one(narrow.model)
-        # embedding, final norm and head of full width, and of each layer the one that belongs to its widths
+        # The outer skeleton has embedding, final norm and head at full width. Each layer comes from the skeleton of
+        # its widths.
         if self._outer is None:
             self._outer = _Skeleton(self.full, shape)
         self._outer.fill("", whole)

@@ -54,11 +54,11 @@ def measure_regrets(model: Model, batches: Iterable[Mapping[str, Tensor]], width
         mask = batch.get("attention_mask")
         mask = torch.ones_like(ids) if mask is None else mask.to(ids.device)
         scored = scored_tokens(batch).to(ids.device)
-        # the prompt ends where the first scored token is predicted
+        # The prompt ends where the first scored token is predicted.
         prompt = mask.bool() & (torch.nn.functional.pad(scored, (1, 0)).cumsum(1) == 0)
         usable = prompt.any(1) & scored.any(1)
         row_losses = []
-        # every width reads the same rows, so that what differs between them is the width
+        # All widths read the same rows, so the width is all that differs.
         for width in widths:
             narrow = submodel(model, width)
             hidden = narrow.model(ids, attention_mask=mask, use_cache=False).last_hidden_state

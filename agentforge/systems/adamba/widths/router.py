@@ -80,7 +80,7 @@ def fit_router(
     rows = torch.arange(len(measured.features))
     if len(rows) < FEWEST:
         raise UserError(f"a router needs at least {FEWEST} held-out prompts to be fitted and measured, not {len(rows)}")
-    # rows that the router is not fitted to say what it saves: on its own it would flatter itself
+    # Held-out rows measure the savings; on the rows it was fitted to, the router would flatter itself.
     test = rows % TEST_EVERY == TEST_EVERY - 1
     router = _fit(measured.part(~test), [str(share) for share in shares], tolerance)
     costs = [parameters(submodel(model, share)) / parameters(model) for share in shares]
@@ -133,7 +133,8 @@ def evaluate_router(router: Router, measured: Regrets, costs: Sequence[float]) -
     chosen = router.choose(measured.features)
     shares = torch.nn.functional.one_hot(chosen, len(costs)).double().mean(0)
     mine, blind = regrets.gather(1, chosen[:, None])[:, 0], regrets @ shares
-    # against the same shares dealt blindly: a router that always picks the middle width saves nothing
+    # The baseline deals out the same widths blindly. Picking one middle width for every prompt thus counts as no
+    # saving.
     saved = blind - mine
     half = 1.96 * float(saved.std()) / len(saved) ** 0.5
     return {

@@ -52,7 +52,7 @@ def cut(model: Model, shape: Shape) -> Model:
     Raises:
         UserError: the model has tensors that no slice is known of (an adapter).
     """
-    # copied, not viewed: generation runs it thousands of times, and a matrix of its own is read in one piece
+    # Copies rather than views: decoding runs this model thousands of times, and contiguous matrices are read faster.
     config = resized(model.config, shape)
     with no_init_weights(), torch.device(model.device):
         small = type(model)._from_config(config, dtype=model.dtype)
@@ -101,7 +101,8 @@ def submodel(model: Model, width: Widths | Mix) -> Model:
         shapes = (whole.scaled(share),)
     else:
         return model
-    # a cut is stale as soon as an optimiser has stepped; comparing the weights themselves would cost more than the cut
+    # A cut goes stale with the next optimiser step. Version counters notice that for free; comparing weights would
+    # not.
     state = tuple((parameter.data_ptr(), parameter._version) for parameter in model.parameters())
     known, made = _made.get(model, (None, {}))
     if known != state:
