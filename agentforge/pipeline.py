@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from agentforge.errors import UserError
-from agentforge.recipe import Recipe, load_recipe
-from agentforge.recipe.loading import load_stages
-from agentforge.recipe.schema import Stage
+from agentforge.recipe.loading import load_recipe, load_stages
+from agentforge.recipe.schema import Recipe, Stage
 
 log = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agentforge.artifacts import MANIFEST, read_manifest
-from agentforge.evaluation.compare.comparison import SCORES
-from agentforge.recipe import Recipe, load_recipe
-from agentforge.recipe.schema import Stage
+from agentforge.evaluation.scores_file import SCORES
+from agentforge.recipe.loading import load_recipe
+from agentforge.recipe.schema import Recipe, Stage
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import yaml
 
 from agentforge.artifacts import read_manifest
 from agentforge.models.locate_model import QUANTIZATIONS
+from agentforge.models.usage import usage_of
 from agentforge.recipe.schema import Recipe
-from agentforge.systems.adamba.modeling.usage import TYPE, usage
 
 RELATIONS = {"lora": "adapter", **dict.fromkeys(QUANTIZATIONS, "quantized")}  # the Hub's names; others: "finetune"
 SHARE_ALIKE = ("-sa", "sharealike", "gpl", "odbl")
@@ -99,12 +99,14 @@ def _base(recipe: Recipe, label: str) -> str:
 
 
 def _use(recipe: Recipe, label: str) -> str:
-    """Say how a model is opened that transformers alone does not know: one with a nanochat's parts, or LoRA on it."""
+    """Say how the model is opened, where transformers alone does not know it."""
     adapter = label == "lora"
     config = Path(recipe.model.path or "") / "config.json" if adapter else recipe.artifact(label) / "config.json"
-    if not config.is_file() or json.loads(config.read_text(encoding="utf-8")).get("model_type") != TYPE:
+    if not config.is_file():
         return ""
-    return f"## Use\n\n{usage(recipe.export.hub_repo or recipe.full_name, adapter=adapter)}"
+    fields = json.loads(config.read_text(encoding="utf-8"))
+    text = usage_of(fields, recipe.export.hub_repo or recipe.full_name, adapter=adapter)
+    return f"## Use\n\n{text}" if text else ""
 
 
 def _data(recipe: Recipe) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import re
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,16 @@ from transformers import (
     PreTrainedModel,
     set_seed,
 )
+from transformers.initialization import no_init_weights
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from agentforge.artifacts import hash_json
 from agentforge.errors import CheckRefused, UserError, did_you_mean
-from agentforge.models.auto import model_class
+from agentforge.models.auto import load_config, model_class, register
 from agentforge.recipe.schema import Model
-from agentforge.systems.adamba.modeling.dropped_attention import dropped_projections
+from agentforge.references import resolve
+from agentforge.systems.registry import system_of
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ def from_scratch(model: Model, vocab_size: int, *, seed: int, dtype: torch.dtype
             not fit.
     """
     fields = dict(model.config)
+    register(fields)
     config_class = _config_class(fields.pop("model_type", None))
     known = [field.name for field in dataclasses.fields(config_class)]
     for name in fields:
@@ -116,6 +118,29 @@ def _config_class(model_type: str | None) -> type[PretrainedConfig]:
         raise UserError(f"model.config.model_type '{model_type}' is unknown to transformers{hint}")
     config_class: type[PretrainedConfig] = CONFIG_MAPPING[model_type]
     return config_class
+
+
+def config_of(model: Model) -> PretrainedConfig:
+    """Return the config of a recipe's base, without its weights.
+
+    Raises:
+        UserError: it cannot be read, or is not that of a model.
+    """
+    try:
+        if model.path is not None:
+            return load_config(model.path, revision=model.revision or "main", trust_remote_code=model.trust_remote_code)
+        register(model.config)
+        fields = dict(model.config)
+        return AutoConfig.for_model(fields.pop("model_type", ""), **fields)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"model {model.path or 'model.config'} cannot be read: {_first_line(error)}") from error
+
+
+def empty_model(model: Model) -> PreTrainedModel:
+    """Return a recipe's base on the meta device: its modules, names and shapes, without memory for the weights."""
+    config = config_of(model)
+    with no_init_weights(), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
 
 
 def load_model(model: Model, *, dtype: torch.dtype, device: torch.device | None = None) -> PreTrainedModel:
@@ -219,33 +244,19 @@ def add_lora(model: PreTrainedModel, options: dict[str, Any], *, seed: int) -> P
             f"train.lora.target_modules: this {model.config.model_type} has no {', '.join(unknown)}; "
             f"it has {', '.join(linear_names(model))}"
         )
+    system = system_of(model.config.to_dict())
+    if system is not None and system.lora is not None:
+        options = resolve(system.lora)(model, options)
     set_seed(seed)
     if getattr(model, "is_quantized", False):
         from peft import prepare_model_for_kbit_training
 
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     try:
-        return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **_without_dropped(model, options)))
+        return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **options))
     except (ValueError, TypeError) as error:
         known = ", ".join(linear_names(model))
         raise UserError(f"train.lora: {_first_line(error)} (linear modules here: {known})") from error
-
-
-def _without_dropped(model: torch.nn.Module, options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options with the attention that an Adamba does not run in `exclude_modules`.
-
-    `target_modules: [q_proj]` means the `q_proj` of all layers; peft would refuse those that are no `nn.Linear`. What
-    was left out is said, and stands in the adapter's own config.
-    """
-    dropped = dropped_projections(model)
-    if not dropped:
-        return options
-    layers = ", ".join(sorted({name.split(".")[2] for name in dropped}, key=int))
-    log.info("no LoRA on the attention of layers %s: it is dropped and not run", layers)
-    given = options.get("exclude_modules") or []
-    if isinstance(given, str):  # a regular expression over whole names
-        return options | {"exclude_modules": "|".join([f"(?:{given})", *map(re.escape, dropped)])}
-    return options | {"exclude_modules": [*given, *dropped]}
 
 
 def linear_names(model: torch.nn.Module) -> list[str]:
@@ -257,8 +268,7 @@ def linear_names(model: torch.nn.Module) -> list[str]:
 
 def _last_names(model: torch.nn.Module) -> set[str]:
     # peft matches an entry that is a module's name or the end of it after a dot
-    dropped = set(dropped_projections(model))
-    parts = [name.split(".") for name, _ in model.named_modules() if name and name not in dropped]
+    parts = [name.split(".") for name, _ in model.named_modules() if name]
     return {".".join(part[start:]) for part in parts for start in range(len(part))}
 
 

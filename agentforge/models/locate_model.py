@@ -11,15 +11,15 @@ from typing import Literal, get_args
 
 from agentforge.artifacts import MANIFEST, read_manifest
 from agentforge.errors import UserError, did_you_mean
-from agentforge.recipe.schema import SURGERY_SUFFIXES, Quantization, Recipe
+from agentforge.recipe.schema import Quantization, Recipe
+from agentforge.systems.registry import operations
 
 log = logging.getLogger(__name__)
 
 QUANTIZATIONS: tuple[str, ...] = get_args(Quantization)
-SURGICAL = tuple(SURGERY_SUFFIXES.values())
-NAMES = ("base", "lora", "model", "merged", *QUANTIZATIONS, *SURGICAL)
-# widths and depths that surgery cut out: width-1of2, depth-4
-CUT_OUT = re.compile(r"width-\d+of\d+|depth-\d+")
+NAMES = ("base", "lora", "model", "merged", *QUANTIZATIONS)
+# what surgery calls its results: grafted, width-1of2, depth-4 ...
+SURGICAL = re.compile("|".join(operation.suffixes for operation in operations().values()))
 # The most faithful first: what the training made, whole; then as an adapter; then its quantisations.
 PREFERENCE = ("merged", "lora", "model", "f16", "q8", "q5km", "q4km")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -53,7 +53,7 @@ def locate_model(recipe: Recipe, which: str | None = None) -> ModelLocation:
 
     Args:
         recipe: names the artefacts and the base.
-        which: one of `NAMES`, a width or depth that `surgery` cut out (``width-1of2``), a path (checkpoint, adapter,
+        which: one of `NAMES`, what `surgery` made (``grafted``, ``width-1of2``), a path (checkpoint, adapter,
             .gguf), or None: the most faithful artefact that is not older than the training; where there is none, what
             the recipe's surgery made.
 
@@ -65,7 +65,7 @@ def locate_model(recipe: Recipe, which: str | None = None) -> ModelLocation:
         log.info("model: %s (%s); name another with --model", which, recipe.artifact(which))
     if which == "base":
         return _base(recipe)
-    if which not in NAMES and not CUT_OUT.fullmatch(which):
+    if which not in NAMES and not SURGICAL.fullmatch(which):
         return locate_path(which)
     if (missing := _explain_missing(recipe, which)) is not None:
         raise UserError(missing)
@@ -162,7 +162,7 @@ def _explain_missing(recipe: Recipe, which: str) -> str | None:
     if which in ("lora", "model") and recipe.trained != target:
         has = recipe.trained.name.removeprefix(f"{recipe.full_name}-")
         return f"{recipe.full_name} makes '{has}', not '{which}' (train.lora decides); say --model {has}"
-    if which in SURGICAL or CUT_OUT.fullmatch(which):
+    if SURGICAL.fullmatch(which):
         return _explain_unmade(recipe, which)
     if which in QUANTIZATIONS and which not in recipe.export.gguf:
         return f"{target} is not there: add '{which}' to export.gguf and run `agentforge gguf` on this recipe"

@@ -6,29 +6,34 @@ import json
 import logging
 import math
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_model, save_model
+from torch.utils.data import Sampler
 from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from agentforge.artifacts import write_json
-from agentforge.errors import CheckRefused
+from agentforge.errors import CheckRefused, UserError
+from agentforge.trainers.averaged_weights import AveragedWeights
 from agentforge.trainers.batching import IGNORED
 from agentforge.trainers.checkpoints import seal
 
 log = logging.getLogger(__name__)
 
-TALLY = "tally.json"
+COUNTERS = "counters.json"
+AVERAGED = "averaged_weights.safetensors"
 UNDECAYED = ("A_log", "D", "dt_bias")
 
 
 @dataclass
-class Tally:
+class RunCounters:
     """What a run has done so far, over all its processes and restarts; saved with each checkpoint.
 
     Attributes:
@@ -51,9 +56,26 @@ class Tally:
     loss: float | None = None
 
     @classmethod
-    def load(cls, checkpoint: Path) -> Tally:
-        """Return the tally saved with a checkpoint."""
-        return cls(**json.loads((checkpoint / TALLY).read_text()))
+    def load(cls, checkpoint: Path) -> RunCounters:
+        """Return those saved with a checkpoint."""
+        return cls(**json.loads((checkpoint / COUNTERS).read_text()))
+
+
+@dataclass
+class Guards:
+    """What a recipe asks of every trainer, whatever its method.
+
+    Attributes:
+        counters: where the run is, if it goes on from a checkpoint.
+        max_nonfinite_steps: skipped batches in a row at which the run stops.
+        make_optimizer: makes the optimiser of a model, in place of the parent's `args.optim`.
+        ema_decay: of an average of the weights (`AveragedWeights`); None: no average is kept.
+    """
+
+    counters: RunCounters = field(default_factory=RunCounters)
+    max_nonfinite_steps: int = 3
+    make_optimizer: Callable[[torch.nn.Module], torch.optim.Optimizer] | None = None
+    ema_decay: float | None = None
 
 
 class GuardedTrainer(Trainer):
@@ -62,16 +84,52 @@ class GuardedTrainer(Trainer):
     Attributes:
         extra_modules: submodules of the model by name that are only needed for training (a critic): each is saved in a
             file of its own, so that what is trained opens as any model or adapter does.
+        train_sampler: draws the numbers of the training rows; None: the parent shuffles them.
     """
 
-    def __init__(self, *args: Any, tally: Tally, max_nonfinite_steps: int, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, guards: Guards, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.tally = tally
-        self.max_nonfinite_steps = max_nonfinite_steps
+        self.guards = guards
+        self.counters = guards.counters
+        self.average: AveragedWeights | None = None
+        self.train_sampler: Sampler[int] | None = None
         self.extra_modules: dict[str, torch.nn.Module] = {}
         self._clock = time.monotonic()
         self._step_loss = torch.zeros((), device=self.args.device)
         self._step_tokens = torch.zeros(2, dtype=torch.long, device=self.args.device)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Return the recipe's optimiser, or the parent's; from here on the average follows its steps."""
+        if self.optimizer is None and self.guards.make_optimizer is not None:
+            trained = self.model if model is None else model
+            assert trained is not None
+            self.optimizer = self.guards.make_optimizer(trained)
+        made: torch.optim.Optimizer = super().create_optimizer(model)
+        if self.guards.ema_decay is not None and self.average is None:
+            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                raise UserError("train.ema averages whole weights, a sharded run has parts of them; launch with DDP")
+            self.average = AveragedWeights(self.accelerator.unwrap_model(self.model), self.guards.ema_decay)
+            made.register_step_post_hook(lambda *_: self.average.update() if self.average else None)
+        return made
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate the averaged weights, where there are any: they are what will be published."""
+        with self.published_weights():
+            evaluated: dict[str, float] = super().evaluate(*args, **kwargs)
+        return evaluated
+
+    @contextmanager
+    def published_weights(self) -> Iterator[None]:
+        """Have the model hold the weights that are published: the average, or those that are trained."""
+        if self.average is None:
+            yield
+            return
+        with self.average.swapped_in():
+            yield
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """Return who draws the rows: a schedule over sources, if there is one, else the parent's shuffle."""
+        return self.train_sampler if self.train_sampler is not None else super()._get_train_sampler(train_dataset)
 
     def get_decay_parameter_names(self, model: Any) -> list[str]:
         """Return the parent's without the rates of state-space layers, whose logarithms must not be drawn to 0.
@@ -119,22 +177,22 @@ class GuardedTrainer(Trainer):
         if self.args.world_size > 1:
             torch.distributed.all_reduce(totals)
         bad, tokens, trained, loss = totals.tolist()
-        self.tally.tokens += int(tokens)
-        self.tally.trained_tokens += int(trained)
+        self.counters.tokens += int(tokens)
+        self.counters.trained_tokens += int(trained)
         self._step_loss = torch.zeros_like(self._step_loss)
         self._step_tokens.zero_()
         if bad:
             self._skip(model, scaled)
         else:
-            self.tally.skipped_in_a_row = 0
-            self.tally.loss_sum += loss / self.args.world_size
-            self.tally.loss_steps += 1
+            self.counters.skipped_in_a_row = 0
+            self.counters.loss_sum += loss / self.args.world_size
+            self.counters.loss_steps += 1
         return norm
 
     def _skip(self, model: Any, scaled: bool) -> None:
         step = self.state.global_step + 1
-        self.tally.skipped_steps += 1
-        self.tally.skipped_in_a_row += 1
+        self.counters.skipped_steps += 1
+        self.counters.skipped_in_a_row += 1
         log.warning("step %d: the loss or its gradient is not finite; the batch is skipped", step)
         if self.is_deepspeed_enabled:  # its engine has made the step inside backward()
             raise CheckRefused(
@@ -142,9 +200,9 @@ class GuardedTrainer(Trainer):
             )
         if not scaled:
             model.zero_grad(set_to_none=True)  # without gradients the optimiser changes neither weights nor moments
-        if self.tally.skipped_in_a_row >= self.max_nonfinite_steps:
+        if self.counters.skipped_in_a_row >= self.guards.max_nonfinite_steps:
             raise CheckRefused(
-                f"the loss was not finite in {self.tally.skipped_in_a_row} steps in a row, up to step {step}; "
+                f"the loss was not finite in {self.counters.skipped_in_a_row} steps in a row, up to step {step}; "
                 f"{self._advice()}"
             )
 
@@ -154,24 +212,24 @@ class GuardedTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Put the loss of the steps that counted in place of the parent's, and what the run has done beside it."""
         if "loss" in logs:
-            tally = self.tally
+            counters = self.counters
             del logs["loss"]
-            if tally.loss_steps:
-                tally.loss = logs["loss"] = tally.loss_sum / tally.loss_steps
+            if counters.loss_steps:
+                counters.loss = logs["loss"] = counters.loss_sum / counters.loss_steps
             if not math.isfinite(logs.get("grad_norm", 0.0)):
                 del logs["grad_norm"]
-            tally.loss_sum, tally.loss_steps = 0.0, 0
+            counters.loss_sum, counters.loss_steps = 0.0, 0
             logs |= {
-                "tokens": tally.tokens,
-                "trained_tokens": tally.trained_tokens,
-                "skipped_steps": tally.skipped_steps,
+                "tokens": counters.tokens,
+                "trained_tokens": counters.trained_tokens,
+                "skipped_steps": counters.skipped_steps,
             }
         logs["seconds"] = round(self.seconds(), 3)
         super().log(logs, start_time)
 
     def seconds(self) -> float:
         """Seconds of this run, restarts included."""
-        return self.tally.seconds + time.monotonic() - self._clock
+        return self.counters.seconds + time.monotonic() - self._clock
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Save without `training_args.bin`: it is a pickle, and holds every token of the environment in clear."""
@@ -192,6 +250,14 @@ class GuardedTrainer(Trainer):
 
     def _save_state(self, checkpoint: Path) -> None:
         """Write what else a resumed run needs, on every process; before the checkpoint is sealed."""
+        if self.average is not None and self.args.should_save:
+            self.average.save(checkpoint / AVERAGED)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Read the average beside the optimiser, which had to be made first."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.average is not None and checkpoint is not None:
+            self.average.load(Path(checkpoint) / AVERAGED)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Save, then seal: only a checkpoint with its marker is ever resumed from."""
@@ -200,6 +266,6 @@ class GuardedTrainer(Trainer):
         self._save_state(checkpoint)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            write_json(checkpoint / TALLY, asdict(self.tally) | {"seconds": self.seconds()})
+            write_json(checkpoint / COUNTERS, asdict(self.counters) | {"seconds": self.seconds()})
             seal(checkpoint, world_size=self.args.world_size)
         self.accelerator.wait_for_everyone()

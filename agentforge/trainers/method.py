@@ -1,44 +1,47 @@
-"""What the training stage asks of a method: what it reads, its arguments, its trainer."""
+"""A training method as the stage `train` sees it: what it reads, its arguments, its trainer."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftModel
+from torch import nn
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
-from agentforge.errors import UserError
+from agentforge.errors import UserError, did_you_mean
 from agentforge.models.build import add_lora, identify_base
+from agentforge.recipe.methods import METHODS
 from agentforge.recipe.schema import Recipe, Train
+from agentforge.recipe.section import is_default
+from agentforge.systems.registry import named, names_of, system_keys, without_unused_keys
 from agentforge.trainers.callbacks.limits import LimitsCallback
-from agentforge.trainers.guarded_trainer import GuardedTrainer, Tally
+from agentforge.trainers.guarded_trainer import GuardedTrainer, Guards, RunCounters
 
-# Where a stage keeps what only the running training reads; below the checkpoints' directory, deleted at the end.
+# Where a method keeps what only the running training reads; below the checkpoints' directory, deleted at the end.
 CACHE = "rows"
-
-OBJECTIVES = ("nested", "exits", "distill")
-
-
-def asks_for(train: Train) -> list[str]:
-    """Return which of the keys a recipe has."""
-    return [key for key in (*OBJECTIVES, "expanded", "trainable") if getattr(train, key)]
 
 
 def refuse_keys(train: Train) -> None:
-    """Refuse keys of pretrain and sft under another method, which would not read them.
+    """Refuse keys of the supervised methods under another one, which would not read them.
 
     Raises:
         UserError: there is one.
     """
-    if train.method not in ("pretrain", "sft") and (keys := asks_for(train)):
-        raise UserError(f"train.{keys[0]} belongs to the methods pretrain and sft; {train.method} does not read it")
+    if METHODS[train.method].supervised:
+        return
+    readers = " and ".join(name for name, spec in METHODS.items() if spec.supervised)
+    for key in ("trainable", *system_keys("train")):
+        if not is_default(train, key):
+            raise UserError(f"train.{key} belongs to the methods {readers}; {train.method} does not read it")
 
 
-class Stage(ABC):
-    """One run of a method. Made before the stage's directory is opened: everything that can be refused is refused here.
+class Method(ABC):
+    """One run of a method. Made before its directory is opened: everything that can be refused is refused here.
 
     Attributes:
         recipe: as it was given.
@@ -53,6 +56,7 @@ class Stage(ABC):
         """Return the part of the recipe that the result depends on."""
         found = self.recipe.model_dump(include=set(self.sections)) | {"max_length": self.recipe.data.max_length}
         found["model"].pop("history")  # a condition on the base, not a part of it
+        found["train"] = without_unused_keys("train", self.recipe.train)
         return found
 
     def inputs(self) -> dict[str, Path | str]:
@@ -61,7 +65,7 @@ class Stage(ABC):
 
     @abstractmethod
     def make_trainer(
-        self, directory: Path, tally: Tally, limits: LimitsCallback, callbacks: Sequence[TrainerCallback]
+        self, directory: Path, counters: RunCounters, limits: LimitsCallback, callbacks: Sequence[TrainerCallback]
     ) -> GuardedTrainer:
         """Return the trainer, with ``limits`` and ``callbacks`` among its callbacks."""
 
@@ -81,9 +85,28 @@ class Stage(ABC):
         return {}
 
     def close(self) -> None:  # noqa: B027  most hold nothing
-        """Free what the stage holds."""
+        """Free what the method holds."""
 
     def adapted(self, base: PreTrainedModel) -> PreTrainedModel | PeftModel:
         """Return the model that is trained: with LoRA if the recipe says so."""
         lora = self.recipe.train.lora
         return base if lora is None else add_lora(base, lora, seed=self.recipe.seed)
+
+    def guards(self, counters: RunCounters) -> Guards:
+        """Return what every trainer gets from the recipe."""
+        train = self.recipe.train
+        return Guards(counters, train.max_nonfinite_steps, self._optimizer_maker(), train.ema)
+
+    def _optimizer_maker(self) -> Callable[[nn.Module], torch.optim.Optimizer] | None:
+        """Return what makes the optimiser that `train.optimizer` names; None: the parent makes that of `args.optim`."""
+        chosen = self.recipe.train.optimizer
+        if chosen is None:
+            return None
+        make = named("optimizers", chosen.name)
+        if make is None:
+            known = names_of("optimizers")
+            raise UserError(
+                f"train.optimizer.name: no system brings an optimiser '{chosen.name}'"
+                f"{did_you_mean(chosen.name, known)}; known: {', '.join(known) or 'none'}"
+            )
+        return partial(make, args=self.args, **chosen.options)

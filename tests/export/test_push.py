@@ -12,7 +12,7 @@ from rich.console import Console
 
 from agentforge.artifacts import stage_directory
 from agentforge.errors import CheckRefused, UserError
-from agentforge.evaluation.evaluate import SCORES
+from agentforge.evaluation.scores_file import SCORES
 from agentforge.export.model_card import licence_warnings, model_card
 from agentforge.export.push import push, report
 from agentforge.recipe.schema import Recipe

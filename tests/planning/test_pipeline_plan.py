@@ -5,6 +5,7 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
+from agentforge.planning.surgery_shapes import operated
 from rich.console import Console
 
 from agentforge.errors import CheckRefused, UserError
@@ -14,10 +15,9 @@ from agentforge.planning.parameters import count_parameters
 from agentforge.planning.pipeline_plan import SystemPlan, check_system_budget, is_system, make_system_plan
 from agentforge.planning.plan import make_plan
 from agentforge.planning.shapes import maker_of, shape_from_config, shape_of
-from agentforge.planning.surgery_shapes import operated
 from agentforge.planning.tables import system_table
-from agentforge.recipe import Recipe, load_recipe
-from agentforge.recipe.schema import Surgery, Train
+from agentforge.recipe.loading import load_recipe
+from agentforge.recipe.schema import Recipe, Surgery, Train
 from agentforge.systems.adamba.surgery.graft import MambaSizes
 
 LLAMA = {

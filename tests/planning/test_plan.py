@@ -14,8 +14,9 @@ from agentforge.planning.plan import check_budget, make_plan
 from agentforge.planning.shapes import shape_of
 from agentforge.planning.spec_checks import check_claims, claims_for
 from agentforge.planning.tables import plan_table
-from agentforge.recipe import Recipe, load_recipe
 from agentforge.recipe.hardware import load_hardware
+from agentforge.recipe.loading import load_recipe
+from agentforge.recipe.schema import Recipe
 
 
 def test_aj_on_one_h200() -> None:

@@ -7,8 +7,8 @@ import pytest
 from agentforge.planning.plan import make_plan
 from agentforge.planning.rollout_time import LAUNCH, count_rollouts, playing_hours
 from agentforge.planning.shapes import shape_of
-from agentforge.recipe import load_recipe
 from agentforge.recipe.hardware import load_hardware
+from agentforge.recipe.loading import load_recipe
 
 
 @pytest.mark.parametrize(

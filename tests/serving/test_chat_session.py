@@ -17,7 +17,7 @@ from agentforge.environments.sandbox.sandbox import isolation_problem
 from agentforge.errors import UserError
 from agentforge.evaluation.evaluate import load_questions
 from agentforge.models.locate_model import locate_path
-from agentforge.recipe import load_recipe
+from agentforge.recipe.loading import load_recipe
 from agentforge.recipe.schema import Recipe
 from agentforge.rollouts.policies.policies import Conversation, Sampling, open_policy
 from agentforge.rollouts.policies.scripted import ScriptedPolicy

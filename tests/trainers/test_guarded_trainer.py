@@ -17,7 +17,7 @@ from agentforge.errors import CheckRefused
 from agentforge.models.build import from_scratch
 from agentforge.recipe.schema import Model
 from agentforge.trainers.batching import PackedRows, make_collator, training_rows
-from agentforge.trainers.guarded_trainer import GuardedTrainer, Tally
+from agentforge.trainers.guarded_trainer import GuardedTrainer, Guards
 from agentforge.trainers.supervised.pretrain import PretrainTrainer
 from agentforge.trainers.supervised.sft import SupervisedTrainer
 from tests.trainers.tiny import TINY, VOCABULARY, make_rows, tiny_tokenizer
@@ -65,8 +65,7 @@ def make_trainer(
         train_dataset=rows,
         data_collator=collator,
         processing_class=tiny_tokenizer(),
-        tally=Tally(),
-        max_nonfinite_steps=limit,
+        guards=Guards(max_nonfinite_steps=limit),
     )
 
 
@@ -81,7 +80,7 @@ def test_golden_losses(name: str, kind: type[GuardedTrainer], tmp_path: Path) ->
     trainer.train()
     golden = json.loads((GOLDEN / f"loss_{name}.json").read_text())
     assert losses(trainer) == pytest.approx(golden["loss"], rel=1e-4)
-    assert trainer.tally.trained_tokens == golden["trained_tokens"]
+    assert trainer.counters.trained_tokens == golden["trained_tokens"]
 
 
 @pytest.mark.parametrize("packing", [True, False])
@@ -117,8 +116,8 @@ def test_tokens_are_counted_exactly(tmp_path: Path) -> None:
         trainer = make_trainer(PretrainTrainer, tmp_path, tiny_model(), rows, max_steps=-1, num_train_epochs=1)
         trainer.train()
         made = make_rows(60, 0)
-        assert trainer.tally.tokens == sum(len(row["input_ids"]) for row in made)
-        assert trainer.tally.trained_tokens == sum(sum(row["assistant_masks"]) for row in made)
+        assert trainer.counters.tokens == sum(len(row["input_ids"]) for row in made)
+        assert trainer.counters.trained_tokens == sum(sum(row["assistant_masks"]) for row in made)
 
 
 class PoisonedModel(torch.nn.Module):
@@ -221,7 +220,7 @@ def test_the_run_stops_after_k_bad_batches_in_a_row(tmp_path: Path) -> None:
     trainer = make_trainer(OrderedPretrain, tmp_path, poison(tiny_model(), "nan"), rows, limit=3, max_steps=12)
     with pytest.raises(CheckRefused, match="in 3 steps in a row, up to step 6"):
         trainer.train()
-    assert trainer.tally.skipped_steps == 4
+    assert trainer.counters.skipped_steps == 4
 
 
 def test_checkpoints_hold_no_pickled_arguments(tmp_path: Path) -> None:

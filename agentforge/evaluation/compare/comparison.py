@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,13 +12,13 @@ import numpy as np
 import pyarrow as pa
 
 from agentforge.errors import UserError, did_you_mean
+from agentforge.evaluation.scores_file import read_scores
 from agentforge.evaluation.statistics.dominance import RULES, Bools, Side, dominates
 from agentforge.evaluation.statistics.intervals import Array
 from agentforge.evaluation.statistics.posterior import ROPE, dominance_probability, draw_all, frontier_probability
 from agentforge.evaluation.statistics.power import smallest_difference
 from agentforge.evaluation.tasks.episode_results import paired, read_results
 
-SCORES = "scores.json"
 POSTERIOR = "posterior"
 SURE = 0.95
 """Posterior probability from which on the rule `posterior` says that one model dominates another."""
@@ -44,21 +43,6 @@ class Evaluation:
     def scores(self) -> dict[str, dict[str, Any]]:
         found: dict[str, dict[str, Any]] = self.report["environments"]["scores"]
         return found
-
-
-def read_scores(path: Path) -> dict[str, Any]:
-    """Return an evaluation's scores.json.
-
-    Raises:
-        UserError: there is none, or it is broken.
-    """
-    try:
-        loaded: dict[str, Any] = json.loads((path / SCORES).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is no evaluation: it has no {SCORES}") from None
-    except ValueError as error:
-        raise UserError(f"{path / SCORES} is broken ({error}); evaluate again with --replace") from None
-    return loaded
 
 
 def read_evaluations(paths: Sequence[Path]) -> list[Evaluation]:

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from agentforge.errors import UserError
 from agentforge.evaluation.compare.comparison import (
-    SCORES,
     Comparison,
     check_rule,
     contenders,
     read_evaluations,
-    read_scores,
 )
 from agentforge.evaluation.compare.tables import dominance_tables, environment_table, relation
 from agentforge.evaluation.losses.loss_results import LossEvaluation, all_of, measures, on_the_same_rows, read_losses
+from agentforge.evaluation.own_scores import OwnGroup, cell, heading, own_groups
 from agentforge.evaluation.pipeline_artifacts import evaluations_of, finished_evaluations, load_system
+from agentforge.evaluation.scores_file import SCORES, read_scores
 from agentforge.evaluation.statistics.posterior import ROPE
-from agentforge.recipe import Recipe
+from agentforge.recipe.schema import Recipe
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -40,6 +40,7 @@ def tables(paths: Sequence[Path], rule: str | None = None, rope: float = ROPE) -
     if with_questions:
         made.append(compare_table(with_questions))
     made += [loss_table(group) for group in on_the_same_rows(read_losses(paths))]
+    made += [own_table(group) for group in own_groups(paths)]
     found = read_evaluations(paths)
     if found:
         made.append(environment_table(found))
@@ -139,6 +140,20 @@ def loss_table(evaluations: Sequence[LossEvaluation]) -> Table:
         table.add_column(one.label, justify="right")
     for name in all_of([list(own) for own in measured]):
         table.add_row(name, *(_loss_cell(own.get(name)) for own in measured))
+    return table
+
+
+def own_table(group: OwnGroup) -> Table:
+    """Return a table of what one of a system's evaluations found, with a column for each model."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=group.title, caption=f"value [{group.confidence:.0%} interval] (n)")
+    table.add_column("")
+    for label in group.labels:
+        table.add_column(label, justify="right")
+    for name, figures in group.rows.items():
+        table.add_row(heading(name, figures), *(escape(cell(figure)) for figure in figures))
     return table
 
 

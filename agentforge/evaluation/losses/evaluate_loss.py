@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,46 +14,35 @@ from agentforge.artifacts import Workspace, write_json
 from agentforge.data.store import load_prepared
 from agentforge.data.tokenizer import load_tokenizer
 from agentforge.errors import UserError
-from agentforge.evaluation.losses.decoding_speed import CONTEXT, PROMPTS, TOKENS, TURNS, Decode, decoding_speed
+from agentforge.evaluation.losses.decoding_speed import CONTEXT, PROMPTS, TOKENS, TURNS, decoding_speed
 from agentforge.evaluation.losses.loss_results import FULL, LOSSES
-from agentforge.evaluation.losses.measure import HeldOut, Measured, Read, held_out, measure
+from agentforge.evaluation.losses.measure import HeldOut, LossReadings, Measured, Read, held_out, measure
 from agentforge.evaluation.statistics.intervals import ratio_t, share_over_rows
 from agentforge.models.locate_model import ModelLocation
 from agentforge.recipe.schema import Losses, Recipe
 from agentforge.rollouts.policies.transformers_policy import load_weights
-from agentforge.systems.adamba.exits.exits import Exits, exits_of, load_exits
-from agentforge.systems.adamba.generation import generate
-from agentforge.systems.adamba.widths.router import parameters
-from agentforge.systems.adamba.widths.submodels import parse_width, submodel
-
-log = logging.getLogger(__name__)
-
-NESTING = ("falcon_h1", "adamba")
+from agentforge.systems.registry import answer, concerned
 
 
 def evaluate_losses(recipe: Recipe, location: ModelLocation, work: Workspace) -> dict[str, Any]:
     """Measure a model on the recipe's eval rows, write losses.json, and return the part of scores.json.
 
     Raises:
-        UserError: a GGUF, no data, or widths of a model that has none inside.
+        UserError: a GGUF, no data, or ways to read that the model does not have.
         CheckRefused: the rows were made with another tokenizer.
     """
     settings = recipe.evaluate.loss
     assert settings is not None
     rows = _rows(recipe, settings)
-    model = _open(location)
-    widths = _widths(model, settings)
-    layers, calibrated = _exits(model, location, settings)
+    readings = _readings(_open(location), location, settings)
     started = time.perf_counter()
-    measured = measure(
-        model, rows, widths=widths, exits=layers, calibrated=calibrated, batch_size=recipe.evaluate.batch_size
-    )
+    measured = measure(readings, rows, batch_size=recipe.evaluate.batch_size)
     seconds = time.perf_counter() - started
-    report = _report(measured, rows, calibrated, recipe.evaluate.confidence)
+    report = _report(measured, rows, readings.calibrated, recipe.evaluate.confidence)
     for width, entry in report["widths"].items():
-        entry["parameters"] = parameters(submodel(model, width) if width != FULL else model)
+        entry["parameters"] = readings.parameters(width)
     if settings.speed:
-        _time(model, rows, widths, measured, report)
+        _time(readings, rows, report)
     report["data"]["path"] = str(recipe.artifact("data"))
     report["seconds"] = round(seconds, 2)
     write_json(work.path / LOSSES, {**report, "rows": _every_row(measured, rows)})
@@ -81,29 +68,17 @@ def _open(location: ModelLocation) -> Any:
     return (model if torch.cuda.is_available() else model.float()).eval().requires_grad_(False)
 
 
-def _widths(model: Any, settings: Losses) -> list[str]:
-    shares = sorted({parse_width(width) for width in settings.widths}, reverse=True)
-    if shares != [1] and model.config.model_type not in NESTING:
-        raise UserError(
-            f"evaluate.loss.widths: a {model.config.model_type} has no narrower models inside; set it to ['1']"
-        )
-    return [str(share) for share in shares]
+def _readings(model: Any, location: ModelLocation, settings: Losses) -> LossReadings:
+    """Return how the model is read: as its system says, else as a whole.
+
+    Raises:
+        UserError: a system's keys are set, and the model is none of its own.
+    """
+    systems = concerned(model.config.to_dict(), {"evaluate.loss": settings})
+    return answer("loss_readings", systems, model, location, settings) or LossReadings(model)
 
 
-def _exits(model: Any, location: ModelLocation, settings: Losses) -> tuple[list[int], Exits | None]:
-    """Return the layers that are measured, and what is calibrated for them."""
-    if not settings.exits:
-        return [], None
-    calibrated = load_exits(Path(location.path)) if location.kind == "hf" else None
-    if calibrated is not None and calibrated.calibrated:
-        calibrated = exits_of(model)  # which checks them
-    layers = set(getattr(model.config, "exit_layers", None) or ()) | set(calibrated.calibrated if calibrated else ())
-    if not layers:
-        log.info("%s has no early exits: its loss is measured at full depth alone", location.label)
-    return sorted(layers), calibrated
-
-
-def _report(measured: Measured, rows: HeldOut, calibrated: Exits | None, confidence: float) -> dict[str, Any]:
+def _report(measured: Measured, rows: HeldOut, calibrated: Mapping[int, Any], confidence: float) -> dict[str, Any]:
     tokens = rows.tokens
     total = int(tokens.sum())
     scale = total / rows.bytes / np.log(2) if rows.bytes else None
@@ -123,7 +98,6 @@ def _report(measured: Measured, rows: HeldOut, calibrated: Exits | None, confide
         share, low, high = share_over_rows(read.agreeing, tokens, confidence)
         return losses(read) | against_full(read) | {"agreement": {"value": share, "low": low, "high": high}}
 
-    entries = calibrated.calibrated if calibrated else {}
     together = None
     if measured.together is not None:
         shares = {str(layer): left / total for layer, left in sorted(measured.left.items())}
@@ -136,7 +110,7 @@ def _report(measured: Measured, rows: HeldOut, calibrated: Exits | None, confide
         "confidence": confidence,
         "widths": {width: losses(read) | against_full(read) for width, read in measured.widths.items()},
         "exits": {
-            str(layer): exit(read) | {"calibrated": asdict(entries[layer]) if layer in entries else None}
+            str(layer): exit(read) | {"calibrated": asdict(calibrated[layer]) if layer in calibrated else None}
             for layer, read in measured.exits.items()
         },
         "together": together,
@@ -149,15 +123,13 @@ def interval(sums: Any, tokens: Any, confidence: float) -> dict[str, float]:
     return {"value": value, "low": low, "high": high}
 
 
-def _time(model: Any, rows: HeldOut, widths: Sequence[str], measured: Measured, report: dict[str, Any]) -> None:
+def _time(readings: LossReadings, rows: HeldOut, report: dict[str, Any]) -> None:
     """Add to the report what a token costs at each width and with the exits."""
+    model = readings.model
     longest = sorted(rows.ids, key=len, reverse=True)[:PROMPTS]
     prompts = [row[:CONTEXT] for row in longest]
-    ways = {width: _decode(model, width=width) for width in widths}
-    if measured.together is not None:
-        ways["exits"] = _decode(model, exit_threshold="calibrated")
-    speeds = decoding_speed(prompts, ways, model.device)
-    for width in widths:
+    speeds = decoding_speed(prompts, readings.decoders(), model.device)
+    for width in readings.widths:
         report["widths"][width]["speed"] = asdict(speeds[width])
     if "exits" in speeds:
         report["together"]["speed"] = asdict(speeds["exits"])
@@ -170,20 +142,6 @@ def _time(model: Any, rows: HeldOut, widths: Sequence[str], measured: Measured, 
         "tokens": TOKENS,
         "turns": TURNS,
     }
-
-
-def _decode(model: Any, **way: Any) -> Decode:
-    # one that is no Adamba has its own `generate`, which knows no widths
-    own = None if model.config.model_type in NESTING else model.generate
-
-    def decode(ids: torch.Tensor, new: int) -> Any:
-        options: Mapping[str, Any] = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False}
-        mask = torch.ones_like(ids)
-        if own is not None:
-            return own(ids, attention_mask=mask, **options)
-        return generate(model, ids, attention_mask=mask, **options, **way)
-
-    return decode
 
 
 def _every_row(measured: Measured, rows: HeldOut) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from agentforge.artifacts import MANIFEST, read_manifest
-from agentforge.evaluation.compare.comparison import labels, read_scores
+from agentforge.evaluation.compare.comparison import labels
+from agentforge.evaluation.scores_file import read_scores
 from agentforge.evaluation.statistics.intervals import Array, ratio_t
 
 LOSSES = "losses.json"

@@ -1,4 +1,4 @@
-"""Next-token loss on held-out rows, of a model, of the narrower models inside it and of its early exits."""
+"""Next-token loss on held-out rows: of a whole model, and in whatever other ways its system reads it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,9 @@ from datasets import Dataset
 from torch import Tensor
 
 from agentforge.errors import CheckRefused, UserError
+from agentforge.evaluation.losses.decoding_speed import Decode
 from agentforge.evaluation.losses.loss_results import FULL
 from agentforge.evaluation.statistics.intervals import Array
-from agentforge.systems.adamba.exits.depth import hidden_after
-from agentforge.systems.adamba.exits.exits import Exits, confidence_of
-from agentforge.systems.adamba.modeling.embedding_and_head import head
-from agentforge.systems.adamba.widths.submodels import submodel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -82,6 +79,8 @@ def count_bytes(tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> in
     """Return how many bytes of text tokens stand for; special ones stand for none. None: not a byte-level tokenizer."""
     from tokenizers.decoders import ByteLevel
 
+    if (own := getattr(tokenizer, "count_bytes", None)) is not None:  # a tokenizer of bytes, say, that a system brings
+        return int(own(tokens))
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or not isinstance(backend.decoder, ByteLevel):
         return None
@@ -93,78 +92,6 @@ def count_bytes(tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> in
         else:  # a byte-level token is written with one character for each of its bytes
             sizes[token] = len(tokenizer.convert_ids_to_tokens(token) or "")
     return sum(sizes[token] for token in tokens)
-
-
-@dataclass
-class Read:
-    """What one way of reading the rows gave.
-
-    Attributes:
-        loss: (rows,) sum of the loss over the counted tokens, in nats.
-        agreeing: (rows,) counted tokens whose likeliest token is that of full depth; only of exits.
-    """
-
-    loss: Array
-    agreeing: Array | None = None
-
-
-@dataclass
-class Measured:
-    """All that was read.
-
-    Attributes:
-        widths: by width.
-        exits: by the number of layers before the exit.
-        together: each token read at the first calibrated exit that is sure of it, else at full depth.
-        left: (exits and full depth) tokens that were read there, by layer; of `together`.
-    """
-
-    widths: dict[str, Read] = field(default_factory=dict)
-    exits: dict[int, Read] = field(default_factory=dict)
-    together: Read | None = None
-    left: dict[int, int] = field(default_factory=dict)
-
-
-@torch.no_grad()
-def measure(
-    model: Any,
-    rows: HeldOut,
-    *,
-    widths: Sequence[str] = (FULL,),
-    exits: Sequence[int] = (),
-    calibrated: Exits | None = None,
-    batch_size: int = 16,
-) -> Measured:
-    """Read the rows at each width and each exit.
-
-    Args:
-        model: a causal language model in evaluation mode; an Adamba or FalconH1 where there are narrower widths or
-            exits.
-        widths: shares of the model's width; ``"1"`` is the model itself.
-        exits: layers after which the head reads.
-        calibrated: thresholds of exits, and their gates.
-        batch_size: rows at once; fewer where their logits would be too many.
-
-    Raises:
-        CheckRefused: the rows hold tokens that the model does not have.
-    """
-    vocabulary = int(model.get_output_embeddings().weight.shape[0])
-    largest = max(max(row) for row in rows.ids)
-    if largest >= vocabulary:
-        raise CheckRefused(
-            f"the rows hold token {largest}, the model has {vocabulary}; it was made with another tokenizer than the "
-            "recipe's data"
-        )
-    reader = _Reader(len(rows.ids), exits, calibrated)
-    for numbers in batches(rows, batch_size, vocabulary):
-        batch = collate(rows, numbers, model.device)
-        if FULL in widths or exits:
-            reader.add_full(model, batch, FULL in widths)
-        for width in widths:
-            if width != FULL:
-                logits = submodel(model, width)(**batch.inputs).logits
-                reader.add_width(width, batch, logits[:, :-1][batch.counted])
-    return reader.measured
 
 
 @dataclass(frozen=True)
@@ -211,61 +138,103 @@ def collate(rows: HeldOut, numbers: Sequence[int], device: torch.device) -> Batc
     return Batch(inputs, counted.to(device), ids[:, 1:][counted].to(device), places)
 
 
-class _Reader:
-    """Adds up what the heads say of each batch."""
+@dataclass
+class Read:
+    """What one way of reading the rows gave.
 
-    def __init__(self, rows: int, exits: Sequence[int], calibrated: Exits | None) -> None:
-        self.rows, self.exits, self.measured = rows, sorted(exits), Measured()
-        entries = calibrated.calibrated if calibrated else {}
-        self.thresholds = {k: e.threshold for k, e in sorted(entries.items()) if e.threshold is not None}
-        self.entries, self.gates = entries, calibrated.gates if calibrated else {}
+    Attributes:
+        loss: (rows,) sum of the loss over the counted tokens, in nats.
+        agreeing: (rows,) counted tokens whose likeliest token is that of full depth; only of exits.
+    """
+
+    loss: Array
+    agreeing: Array | None = None
+
+
+@dataclass
+class Measured:
+    """All that was read.
+
+    Attributes:
+        rows: how many there are.
+        widths: by width.
+        exits: by the number of layers before the exit.
+        together: each token read at the first calibrated exit that is sure of it, else at full depth.
+        left: (exits and full depth) tokens that were read there, by layer; of `together`.
+    """
+
+    rows: int
+    widths: dict[str, Read] = field(default_factory=dict)
+    exits: dict[int, Read] = field(default_factory=dict)
+    together: Read | None = None
+    left: dict[int, int] = field(default_factory=dict)
 
     def add_width(self, width: str, batch: Batch, logits: Tensor) -> None:
-        read = self.measured.widths.setdefault(width, Read(np.zeros(self.rows)))
-        read.loss += self._summed(batch, losses_of(logits, batch.targets))
+        """Add what a width says `(N, V)` of the counted tokens of a batch."""
+        read = self.widths.setdefault(width, Read(np.zeros(self.rows)))
+        read.loss += self.summed(batch, losses_of(logits, batch.targets))
 
-    def add_full(self, model: Any, batch: Batch, wanted: bool) -> None:
-        if not self.exits:
-            self.add_width(FULL, batch, model(**batch.inputs).logits[:, :-1][batch.counted])
-            return
-        with hidden_after(model, self.exits) as hidden:
-            last = model.model(**batch.inputs).last_hidden_state
-        full = head(model, last[:, :-1][batch.counted])
-        if wanted:
-            self.add_width(FULL, batch, full)
-        best = full.argmax(-1)
-        together = losses_of(full, batch.targets)
-        agrees = torch.ones_like(best, dtype=torch.bool)
-        staying = torch.ones_like(best, dtype=torch.bool)
-        for layer in self.exits:
-            normed = model.model.final_layernorm(hidden[layer][:, :-1][batch.counted])
-            logits = head(model, normed)
-            losses, agreeing = losses_of(logits, batch.targets), logits.argmax(-1) == best
-            self._add_agreeing(self.measured.exits.setdefault(layer, self._empty()), batch, losses, agreeing)
-            if layer in self.thresholds:
-                sure = confidence_of(self.entries[layer].confidence, normed, logits, self.gates.get(layer))
-                leaving = staying & (sure >= self.thresholds[layer])
-                together, agrees = torch.where(leaving, losses, together), torch.where(leaving, agreeing, agrees)
-                self._leave(layer, leaving)
-                staying &= ~leaving
-        if self.thresholds:
-            self._leave(model.config.num_hidden_layers, staying)
-            self.measured.together = self.measured.together or self._empty()
-            self._add_agreeing(self.measured.together, batch, together, agrees)
-
-    def _empty(self) -> Read:
-        return Read(np.zeros(self.rows), np.zeros(self.rows))
-
-    def _leave(self, layer: int, leaving: Tensor) -> None:
-        self.measured.left[layer] = self.measured.left.get(layer, 0) + int(leaving.sum())
-
-    def _add_agreeing(self, read: Read, batch: Batch, losses: Tensor, agreeing: Tensor) -> None:
-        assert read.agreeing is not None
-        read.loss += self._summed(batch, losses)
-        read.agreeing += self._summed(batch, agreeing)
-
-    def _summed(self, batch: Batch, values: Tensor) -> Array:
+    def summed(self, batch: Batch, values: Tensor) -> Array:
+        """Return (rows,) the sums of values `(N,)` over the tokens of each row."""
         return np.bincount(batch.places, values.double().cpu().numpy(), self.rows).astype(np.float64)
+
+
+class LossReadings:
+    """The ways in which a model's losses are read: here the whole model alone. A system's subclass adds others.
+
+    Attributes:
+        widths: names of the widths, the widest first.
+        calibrated: of exits, by layer: what is known of them.
+    """
+
+    widths: Sequence[str] = (FULL,)
+    calibrated: Mapping[int, Any] = {}
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def read(self, batch: Batch, measured: Measured) -> None:
+        """Read a batch in every way, and add what it says."""
+        measured.add_width(FULL, batch, self.model(**batch.inputs).logits[:, :-1][batch.counted])
+
+    def parameters(self, width: str) -> int:
+        """Return how many parameters compute at a width."""
+        return int(self.model.num_parameters())
+
+    def decoders(self) -> dict[str, Decode]:
+        """Return what continues a prompt, for each width, and ``exits`` if there are calibrated ones."""
+
+        def decode(ids: Tensor, new: int) -> Any:
+            mask = torch.ones_like(ids)
+            options = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False}
+            return self.model.generate(ids, attention_mask=mask, **options)
+
+        return {FULL: decode}
+
+
+@torch.no_grad()
+def measure(readings: LossReadings, rows: HeldOut, *, batch_size: int = 16) -> Measured:
+    """Read the rows in every way that the model has.
+
+    Args:
+        readings: of a causal language model in evaluation mode.
+        rows: held-out.
+        batch_size: rows at once; fewer where their logits would be too many.
+
+    Raises:
+        CheckRefused: the rows hold tokens that the model does not have.
+    """
+    vocabulary = int(readings.model.get_output_embeddings().weight.shape[0])
+    largest = max(max(row) for row in rows.ids)
+    if largest >= vocabulary:
+        raise CheckRefused(
+            f"the rows hold token {largest}, the model has {vocabulary}; it was made with another tokenizer than the "
+            "recipe's data"
+        )
+    measured = Measured(len(rows.ids))
+    for numbers in batches(rows, batch_size, vocabulary):
+        readings.read(collate(rows, numbers, readings.model.device), measured)
+    return measured
 
 
 def losses_of(logits: Tensor, targets: Tensor) -> Tensor:

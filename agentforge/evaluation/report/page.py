@@ -9,14 +9,15 @@ from typing import Any
 
 from agentforge import __version__
 from agentforge.artifacts import read_manifest, stage_directory
+from agentforge.evaluation.own_scores import page_groups
 from agentforge.evaluation.pipeline_artifacts import System, evaluations_of, find_artifacts
 from agentforge.evaluation.report.page_losses import loss_groups
 from agentforge.evaluation.report.page_scores import episode_groups, frontier_section, score_groups
 from agentforge.evaluation.report.page_surgery import surgery_groups
 from agentforge.evaluation.report.page_training import metrics_file, training_section
-from agentforge.recipe import Recipe
 from agentforge.recipe.hardware import load_hardware
 from agentforge.recipe.loading import resolved_yaml
+from agentforge.recipe.schema import Recipe
 
 PAGE = "report.html"
 TEMPLATES = Path(__file__).parent / "templates"
@@ -57,7 +58,7 @@ def _content(system: System) -> dict[str, Any]:
     first, recipes = system.recipe, system.recipes
     evaluations = evaluations_of(recipes)
     made = [path for recipe in recipes for path in find_artifacts(recipe)]
-    scores = [*score_groups(evaluations), *loss_groups(evaluations), *surgery_groups(made)]
+    scores = [*score_groups(evaluations), *loss_groups(evaluations), *page_groups(evaluations), *surgery_groups(made)]
     frontier = frontier_section(evaluations)
     trainings = [section for recipe in recipes if (section := training_section(recipe)) is not None]
     episodes = episode_groups(evaluations)

@@ -17,10 +17,10 @@ from agentforge.evaluation.compare.comparison import (
     contenders,
     labels,
     read_evaluations,
-    read_scores,
 )
 from agentforge.evaluation.compare.tables import AGGREGATES, best_baseline
 from agentforge.evaluation.report.svg import Dot, interval_chart, scatter
+from agentforge.evaluation.scores_file import read_scores
 from agentforge.evaluation.statistics.dominance import RULES
 from agentforge.evaluation.tasks.sample_episodes import read_examples
 from agentforge.rollouts.episodes import Episode

@@ -9,7 +9,7 @@ from typing import Any
 
 from agentforge.artifacts import MANIFEST, read_manifest
 from agentforge.evaluation.report.svg import Series, line_chart
-from agentforge.recipe import Recipe
+from agentforge.recipe.schema import Recipe
 
 METRICS = "metrics.jsonl"
 # Charts in the order of their worth: title, and the keys drawn in one, as TRL and our trainers log them; ``a/*`` is

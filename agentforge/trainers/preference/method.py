@@ -23,8 +23,8 @@ from agentforge.rollouts.collect import EPISODES
 from agentforge.rollouts.episode_store import read_episodes
 from agentforge.trainers.arguments import build_arguments
 from agentforge.trainers.callbacks.limits import LimitsCallback
-from agentforge.trainers.guarded_trainer import GuardedTrainer, Tally
-from agentforge.trainers.method import Stage
+from agentforge.trainers.guarded_trainer import GuardedTrainer, RunCounters
+from agentforge.trainers.method import Method
 from agentforge.trainers.preference.dpo import DPOTrainer
 from agentforge.trainers.preference.kto import EpisodeCollator, KTOTrainer
 from agentforge.trainers.preference.pairs import labelled_episodes, refuse_reserved, turn_pairs
@@ -32,7 +32,7 @@ from agentforge.trainers.preference.pairs import labelled_episodes, refuse_reser
 log = logging.getLogger(__name__)
 
 
-class PreferenceStage(Stage):
+class PreferenceMethod(Method):
     """Episodes of `collect`, this recipe's own or those that `train.episodes` names."""
 
     args: DPOConfig | KTOConfig
@@ -92,7 +92,7 @@ class PreferenceStage(Stage):
         return {f"episodes {path}": path for path in self.directories} | super().inputs()
 
     def make_trainer(
-        self, directory: Path, tally: Tally, limits: LimitsCallback, callbacks: Sequence[TrainerCallback]
+        self, directory: Path, counters: RunCounters, limits: LimitsCallback, callbacks: Sequence[TrainerCallback]
     ) -> GuardedTrainer:
         recipe, tokenizer = self.recipe, self.tokenizer
         base = build_model(
@@ -109,8 +109,7 @@ class PreferenceStage(Stage):
             "train_dataset": Dataset.from_list(self.rows),
             "processing_class": tokenizer,
             "callbacks": [limits, *callbacks],
-            "tally": tally,
-            "max_nonfinite_steps": recipe.train.max_nonfinite_steps,
+            "guards": self.guards(counters),
         }
         trainer: GuardedTrainer
         if recipe.train.method == "dpo":

@@ -26,8 +26,8 @@ from agentforge.rollouts.scheduler import Task
 from agentforge.trainers.arguments import build_arguments
 from agentforge.trainers.callbacks.collapse import CollapseCallback
 from agentforge.trainers.callbacks.limits import LimitsCallback
-from agentforge.trainers.guarded_trainer import GuardedTrainer, Tally
-from agentforge.trainers.method import Stage
+from agentforge.trainers.guarded_trainer import GuardedTrainer, RunCounters
+from agentforge.trainers.method import Method
 from agentforge.trainers.rl.arguments import refuse_ignored, rl_defaults
 from agentforge.trainers.rl.curriculum import TaskStream
 from agentforge.trainers.rl.grpo import GRPOTrainer
@@ -36,14 +36,14 @@ from agentforge.trainers.rl.ppo_config import PPOConfig
 from agentforge.trainers.rl.rewards import load_rewards
 from agentforge.trainers.rl.rollout import Rollouts
 
-METHODS: dict[str, tuple[type[GRPOTrainer], type[GRPOConfig]]] = {
+TRAINERS: dict[str, tuple[type[GRPOTrainer], type[GRPOConfig]]] = {
     "grpo": (GRPOTrainer, GRPOConfig),
     "ppo": (PPOTrainer, PPOConfig),
 }
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # `rollout_func` may change: the contract test would say so
 
 
-class RLStage(Stage):
+class RLMethod(Method):
     """Episodes of the recipe's environments, train split only, with the policy that is being trained."""
 
     sections = frozenset({"seed", "model", "train", "environments", "rollouts"})
@@ -51,7 +51,7 @@ class RLStage(Stage):
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        self.trainer_class, config_class = METHODS[recipe.train.method]
+        self.trainer_class, config_class = TRAINERS[recipe.train.method]
         _check(recipe)
         refuse_ignored(recipe, config_class)
         arguments = build_arguments(recipe, config_class, recipe.trained, evaluates=False, defaults=rl_defaults(recipe))
@@ -61,7 +61,7 @@ class RLStage(Stage):
         self.pool = EnvironmentPool(recipe.environments)
 
     def make_trainer(
-        self, directory: Path, tally: Tally, limits: LimitsCallback, callbacks: Sequence[TrainerCallback]
+        self, directory: Path, counters: RunCounters, limits: LimitsCallback, callbacks: Sequence[TrainerCallback]
     ) -> GuardedTrainer:
         recipe, args = self.recipe, self.args
         assert recipe.model.path is not None
@@ -92,8 +92,7 @@ class RLStage(Stage):
             callbacks=[limits, *([self.collapse] if self.collapse else []), *callbacks],
             rollout_func=rollouts,
             keeps={"tasks": tasks} | ({"collapse": self.collapse} if self.collapse else {}),
-            tally=tally,
-            max_nonfinite_steps=recipe.train.max_nonfinite_steps,
+            guards=self.guards(counters),
         )
         if isinstance(model, PeftModel) and args.beta != 0.0:
             # TRL's reference is a copy of the adapter, which is 0 now; without it TRL switches the adapter off, which

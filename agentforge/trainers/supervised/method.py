@@ -14,43 +14,48 @@ from trl import SFTConfig
 from agentforge.data.prepare import load_prepared
 from agentforge.data.tokenizer import load_tokenizer
 from agentforge.errors import UserError
-from agentforge.models.build import build_model
+from agentforge.models.build import build_model, config_of
 from agentforge.recipe.schema import Recipe
-from agentforge.systems.adamba.exits.exits import GATES
-from agentforge.systems.adamba.training.calibrate_after_training import make_adaptive
-from agentforge.systems.adamba.training.plan import NestedPlan
+from agentforge.systems.registry import answer, concerned
 from agentforge.trainers.arguments import build_arguments
 from agentforge.trainers.batching import choose_packing, make_collator, training_rows
 from agentforge.trainers.callbacks.limits import LimitsCallback
-from agentforge.trainers.guarded_trainer import GuardedTrainer, Tally
-from agentforge.trainers.method import CACHE, Stage, asks_for
+from agentforge.trainers.guarded_trainer import GuardedTrainer, RunCounters
+from agentforge.trainers.method import CACHE, Method
+from agentforge.trainers.supervised.additions import TrainingPlan
 from agentforge.trainers.supervised.objective_trainer import (
-    NestedPretrainTrainer,
-    NestedSupervisedTrainer,
-    NestedTrainer,
+    ObjectivePretrainTrainer,
+    ObjectiveSupervisedTrainer,
+    ObjectiveTrainer,
 )
 from agentforge.trainers.supervised.pretrain import PretrainTrainer
 from agentforge.trainers.supervised.sft import SupervisedTrainer
+from agentforge.trainers.supervised.source_schedule import ScheduledSampler, SourceSchedule, rows_by_source
+from agentforge.trainers.supervised.trainable import check_trainable, freeze_all_but
 
 log = logging.getLogger(__name__)
 
-METHODS: dict[str, tuple[type[GuardedTrainer], type[TrainingArguments]]] = {
-    "pretrain": (PretrainTrainer, TrainingArguments),
-    "sft": (SupervisedTrainer, SFTConfig),
+TRAINERS: dict[str, tuple[type[GuardedTrainer], type[ObjectiveTrainer], type[TrainingArguments]]] = {
+    "pretrain": (PretrainTrainer, ObjectivePretrainTrainer, TrainingArguments),
+    "sft": (SupervisedTrainer, ObjectiveSupervisedTrainer, SFTConfig),
 }
-NESTED: dict[str, type[NestedTrainer]] = {"pretrain": NestedPretrainTrainer, "sft": NestedSupervisedTrainer}
 
 
-class SupervisedStage(Stage):
+class SupervisedMethod(Method):
     """Rows of `prepare` in, next-token loss on all or on the assistant's tokens."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.data = load_prepared(recipe.artifact("data"))
-        self.trainer_class, config_class = METHODS[recipe.train.method]
+        self.trainer_class, self.objective_trainer_class, config_class = TRAINERS[recipe.train.method]
         self.arguments = build_arguments(recipe, config_class, recipe.trained, evaluates=len(self.data["eval"]) > 0)
         self.args = self.arguments.parent
-        self.plan = NestedPlan(recipe, self.arguments) if asks_for(recipe.train) else None
+        check_trainable(recipe)
+        systems = concerned(config_of(recipe.model).to_dict(), {"train": recipe.train, "data": recipe.data})
+        self.plan: TrainingPlan | None = answer("training", systems, recipe, self.arguments)
+        self.schedule: SourceSchedule | None = answer("schedule", systems, recipe)
+        if self.schedule is not None and self.args.max_steps <= 0:
+            raise UserError("a data schedule needs train.args.max_steps: it must know when the training is half over")
 
     def inputs(self) -> dict[str, Path | str]:
         return {
@@ -60,28 +65,28 @@ class SupervisedStage(Stage):
         }
 
     def metrics(self, trainer: GuardedTrainer) -> dict[str, Any]:
-        return {"parts": trainer.last_parts} if isinstance(trainer, NestedTrainer) else {}
+        return {"parts": trainer.last_parts} if isinstance(trainer, ObjectiveTrainer) else {}
 
     def finish(self, trainer: GuardedTrainer, directory: Path) -> dict[str, Any]:
-        return make_adaptive(trainer, self.recipe.train, directory)
+        return self.plan.finish(trainer, directory) if self.plan is not None else {}
 
     def make_trainer(
-        self, directory: Path, tally: Tally, limits: LimitsCallback, callbacks: Sequence[TrainerCallback]
+        self, directory: Path, counters: RunCounters, limits: LimitsCallback, callbacks: Sequence[TrainerCallback]
     ) -> GuardedTrainer:
         recipe, lora = self.recipe, self.recipe.train.lora
         tokenizer = load_tokenizer(recipe.artifact("data") / "tokenizer")
         base = build_model(
             recipe.model, len(tokenizer), seed=recipe.seed, train_all=lora is None, device=self.args.device
         )
-        self._say_what_is_lost()
+        freeze_all_but(base, recipe.train.trainable)
         packing = choose_packing(base, self.arguments.packing)
-        rows = self._rows(directory / CACHE, packing)
+        rows, sampler = self._rows(directory / CACHE, packing)
         if isinstance(self.args, SFTConfig):
             self.args.dataset_kwargs = {"skip_prepare_dataset": True}  # they are ready: TRL would map over them again
         trainer_class, more = self.trainer_class, {}
         if self.plan is not None:
-            trainer_class, more = NESTED[recipe.train.method], self.plan.prepare(base)
-        return trainer_class(
+            trainer_class, more = self.objective_trainer_class, {"additions": self.plan.prepare(base)}
+        trainer = trainer_class(
             model=self.adapted(base),
             args=self.args,
             train_dataset=rows["train"],
@@ -89,26 +94,40 @@ class SupervisedStage(Stage):
             processing_class=tokenizer,
             data_collator=make_collator(base, tokenizer.pad_token_id, packing),
             callbacks=[limits, *callbacks],
-            tally=tally,
-            max_nonfinite_steps=recipe.train.max_nonfinite_steps,
+            guards=self.guards(counters),
             **more,
         )
+        trainer.train_sampler = sampler
+        return trainer
 
-    def _say_what_is_lost(self) -> None:
-        path = self.recipe.model.path
-        if self.recipe.train.exits is None and path is not None and (Path(path) / GATES).is_file():
-            log.warning("%s has %s; without train.exits the result has none, for its layers move", path, GATES)
+    def _rows(self, cache: Path, packing: bool) -> tuple[dict[str, Dataset], ScheduledSampler | None]:
+        """Return labelled and packed rows of the splits that have any, and who draws them if a schedule does.
 
-    def _rows(self, cache: Path, packing: bool) -> dict[str, Dataset]:
-        """Return labelled and packed rows of the splits that have any; the first process writes, the rest map them."""
+        The first process writes them, the rest map them.
+        """
         if not len(self.data["train"]):
             raise UserError(f"{self.recipe.artifact('data')} has no training rows; look at the counts in its manifest")
-        masked, max_length = self.arguments.assistant_only_loss, self.recipe.data.max_length
+
+        def make(dataset: Dataset, name: str) -> Dataset:
+            return training_rows(
+                dataset,
+                max_length=self.recipe.data.max_length,
+                packing=packing,
+                masked=self.arguments.assistant_only_loss,
+                cache=cache / name,
+            )
+
         with self.args.main_process_first(desc="packing"):
-            return {
-                split: training_rows(
-                    dataset, max_length=max_length, packing=packing, masked=masked, cache=cache / split
-                )
-                for split, dataset in self.data.items()
-                if len(dataset)
-            }
+            by_split = {split: dataset for split, dataset in self.data.items() if len(dataset)}
+            train = by_split.pop("train")
+            rows = {split: make(dataset, split) for split, dataset in by_split.items()}
+            if self.schedule is None:
+                return {"train": make(train, "train"), **rows}, None
+            rows["train"], sources = rows_by_source(train, make)
+        drawn = self.args.max_steps * rows_per_step(self.args)
+        return rows, ScheduledSampler(self.schedule, sources, drawn, self.recipe.seed)
+
+
+def rows_per_step(args: TrainingArguments) -> int:
+    """Return how many rows an optimiser step reads, over all processes."""
+    return int(args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size)

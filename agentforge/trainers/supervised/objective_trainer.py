@@ -1,4 +1,4 @@
-"""Trainers of nested models: the parent's loop around another objective, each part of which is logged."""
+"""Trainers whose step is a system's objective: the parent's loop around another loss, each part of which is logged."""
 
 from __future__ import annotations
 
@@ -10,67 +10,56 @@ import torch
 from torch import Tensor, nn
 
 from agentforge.artifacts import write_json
-from agentforge.systems.adamba.training.objective import GATES, Moment, NestedObjective
-from agentforge.systems.adamba.training.old_entries import OldEntries
 from agentforge.trainers.guarded_trainer import GuardedTrainer
+from agentforge.trainers.supervised.additions import Additions, Moment
 from agentforge.trainers.supervised.pretrain import PretrainTrainer
 from agentforge.trainers.supervised.sft import SupervisedTrainer
 
 PARTS = "loss_parts.json"
 
 
-class NestedTrainer(GuardedTrainer):
-    """A Trainer whose step is a `NestedObjective`; evaluation is of the full width, by the parent.
+class ObjectiveTrainer(GuardedTrainer):
+    """A Trainer whose step is an `Objective`; evaluation is of the whole model, by the parent.
 
     Attributes:
-        last_parts: what was logged last of the objective's parts, in nats or shares a token.
+        last_parts: what was logged last of the objective's parts, a mean over tokens each.
     """
 
-    def __init__(
-        self,
-        *args: Any,
-        objective: NestedObjective | None,
-        old_entries: OldEntries | None,
-        continued: bool,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *args: Any, additions: Additions, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.objective: NestedObjective | None = objective
-        self.old_entries: OldEntries | None = old_entries
-        self.continued = continued
-        if self.model is not None and hasattr(self.model, GATES):
-            self.extra_modules = {GATES: getattr(self.model, GATES)}
+        self.additions = additions
+        self.extra_modules = dict(additions.modules)
         self.last_parts: dict[str, float] = {}
         self._parts: dict[str, Tensor] = {}  # name: (sum, tokens)
 
     def _wrap_model(self, model: nn.Module, training: bool = True, dataloader: Any = None) -> nn.Module:
         """Have the objective wrapped for several processes, and the model itself saved."""
         wrapped = super()._wrap_model(model, training, dataloader)
-        if self.objective is None or not training or wrapped is not self.model:
+        if self.additions.objective is None or not training or wrapped is not self.model:
             return wrapped
-        return self.accelerator.prepare_model(self.objective)
+        return self.accelerator.prepare_model(self.additions.objective)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Return the parent's; what an expansion has copied is held back in each of its steps."""
+        """Return the parent's, with the additions' hooks in its steps."""
         made = self.optimizer is None
         optimizer = super().create_optimizer(model)
-        if made and self.old_entries is not None:
-            self.old_entries.attach(optimizer)
+        if made and self.additions.on_optimizer is not None:
+            self.additions.on_optimizer(optimizer)
         return optimizer
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
-        if self.old_entries is not None:
-            self.old_entries.mask_gradients()  # what does not move is no part of the norm
+        if self.additions.before_clipping is not None:
+            self.additions.before_clipping()
         return super()._clip_grad_norm(model)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Return the objective a token; in evaluation the parent's loss."""
-        if self.objective is None or not model.training:
+        if self.additions.objective is None or not model.training:
             with self.accelerator.autocast():  # the parent's model has not been wrapped, the objective was
                 return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        progress = 1.0 if self.continued else self.state.global_step / max(self.state.max_steps - 1, 1)
+        progress = 1.0 if self.additions.continued else self.state.global_step / max(self.state.max_steps - 1, 1)
         loss, parts = model(
             moment=Moment(self.state.global_step, progress),
             input_ids=inputs["input_ids"],
@@ -92,7 +81,7 @@ class NestedTrainer(GuardedTrainer):
             self._parts[name] = self._parts.get(name, torch.zeros_like(pair)) + pair
 
     def _summed(self) -> dict[str, list[float]]:
-        """Return sum and tokens of each part over all processes; the draw of widths is the same on each."""
+        """Return sum and tokens of each part over all processes; each process has the same parts."""
         if not self._parts:
             return {}
         names = sorted(self._parts)
@@ -124,9 +113,9 @@ class NestedTrainer(GuardedTrainer):
         }
 
 
-class NestedPretrainTrainer(NestedTrainer, PretrainTrainer):
-    """Next-token training of all widths and exits."""
+class ObjectivePretrainTrainer(ObjectiveTrainer, PretrainTrainer):
+    """Pre-training by an objective."""
 
 
-class NestedSupervisedTrainer(NestedTrainer, SupervisedTrainer):
-    """Supervised fine-tuning of all widths and exits."""
+class ObjectiveSupervisedTrainer(ObjectiveTrainer, SupervisedTrainer):
+    """Supervised fine-tuning by an objective."""

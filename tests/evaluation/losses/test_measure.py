@@ -20,9 +20,10 @@ from agentforge.errors import CheckRefused, UserError
 from agentforge.evaluation.evaluate import evaluate
 from agentforge.evaluation.losses import decoding_speed as speed
 from agentforge.evaluation.losses.decoding_speed import decoding_speed
-from agentforge.evaluation.losses.measure import HeldOut, batches, count_bytes, held_out, measure
+from agentforge.evaluation.losses.measure import HeldOut, LossReadings, batches, count_bytes, held_out, measure
 from agentforge.evaluation.statistics.intervals import ratio_t, share_over_rows
 from agentforge.recipe.schema import Recipe
+from agentforge.systems.adamba.evaluation.readings import AdambaReadings
 from agentforge.systems.adamba.exits.exits import Exit, Exits, save_exits
 from agentforge.systems.adamba.modeling.modeling import AdambaForCausalLM
 from agentforge.systems.adamba.modeling.shape import Shape
@@ -62,7 +63,7 @@ def logits_alone(model: Any, row: dict[str, Any]) -> torch.Tensor:
 
 
 def test_the_loss_of_each_row_is_that_of_the_row_alone(model: AdambaForCausalLM, rows: HeldOut) -> None:
-    read = measure(model, rows, batch_size=4).widths["1"]
+    read = measure(LossReadings(model), rows, batch_size=4).widths["1"]
     expected = [sum(slow_losses(logits_alone(model, row), row)) for row in ROWS]
     assert read.loss == pytest.approx(expected, rel=1e-5)
     assert rows.tokens.tolist() == [sum(row["assistant_masks"][1:]) for row in ROWS]
@@ -71,7 +72,7 @@ def test_the_loss_of_each_row_is_that_of_the_row_alone(model: AdambaForCausalLM,
 def test_the_loss_at_a_width_is_that_of_the_checkpoint_cut_out(
     model: AdambaForCausalLM, rows: HeldOut, tmp_path: Path
 ) -> None:
-    read = measure(model, rows, widths=("1", "1/2", "1/4"), batch_size=4).widths
+    read = measure(AdambaReadings(model, ("1", "1/2", "1/4")), rows, batch_size=4).widths
     model.save_pretrained(tmp_path / "whole")
     (tmp_path / "half").mkdir()
     slice_checkpoint(tmp_path / "whole", tmp_path / "half", Shape.of(model.config).scaled(Fraction(1, 2)))
@@ -85,7 +86,7 @@ def test_exits_alone_and_together_are_read_as_decoding_would(model: AdambaForCau
     surest = [torch.cat([heads[k][0].softmax(-1).amax(-1) for heads in every]) for k in range(2)]
     thresholds = {1: float(surest[0].quantile(0.7)), 2: float(surest[1].quantile(0.5))}
     calibrated = Exits({k: Exit(t, None, 0.9, 0, confidence="max_probability") for k, t in thresholds.items()})
-    measured = measure(model, rows, widths=("1",), exits=(1, 2), calibrated=calibrated, batch_size=4)
+    measured = measure(AdambaReadings(model, ("1",), (1, 2), calibrated), rows, batch_size=4)
     losses, agreeing, left = {1: 0.0, 2: 0.0, "together": 0.0}, {1: 0, 2: 0, "together": 0}, {1: 0, 2: 0, 4: 0}
     for row in ROWS:
         ids = torch.tensor([row["input_ids"]])

@@ -111,7 +111,7 @@ def test_lora_on_the_ends_of_a_nanochat_graft_is_merged_exactly(
     torch.testing.assert_close(found, adapted, rtol=1e-5, atol=1e-5)
     assert (adapted - plain).abs().max() > 0.1
     assert adapted.abs().max() <= 2
-    assert "import agentforge.models.auto" in (merged / "README.md").read_text()
+    assert "import agentforge.systems.adamba.auto" in (merged / "README.md").read_text()
 
 
 def test_an_adapter_on_dropped_attention_is_not_merged(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -119,7 +119,7 @@ def test_an_adapter_on_dropped_attention_is_not_merged(tmp_path: Path, tokenizer
     base = save_adamba(tmp_path / "adamba", tokenizer, shape=GROWN, tied=True, dropped_attention=[1])
     recipe = make_recipe(tmp_path / "runs", base)
     make_adapter(base, recipe.trained, target_modules=["o_proj"])
-    with pytest.raises(CheckRefused, match=r"layers\.1\.self_attn\.o_proj\.weight, but layer 1 of .* has no attention"):
+    with pytest.raises(CheckRefused, match=r"layers\.1\.self_attn\.o_proj\.weight of .*, but layer 1 has no attention"):
         merge_stage(recipe)
 
 

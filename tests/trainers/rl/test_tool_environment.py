@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from trl import GRPOConfig
 
 from agentforge.data.tokenizer import load_tokenizer
-from agentforge.trainers.guarded_trainer import Tally
+from agentforge.trainers.guarded_trainer import Guards
 from agentforge.trainers.rl.grpo import GRPOTrainer
 from agentforge.trainers.rl.tool_environment import read_tool_calls, tool_environment
 
@@ -49,10 +49,9 @@ def test_grpo_takes_it_as_an_environment_factory(talking_checkpoint: Path, tmp_p
             train_dataset=Dataset.from_list([{"prompt": prompt, "task_id": i} for i in range(4)]),
             processing_class=read_tool_calls(load_tokenizer(talking_checkpoint)),
             environment_factory=tool_environment("add", ADD),
-            tally=Tally(),
-            max_nonfinite_steps=3,
+            guards=Guards(),
         )
         trainer.train()
     (line,) = [line for line in trainer.state.log_history if "reward" in line]
     assert "tools/call_frequency" in line and line["rewards/ToolEnvironment/mean"] == line["reward"]
-    assert trainer.tally.trained_tokens > 0
+    assert trainer.counters.trained_tokens > 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,6 @@ from agentforge.systems.adamba.exits.exits import (
     ExitGate,
     check_exit,
     confidence_of,
-    load_gates,
-    save_exits,
 )
 from agentforge.systems.adamba.modeling.embedding_and_head import head
 
@@ -93,21 +90,6 @@ def calibrate_exits(
         threshold = exits[layer].threshold
         if threshold is not None:
             left |= sure >= threshold
-    return exits
-
-
-def calibrate(directory: Path, batches: Iterable[Mapping[str, Tensor]], wanted: float) -> dict[int, Exit]:
-    """Calibrate the exits of a checkpoint and write `exits.json` beside it.
-
-    Args:
-        directory: a checkpoint in the making: a finished artefact is not written into.
-        batches, wanted: as for `calibrate_exits`.
-    """
-    from agentforge.systems.adamba.modeling.modeling import AdambaForCausalLM
-
-    model = AdambaForCausalLM.from_pretrained(directory).eval()
-    exits = calibrate_exits(model, batches, wanted, gates=load_gates(directory))
-    save_exits(directory, exits)
     return exits
 
 

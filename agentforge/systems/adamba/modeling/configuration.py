@@ -8,19 +8,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import FalconH1Config
 
 from agentforge.errors import UserError
-from agentforge.systems.adamba.modeling.usage import TYPE, write_readme
-
-PLAIN_TYPE = FalconH1Config.model_type
-PLAIN_CLASS = "FalconH1ForCausalLM"
-SWITCHES: dict[str, Any] = {
-    "norm_weights": True,
-    "qk_norm": False,
-    "embedding_norm": False,
-    "logit_softcap": None,
-    "mlp": "gated",
-    "rotary_flipped": False,
-}
-"""What differs between FalconH1 and nanochat, and FalconH1's way of it."""
+from agentforge.models.usage import write_usage
+from agentforge.systems.adamba.checkpoint_types import OWN_TYPE, PLAIN_CLASS, PLAIN_TYPE, SWITCHES
 
 
 @strict
@@ -46,7 +35,7 @@ class AdambaConfig(FalconH1Config):
         UserError: `mamba_rms_norm`, or layers that the model does not have.
     """
 
-    model_type = TYPE
+    model_type = OWN_TYPE
 
     head_dim: int | None = None
     base_hidden_size: int | None = None
@@ -104,8 +93,7 @@ class AdambaConfig(FalconH1Config):
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """Write config.json; where a switch is on, also a README: transformers alone does not open such a model."""
         super().save_pretrained(save_directory, *args, **kwargs)
-        if self.switches:
-            write_readme(Path(save_directory))
+        write_usage(Path(save_directory), self.to_dict())
 
 
 def _check_layers(name: str, layers: list[int], allowed: range) -> None:

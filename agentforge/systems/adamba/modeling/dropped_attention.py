@@ -10,7 +10,7 @@ buffer is no parameter, so here the weights are buffers, and `o_proj` is zero wh
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,18 +67,6 @@ def output_names(config: Any) -> set[str]:
         for layer in getattr(config, "dropped_attention", None) or []
         for parameter in ("weight", "bias")
     }
-
-
-def dropped_layer(config: Mapping[str, Any], name: str) -> int | None:
-    """Return the layer whose dropped attention a tensor belongs to; None if it belongs to no such.
-
-    Args:
-        config: fields of config.json.
-        name: of the tensor.
-    """
-    return next(
-        (layer for layer in config.get("dropped_attention") or [] if f"layers.{layer}.self_attn." in name), None
-    )
 
 
 def dropped_projections(model: nn.Module) -> list[str]:

@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 
 from agentforge.errors import CheckRefused
-from agentforge.models.auto import AutoConfig, AutoModelForCausalLM
+from agentforge.models.auto import load_config
 from agentforge.models.checkpoint import Checkpoint
 from agentforge.systems.adamba.modeling.embedding_and_head import embed, head
 
@@ -59,6 +60,7 @@ def load(directory: Path, dtype: torch.dtype = torch.float32) -> Any:
     Raises:
         CheckRefused: weights are missing or left over, which transformers would only warn about.
     """
+    load_config(directory)  # makes transformers know the type of a nanochat graft
     loaded: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, output_loading_info=True)
     model, report = loaded
     if problems := sorted(map(str, {*report["missing_keys"], *report["unexpected_keys"]})):
@@ -75,7 +77,7 @@ def logits_of(model: Any, rows: Sequence[Sequence[int]]) -> list[Tensor]:
 def checkpoint_logits(directory: Path, rows: Sequence[Sequence[int]]) -> list[Tensor]:
     """Return what `logits_of` returns of the model in a directory, run layer by layer."""
     checkpoint = Checkpoint(directory)
-    return streamed_logits(AutoConfig.from_pretrained(directory), checkpoint.read, rows)
+    return streamed_logits(load_config(directory), checkpoint.read, rows)
 
 
 def streamed_logits(config: Any, read: Callable[[str], Tensor], rows: Sequence[Sequence[int]]) -> list[Tensor]:

@@ -14,9 +14,9 @@ from typing import Any
 from torch.utils.data import DataLoader, Subset
 
 from agentforge.errors import UserError
-from agentforge.recipe.schema import ExitTraining, Train
 from agentforge.systems.adamba.exits.calibration import calibrate_exits
 from agentforge.systems.adamba.exits.exits import save_exits
+from agentforge.systems.adamba.recipe_sections import AdambaTrain, ExitTraining
 from agentforge.systems.adamba.training.objective import GATES
 from agentforge.systems.adamba.widths.router import fit_router, save_router
 from agentforge.trainers.guarded_trainer import GuardedTrainer
@@ -25,7 +25,7 @@ from agentforge.trainers.launch import main_rank
 log = logging.getLogger(__name__)
 
 
-def make_adaptive(trainer: GuardedTrainer, train: Train, directory: Path) -> dict[str, Any]:
+def calibrate_after_training(trainer: GuardedTrainer, train: AdambaTrain, directory: Path) -> dict[str, Any]:
     """Write what the recipe asks for beside the saved model, and return what the manifest says of it."""
     if not main_rank() or (train.exits is None and train.nested is None):
         return {}

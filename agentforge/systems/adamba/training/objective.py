@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
@@ -16,11 +16,12 @@ from agentforge.losses.distillation import mixed_loss
 from agentforge.losses.early_exit import exit_weights, layer_dropout, rotated
 from agentforge.losses.gates import shadow_loss
 from agentforge.losses.matryoshka import MIXED, inplace_distillation, mix, sandwich
-from agentforge.recipe.schema import Train
 from agentforge.systems.adamba.exits.depth import hidden_after, leaving_out
 from agentforge.systems.adamba.modeling.embedding_and_head import head
+from agentforge.systems.adamba.recipe_sections import AdambaTrain
 from agentforge.systems.adamba.widths.elastic import ElasticModel
 from agentforge.trainers.batching import IGNORED
+from agentforge.trainers.supervised.additions import Moment, Objective
 from agentforge.trainers.supervised.sft import only_at
 
 GATES = "exit_gates"
@@ -28,19 +29,6 @@ GATES = "exit_gates"
 
 # All logits of a step that are held at once, in fp32. Above it they are made in blocks, and again for the gradient.
 MAX_LOGITS_BYTES = 2**30
-
-
-@dataclass(frozen=True)
-class Moment:
-    """When a step happens, which decides what is drawn for it.
-
-    Attributes:
-        step: optimiser steps that were made before.
-        progress: share of the run that is over; 1 for a model that is trained on.
-    """
-
-    step: int
-    progress: float = 1.0
 
 
 @dataclass
@@ -53,14 +41,14 @@ class _States:
     teacher: Tensor | None
 
 
-class NestedObjective(nn.Module):
-    """A module, so that DDP sees one forward pass of one model; it returns sums of losses and no logits.
+class NestedObjective(Objective):
+    """The objective of all widths and exits of an Adamba.
 
     Attributes:
         elastic: the model that is trained, at every width.
     """
 
-    def __init__(self, model: Any, train: Train, *, seed: int, teacher: Any = None) -> None:
+    def __init__(self, model: Any, train: AdambaTrain, *, seed: int, teacher: Any = None) -> None:
         super().__init__()
         self.elastic = ElasticModel(model)
         self.nested, self.exits, self.distill = train.nested, train.exits, train.distill

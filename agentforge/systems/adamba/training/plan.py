@@ -4,34 +4,54 @@ from __future__ import annotations
 
 import logging
 import os
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
-from transformers.initialization import no_init_weights
+from transformers import PreTrainedModel
 
-from agentforge.errors import CheckRefused, UserError, did_you_mean
-from agentforge.models.build import load_model, packing_refusal
+from agentforge.errors import CheckRefused, UserError
+from agentforge.models.build import config_of, load_model, packing_refusal
 from agentforge.recipe.schema import Model, Recipe
+from agentforge.recipe.section import keys_of
+from agentforge.systems.adamba.checkpoint_types import OWN_TYPE, PLAIN_TYPE
+from agentforge.systems.adamba.exits.exits import GATES as GATES_FILE
 from agentforge.systems.adamba.exits.exits import ExitGate, load_gates
 from agentforge.systems.adamba.modeling.shape import Shape, resized
+from agentforge.systems.adamba.recipe_sections import AdambaTrain
+from agentforge.systems.adamba.training.calibrate_after_training import calibrate_after_training
 from agentforge.systems.adamba.training.objective import GATES, NestedObjective
 from agentforge.systems.adamba.training.old_entries import OldEntries
 from agentforge.systems.adamba.widths.submodels import parse_width
 from agentforge.trainers.arguments import Arguments
-from agentforge.trainers.method import OBJECTIVES, asks_for
+from agentforge.trainers.guarded_trainer import GuardedTrainer
+from agentforge.trainers.supervised.additions import Additions, TrainingPlan
 
 log = logging.getLogger(__name__)
 
-ADAMBA = ("falcon_h1", "adamba")
+OBJECTIVES = ("nested", "exits", "distill")
+"""Keys that ask for another loss than the labels'."""
 # The parents' features that act inside the loss or the model, where the objective does not pass.
 UNSUPPORTED = ("label_smoothing_factor", "use_liger_kernel", "torch_compile", "neftune_noise_alpha")
 
 
-class NestedPlan:
+def training_plan(recipe: Recipe, arguments: Arguments) -> NestedPlan | None:
+    """Return the plan of a recipe that asks for one of Adamba's objectives, else None."""
+    if asks_for(keys_of(recipe.train, AdambaTrain)):
+        return NestedPlan(recipe, arguments)
+    path = recipe.model.path
+    if path is not None and (Path(path) / GATES_FILE).is_file():
+        log.warning("%s has %s; without train.exits the result has none, for its layers move", path, GATES_FILE)
+    return None
+
+
+def asks_for(train: AdambaTrain) -> list[str]:
+    """Return which of Adamba's keys a recipe has."""
+    return [key for key in (*OBJECTIVES, "expanded") if getattr(train, key)]
+
+
+class NestedPlan(TrainingPlan):
     """A recipe's wishes, none of which can be refused any more.
 
     Attributes:
@@ -44,25 +64,22 @@ class NestedPlan:
         Raises:
             UserError: a key does not go with the model, with another key or with how the run was launched.
         """
-        self.recipe, self.train, self.args = recipe, recipe.train, arguments.parent
+        self.recipe, self.args = recipe, arguments.parent
+        self.train = keys_of(recipe.train, AdambaTrain)
         self.objective = any(getattr(self.train, key) for key in OBJECTIVES)
         if recipe.train.lora is not None:
             raise UserError(f"train.{asks_for(self.train)[0]} trains the weights themselves; leave train.lora out")
-        config = _config_of(recipe.model)
+        config = config_of(recipe.model)
         self._check_model(config, arguments)
         self._check_launch()
         self._check_widths(config)
         self._check_exits(config)
         self._check_expansion(config)
         self._check_teacher(config)
-        if self.train.trainable:
-            with no_init_weights(), torch.device("meta"):
-                model = AutoModelForCausalLM.from_config(config, trust_remote_code=recipe.model.trust_remote_code)
-            _matching(model, self.train.trainable)
 
     def _check_model(self, config: Any, arguments: Arguments) -> None:
-        keys = [key for key in asks_for(self.train) if key != "trainable"]
-        if keys and config.model_type not in ADAMBA:
+        keys = asks_for(self.train)
+        if config.model_type not in (OWN_TYPE, PLAIN_TYPE):
             raise UserError(
                 f"train.{keys[0]}: {self.recipe.model.path or 'model.config'} is a {config.model_type}; this needs an "
                 "Adamba, which `agentforge surgery` makes of a base (graft)"
@@ -79,19 +96,19 @@ class NestedPlan:
             raise UserError(f"train.args.loss_type: with train.{keys[0]} only nll is computed; leave it out")
 
     def _check_launch(self) -> None:
-        keys = [key for key in asks_for(self.train) if key != "trainable"]
+        keys = asks_for(self.train)
         launched = [
             name
             for name in ("FSDP", "DEEPSPEED")
             if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true"
             or getattr(self.args, name.lower(), None)
         ]
-        if keys and launched:
+        if launched:
             raise UserError(
                 f"train.{keys[0]} reads parts of whole weights, {launched[0]} gives each process a shard of them; "
                 "launch with DDP (torchrun, or accelerate without it)"
             )
-        if keys and any(word in str(self.args.optim) for word in ("lomo", "layerwise")):
+        if any(word in str(self.args.optim) for word in ("lomo", "layerwise")):
             raise UserError(f"train.args.optim {self.args.optim} updates weights before all widths have been trained")
 
     def _check_widths(self, config: Any) -> None:
@@ -133,7 +150,7 @@ class NestedPlan:
         if self.train.distill is None:
             return
         teacher = self.train.distill.teacher
-        size = _config_of(Model(path=teacher)).vocab_size
+        size = config_of(Model(path=teacher)).vocab_size
         if size != config.vocab_size:
             raise UserError(
                 f"train.distill.teacher: {teacher} has {size} tokens, the model {config.vocab_size}; a teacher speaks "
@@ -147,25 +164,29 @@ class NestedPlan:
             return {}
         return {"teacher": Path(distill.teacher) if Path(distill.teacher).is_dir() else distill.teacher}
 
-    def prepare(self, model: PreTrainedModel) -> dict[str, Any]:
-        """Freeze what is not trained, add the gates, and return the nested trainer's arguments."""
-        if self.train.trainable:
-            matching = _matching(model, self.train.trainable)
-            for name, parameter in model.named_parameters():
-                parameter.requires_grad_(name in matching)
+    def prepare(self, model: PreTrainedModel) -> Additions:
+        """Add the gates to the model, and return what the trainer does otherwise."""
         old = self._old_entries(model)
+        modules: dict[str, nn.Module] = {}
         if self.train.exits is not None:
             model.config.exit_layers = list(self.train.exits.layers)
             if self.train.exits.gates:
-                model.add_module(GATES, self._gates(model))
+                modules[GATES] = self._gates(model)
+                model.add_module(GATES, modules[GATES])
         objective = None
         if self.objective:
             objective = NestedObjective(model, self.train, seed=self.recipe.seed, teacher=self._teacher())
-        return {
-            "objective": objective,
-            "old_entries": old,
-            "continued": self.recipe.model.path is not None,
-        }
+        return Additions(
+            objective=objective,
+            modules=modules,
+            on_optimizer=old.attach if old else None,
+            before_clipping=old.mask_gradients if old else None,  # what does not move is no part of the norm
+            continued=self.recipe.model.path is not None,
+        )
+
+    def finish(self, trainer: GuardedTrainer, directory: Path) -> dict[str, Any]:
+        """Calibrate exits and fit the router, if the recipe wants them."""
+        return calibrate_after_training(trainer, self.train, directory)
 
     def _old_entries(self, model: PreTrainedModel) -> OldEntries | None:
         if self.train.expanded is None:
@@ -194,35 +215,3 @@ class NestedPlan:
         teacher.requires_grad_(False)
         teacher.to(self.args.device)  # type: ignore[arg-type]
         return teacher.eval()
-
-
-def _config_of(model: Model) -> Any:
-    """Return the config of a base, without its weights."""
-    try:
-        if model.path is not None:
-            return AutoConfig.from_pretrained(
-                model.path, revision=model.revision or "main", trust_remote_code=model.trust_remote_code
-            )
-        fields = dict(model.config)
-        return AutoConfig.for_model(fields.pop("model_type", ""), **fields)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise UserError(f"model {model.path or 'model.config'} cannot be read: {first}") from error
-
-
-def _matching(model: nn.Module, patterns: list[str]) -> set[str]:
-    """Return the names of parameters that one of the patterns fits.
-
-    Raises:
-        UserError: a pattern fits none.
-    """
-    names = [name for name, _ in model.named_parameters()]
-    found = set()
-    for pattern in patterns:
-        fitting = {name for name in names if fnmatchcase(name, pattern)}
-        if not fitting:
-            words = sorted({word for name in names for word in name.split(".") if not word.isdigit()})
-            hint = did_you_mean(pattern.strip("*."), words)
-            raise UserError(f"train.trainable: no parameter is named like '{pattern}'{hint}")
-        found |= fitting
-    return found

@@ -13,7 +13,7 @@ from transformers import FalconH1ForCausalLM
 
 from agentforge.errors import UserError
 from agentforge.evaluation.statistics.intervals import beta_jeffreys
-from agentforge.systems.adamba.exits.calibration import _smallest, calibrate, calibrate_exits, counted_tokens, interval
+from agentforge.systems.adamba.exits.calibration import _smallest, calibrate_exits, counted_tokens, interval
 from agentforge.systems.adamba.exits.exits import (
     GAIN,
     GATES,
@@ -153,7 +153,8 @@ def test_calibrated_gates_lie_beside_a_checkpoint_that_stays_plain(
 ) -> None:
     model.save_pretrained(tmp_path)
     save_gates(tmp_path, gates)
-    exits = calibrate(tmp_path, batches[:2], 0.05)
+    exits = calibrate_exits(model, batches[:2], 0.05, gates=load_gates(tmp_path))
+    save_exits(tmp_path, exits)
     entries = json.loads((tmp_path / "exits.json").read_text())
     assert set(entries) == {"2", "3"}
     assert {"threshold", "agreement", "wanted", "tokens"} <= set(entries["2"])

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-import agentforge.models.auto  # noqa: F401
+import agentforge.systems.adamba.auto  # noqa: F401
 from agentforge.systems.adamba.modeling.modeling import AdambaForCausalLM
 from tests.systems.adamba.checkpoints import NANOCHAT
 from tests.systems.adamba.modeling.test_modeling import MULTIPLIERS, adamba, tokens

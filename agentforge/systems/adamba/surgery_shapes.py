@@ -5,7 +5,9 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Any
 
-from agentforge.recipe.schema import GraftedMamba, Surgery
+from agentforge.recipe.schema import Surgery
+from agentforge.recipe.section import keys_of
+from agentforge.systems.adamba.recipe_sections import AdambaSurgery, GraftedMamba
 
 NANOCHAT = {"mlp": "relu2", "norm_weights": False}
 WIDTHS = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "mamba_n_heads")
@@ -13,14 +15,15 @@ WIDTHS = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_va
 
 def operated(config: dict[str, Any], surgery: Surgery) -> dict[str, Any]:
     """Return the config that an operation makes of a config.json."""
-    changed = grafted(config, surgery.mamba or GraftedMamba()) if surgery.operation == "graft" else dict(config)
+    chosen = keys_of(surgery, AdambaSurgery)
+    changed = grafted(config, chosen.mamba or GraftedMamba()) if surgery.operation == "graft" else dict(config)
     if surgery.operation in ("expand", "slice"):
-        share = Fraction(surgery.width or "1")
+        share = Fraction(chosen.width or "1")
         changed |= {name: int(changed[name] * share) for name in WIDTHS}
-        changed |= surgery.shape.model_dump(exclude_none=True) if surgery.shape else {}
+        changed |= chosen.shape.model_dump(exclude_none=True) if chosen.shape else {}
         changed["mamba_d_ssm"] = changed["mamba_n_heads"] * config["mamba_d_ssm"] // config["mamba_n_heads"]
-    if surgery.operation == "truncate" and surgery.layers is not None:
-        changed["num_hidden_layers"] = surgery.layers
+    if surgery.operation == "truncate" and chosen.layers is not None:
+        changed["num_hidden_layers"] = chosen.layers
     return changed
 
 
