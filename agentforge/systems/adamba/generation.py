@@ -56,6 +56,7 @@ def generate(
     """`AdaptiveGeneration.generate` for any FalconH1 model."""
     if width is not None and exit_threshold is not None:
         raise UserError("width and exit_threshold: exits are calibrated at full width; give one of the two")
+    # The router reads the prompt once, at the narrowest width, before anything is generated.
     if width == "router":
         width = route(model, kwargs.get("input_ids", args[0] if args else None), kwargs.get("attention_mask"))
     if width is not None:

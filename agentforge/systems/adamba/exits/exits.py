@@ -47,6 +47,7 @@ class ExitGate(nn.Module):
         super().__init__()
         self.hidden = nn.Linear(width, 1)
         self.distribution = nn.Linear(2, 1, bias=False)
+        # A gate starts as the softmax gap alone, a sensible confidence; training adds what the hidden state knows.
         nn.init.zeros_(self.hidden.weight)
         nn.init.zeros_(self.hidden.bias)
         with torch.no_grad():
@@ -120,6 +121,7 @@ def save_gates(directory: Path, gates: Mapping[int, ExitGate]) -> None:
 def load_gates(directory: Path) -> dict[int, ExitGate]:
     """Return the gates that lie beside a checkpoint; none if there is no file."""
     path = directory / GATES
+    # The tensors' names say which exits there are, so the file needs no config beside it.
     tensors = load_file(path) if path.is_file() else {}
     gates = {}
     for layer in sorted({int(name.split(".")[0]) for name in tensors}):
@@ -160,6 +162,7 @@ def exits_of(model: Any) -> Exits:
             f"exit_threshold: this model has no calibrated exits ({EXITS} beside {where or 'its checkpoint'}); "
             "calibrate them first with calibrate_exits"
         )
+    # Checked at every use: `exits` may have been set by hand, or belong to the model before it was expanded.
     for layer, exit in exits.calibrated.items():
         check_exit(model, layer, exit.confidence, exits.gates)
     return exits

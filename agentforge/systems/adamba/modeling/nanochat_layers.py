@@ -58,6 +58,8 @@ class NormedAttention(FalconH1Attention):
             projection(hidden_states).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
+        # nanochat normalises after the rotation, Qwen3 before it. The norm has no weights and a rotation keeps lengths,
+        # so both orders agree here up to rounding; this one is the base's.
         query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
         query, key = self.norm(query), self.norm(key) * self.key_multiplier
         if past_key_values is not None:
@@ -74,5 +76,6 @@ class FlippedRotaryEmbedding(FalconH1RotaryEmbedding):
     """Rotation the other way: nanochat's `rotate_half` has the opposite sign."""
 
     def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        # turning by -angle instead of swapping signs in `rotate_half`: the attention kernels stay transformers' own
         cos, sin = super().forward(x, position_ids)
         return cos, -sin

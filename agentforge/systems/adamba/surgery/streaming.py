@@ -161,6 +161,7 @@ def write_adamba(
 
 
 def _shards(layout: Layout, shard_bytes: int) -> dict[str, Layout]:
+    # Shards keep the model's order, so that whoever writes them makes one layer after the other.
     parts: list[Layout] = [{}]
     size = 0
     for name, (dtype, shape) in layout.items():

@@ -56,6 +56,7 @@ class Router:
 
     def choose(self, features: Tensor) -> Tensor:
         """Return for each row the index of the narrowest width whose predicted regret is tolerable: `(N)`."""
+        # widths rise and the full one's regret is 0, so there is always a first width that is tolerable
         return (self.predict(features) <= self.tolerance).int().argmax(-1)
 
 
@@ -108,6 +109,7 @@ def ridge(features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         weight `(D, K)` and bias `(K)`.
     """
+    # One decomposition serves all penalties; the left-out errors follow from it without refitting.
     bias = targets.mean(0)
     u, s, v = torch.linalg.svd(features, full_matrices=False)
     projected = u.T @ (targets - bias)
