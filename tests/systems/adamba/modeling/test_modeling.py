@@ -243,7 +243,6 @@ def test_any_falcon_h1_is_an_adamba(tmp_path: Path, caplog: pytest.LogCaptureFix
 
 
 def test_a_switch_makes_the_checkpoint_an_adambas(tmp_path: Path) -> None:
-    import agentforge.systems.adamba.auto  # noqa: F401
 
     model = adamba(logit_softcap=15.0, mlp="relu2")
     model.save_pretrained(tmp_path)
