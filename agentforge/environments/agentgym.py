@@ -29,6 +29,8 @@ Answer = TypeVar("Answer")
 TURNS = {"webshop": 10, "alfworld": 30, "babyai": 20, "sciworld": 30, "textcraft": 20}
 """Model turns of an episode in AgentGym's own evaluation scripts."""
 
+DAY = 86_400.0
+
 _right: dict[tuple[str, str], Any] = {}
 """What servers answered to the first call of this process, by dialect and address: see `_first_call`."""
 
@@ -128,8 +130,7 @@ class Served(Environment):
     def __init__(self, url: str | None = None, timeout: float = 60.0) -> None:
         launch = "`agentforge serve-env ENVIRONMENT`"
         self._server = server = _connect("environments.served", url, timeout, "agentforge", launch)
-        about = _first_call(server, "served", launch, lambda: _about(server))
-        self._tasks = about.pop("tasks")
+        self._tasks, about = _first_call(server, "served", launch, lambda: _about(server))
         for name, value in about.items():
             setattr(self, name, value)
         self._held = Held(server.name, self._create, self._free)
@@ -178,8 +179,8 @@ class Served(Environment):
         self._server.post("close", {"id": held}, timeout=min(self._server.timeout, CLOSE_SECONDS))
 
 
-def _about(server: Connection) -> dict[str, Any]:
-    """Return what a `serve-env` says of its environment: attributes of `Environment`, with the values of that one."""
+def _about(server: Connection) -> tuple[int, dict[str, Any]]:
+    """Return how many tasks a `serve-env` has, and the other attributes of its `Environment`."""
     answer = server.get("info")
     about: dict[str, Any] = {
         "id": field(server, answer, "id", str),
@@ -188,12 +189,11 @@ def _about(server: Connection) -> dict[str, Any]:
         "action_tool": field(server, answer, "action_tool", dict),
         "baselines": tuple(texts(server, answer, "baselines")),
         "max_turns": field(server, answer, "max_turns", int),
-        "tasks": field(server, answer, "tasks", int),
     }
-    for name in ("max_turns", "tasks"):
-        if about[name] < 1:
-            raise EnvironmentFailed(f"{server.name} sent {name!r} as {about[name]}")
-    return about
+    tasks = field(server, answer, "tasks", int)
+    if not 1 <= tasks <= TASKS or about["max_turns"] < 1:
+        raise EnvironmentFailed(f"{server.name} offers {tasks} tasks of {about['max_turns']} turns")
+    return tasks, about
 
 
 def _step(server: Connection, answer: Any) -> Step:
@@ -216,7 +216,7 @@ def _step(server: Connection, answer: Any) -> Step:
 
 
 def _connect(key: str, url: str | None, timeout: float, name: str, launch: str) -> Connection:
-    as_number(timeout, f"{key}.timeout", over=True)
+    as_number(timeout, f"{key}.timeout", over=True, most=DAY)
     if not url:
         raise UserError(f"{key} needs a server: start it with {launch} and give its address as url: http://HOST:PORT")
     try:
