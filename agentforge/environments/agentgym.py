@@ -130,7 +130,8 @@ class Served(Environment):
     def __init__(self, url: str | None = None, timeout: float = 60.0) -> None:
         launch = "`agentforge serve-env ENVIRONMENT`"
         self._server = server = _connect("environments.served", url, timeout, "agentforge", launch)
-        self._tasks, about = _first_call(server, "served", launch, lambda: _about(server))
+        tasks, about = _first_call(server, "served", launch, lambda: _about(server))
+        self._tasks: int = tasks
         for name, value in about.items():
             setattr(self, name, value)
         self._held = Held(server.name, self._create, self._free)

@@ -55,8 +55,8 @@ class Environment(ABC):
     Class attributes:
         id: ``affine:sat``; decides which tasks are reserved, whatever name a recipe gives the environment.
         baselines: names that `baseline` knows: ``random`` is the chance level, others are trivial strategies.
-        self_contained: it is made of its options alone, without a server, files or an extra; so `show` and `plan` make it
-            to see that they are right. The options of the others are found out at the start of a stage.
+        self_contained: it is made of its options alone, without a server, files or an extra; so `show` and `plan` make
+            it to prove them. The options of the others are proved at the start of a stage.
         graded: scores lie between 0 and 1, so their interval is a bootstrap and no Beta.
         max_turns: model turns an episode may have; an option of every environment.
         instructions: what the task is and the grammar of an action: the system turn.

@@ -254,7 +254,7 @@ def test_short_style_is_short() -> None:
 def test_same_task_whatever_the_hash_seed() -> None:
     code = (
         "from agentforge.environments.sat import Sat\n"
-        "e = Sat(n_vars=[5, 20], unsat_share=0.2)\n"
+        "e = Sat(n_vars=[6, 20], unsat_share=0.2)\n"
         "for task in range(8): print(e.reset(task, task), e.expert(), e.difficulty(task))\n"
     )
     printed = {

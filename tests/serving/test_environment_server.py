@@ -110,6 +110,7 @@ def test_it_is_the_same_environment(served: Served) -> None:
         ["Action: 1", "Action: 12"],
     ):
         assert played(served, turns, 5, 7) == played(own, turns, 5, 7)
+    assert served.reset(5, 7) == own.reset(5, 7)
     assert served.expert() == own.expert()
     assert served.baseline("random", Random(1)) in ("Action: 12", "Action: 0")
 
