@@ -17,7 +17,7 @@ import uvicorn
 from fastapi import Body, FastAPI, HTTPException
 from fastapi.responses import PlainTextResponse
 
-from agentforge.serving.server import listen
+from agentforge.serving.openai_server import listen
 
 Body_ = dict[str, Any]
 Posted = Annotated[Body_, Body()]
