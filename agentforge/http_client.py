@@ -7,6 +7,7 @@ read from the socket gets the seconds that are left of the deadline, and the bod
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable
 from contextvars import ContextVar
@@ -15,6 +16,10 @@ from typing import Any
 
 import httpcore2 as httpcore
 import httpx2 as httpx
+
+logging.getLogger("httpx2").setLevel(
+    logging.WARNING
+)  # it logs each request at INFO: a line for each step of an episode
 
 _ends: ContextVar[float] = ContextVar("_ends")
 """When the request of this thread must have its answer, in `time.monotonic` seconds."""

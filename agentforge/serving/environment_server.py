@@ -110,6 +110,7 @@ def create_app(
     for kind in (Refused, UserError, EnvironmentFailed, RequestValidationError, HTTPException):
         app.exception_handler(kind)(_refused)
     _agentgym_routes(app, model, sessions)
+    _advice_routes(app, model, sessions)
     _openenv_routes(app, model, sessions)
     return app
 
@@ -140,7 +141,8 @@ def _agentgym_routes(app: FastAPI, model: Environment, sessions: Sessions) -> No
         task_id = _existing(model, call.data_idx, "data_idx")
         with sessions.using(call.id) as session:
             observation = session.begin(call.seed, task_id)
-        return {"observation": observation, "reward": 0.0, "score": 0.0, "done": False}
+        level = model.difficulty(task_id)
+        return {"observation": observation, "reward": 0.0, "score": 0.0, "done": False, "difficulty": level}
 
     @app.post("/step")
     def step(call: Call) -> dict[str, Any]:
@@ -153,6 +155,12 @@ def _agentgym_routes(app: FastAPI, model: Environment, sessions: Sessions) -> No
         with sessions.using(id) as session:
             return session.observation or ""
 
+    @app.post("/close")
+    def close(id: Annotated[Number, Body(embed=True)]) -> dict[str, bool]:
+        return {"closed": sessions.close(id)}
+
+
+def _advice_routes(app: FastAPI, model: Environment, sessions: Sessions) -> None:
     @app.post("/expert")
     def expert(call: Call) -> dict[str, Any]:
         with sessions.using(call.id) as session:
@@ -165,10 +173,6 @@ def _agentgym_routes(app: FastAPI, model: Environment, sessions: Sessions) -> No
             raise Refused(400, f"name: {model.id} has no baseline '{call.name[:80]}'; it has: {known}")
         with sessions.using(call.id) as session:
             return {"turn": session.baseline(call.name, call.seed)}
-
-    @app.post("/close")
-    def close(id: Annotated[Number, Body(embed=True)]) -> dict[str, bool]:
-        return {"closed": sessions.close(id)}
 
 
 def _openenv_routes(app: FastAPI, model: Environment, sessions: Sessions) -> None:

@@ -309,6 +309,13 @@ def test_idle_environments_are_closed() -> None:
         assert served.reset(1, 2) == "1 + 2 = ?", "the next episode gets a new one"
 
 
+def test_difficulties_are_known_when_the_server_has_gone() -> None:
+    with serving(create_app("toy", {"class": TOY})) as address:
+        played, other = Served(address), Served(address)
+        played.reset(0, 33)
+    assert other.difficulty(33) == 3
+
+
 def test_a_closed_server_closes_what_is_open() -> None:
     Toy.closed.clear()
     with serving(create_app("toy", {"class": TOY})) as address:

@@ -31,6 +31,13 @@ TURNS = {"webshop": 10, "alfworld": 30, "babyai": 20, "sciworld": 30, "textcraft
 
 DAY = 86_400.0
 
+_difficulties: dict[tuple[str, str, int], dict[int, int]] = {}
+"""Of the tasks that were played, by address, id and number of tasks of what is served there.
+
+An evaluation asks for them when all is played, of one object of the many that played. If it had to ask the server then,
+a server that is gone by that time would cost the whole evaluation.
+"""
+
 _right: dict[tuple[str, str], Any] = {}
 """What servers answered to the first call of this process, by dialect and address: see `_first_call`."""
 
@@ -134,6 +141,7 @@ class Served(Environment):
         self._tasks: int = tasks
         for name, value in about.items():
             setattr(self, name, value)
+        self._difficulties = _difficulties.setdefault((server.url, self.id, tasks), {})
         self._held = Held(server.name, self._create, self._free)
 
     @property
@@ -141,7 +149,10 @@ class Served(Environment):
         return self._tasks
 
     def difficulty(self, task_id: int) -> int:
-        return field(self._server, self._server.get("difficulty", task_id=task_id), "difficulty", int)
+        if task_id not in self._difficulties:
+            answer = self._server.get("difficulty", task_id=task_id)
+            self._difficulties[task_id] = field(self._server, answer, "difficulty", int)
+        return self._difficulties[task_id]
 
     def reset(self, seed: int, task_id: int) -> str:
         if not 0 <= task_id < self._tasks:
@@ -149,6 +160,7 @@ class Served(Environment):
 
         def ask(held: int) -> str:
             answer = self._server.post("reset", {"id": held, "seed": seed, "data_idx": task_id}, again=True)
+            self._difficulties[task_id] = field(self._server, answer, "difficulty", int)
             return field(self._server, answer, "observation", str)
 
         return self._held.begin(ask)

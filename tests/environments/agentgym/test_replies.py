@@ -54,6 +54,7 @@ PARTS = {
     "has_search_bar": st.booleans() | JSON,
     "task_description": st.text() | JSON,
     "turn": st.text() | JSON,
+    "difficulty": st.integers(0, 9) | JSON,
     "info": st.fixed_dictionaries({}, optional=INFO) | JSON,
 }
 NEAR = st.fixed_dictionaries({}, optional=PARTS) | st.fixed_dictionaries(PARTS) | TEXT
