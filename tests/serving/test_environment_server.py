@@ -309,6 +309,18 @@ def test_idle_environments_are_closed() -> None:
         assert served.reset(1, 2) == "1 + 2 = ?", "the next episode gets a new one"
 
 
+def test_a_crash_leaves_nothing_open() -> None:
+    """After an answer with 500 uvicorn ends the connection, at the moment at which the client sends its /close."""
+    with serving(create_app("toy", {"class": TOY}, max_sessions=3)) as address:
+        for task in range(30):
+            served = Served(address)
+            served.reset(0, task)
+            with pytest.raises(EnvironmentFailed, match="HTTP 500"):
+                served.step("Action: crash")
+            served._server.close()
+        assert http.get(f"{address}/info").json()["in_use"] == 0
+
+
 def test_difficulties_are_known_when_the_server_has_gone() -> None:
     with serving(create_app("toy", {"class": TOY})) as address:
         played, other = Served(address), Served(address)

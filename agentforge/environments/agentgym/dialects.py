@@ -17,7 +17,6 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar, NamedTuple
 
-from agentforge.environments.agentgym.held import CLOSE_SECONDS
 from agentforge.environments.agentgym.http import Connection, field, number, texts
 
 WORDS = "WORDS"
@@ -81,7 +80,7 @@ class Dialect:
 
     def close(self, number_: int) -> None:
         """Free an environment, where the server can: webshop and alfworld have no /close and answer 404."""
-        self.connection.post("close", {self.key: number_}, timeout=min(self.connection.timeout, CLOSE_SECONDS))
+        self.connection.free({self.key: number_})
 
     def opening(self, number_: int, answer: Any) -> str:
         """Return what the model is shown of an answer."""

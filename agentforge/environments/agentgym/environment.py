@@ -17,7 +17,7 @@ import httpx2 as httpx
 
 from agentforge.environments.actions import act_tool
 from agentforge.environments.agentgym.dialects import DIALECTS, Reply
-from agentforge.environments.agentgym.held import CLOSE_SECONDS, Held
+from agentforge.environments.agentgym.held import Held
 from agentforge.environments.agentgym.http import Connection, Unreachable, field, number, texts
 from agentforge.environments.base import Environment, EnvironmentFailed, Info, Step
 from agentforge.environments.options import as_choice, as_count, as_number
@@ -189,7 +189,7 @@ class Served(Environment):
         return field(self._server, self._server.post("create", {}, again=True), "id", int)
 
     def _free(self, held: int) -> None:
-        self._server.post("close", {"id": held}, timeout=min(self._server.timeout, CLOSE_SECONDS))
+        self._server.free({"id": held})
 
 
 def _about(server: Connection) -> tuple[int, dict[str, Any]]:

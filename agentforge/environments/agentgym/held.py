@@ -16,9 +16,6 @@ from agentforge.environments.base import EnvironmentFailed
 log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
-CLOSE_SECONDS = 5.0
-"""For one call of /close: it only makes room, and a server that is stuck shall not hold the next episode up."""
-
 
 class Held:
     """The number of an environment on a server, None while there is none.

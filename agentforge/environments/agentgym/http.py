@@ -20,6 +20,8 @@ Kind = TypeVar("Kind")
 
 WAITS = (0.2, 0.5, 1.0, 2.0)
 """Seconds before each further try to connect."""
+CLOSE_SECONDS = 5.0
+"""For one call of /close: it only makes room, and a server that is stuck shall not hold the next episode up."""
 KEEP_ALIVE = 2.0
 """Seconds an idle connection is used again: uvicorn closes its own after five, and a model may think longer."""
 MOST_BYTES = 16 << 20
@@ -32,6 +34,10 @@ SHOWN = 200
 
 class Unreachable(EnvironmentFailed):
     """Nobody listens there: the request was never sent."""
+
+
+class BrokeOff(EnvironmentFailed):
+    """The connection ended before the answer did: nobody knows whether the request was acted on."""
 
 
 class Connection:
@@ -69,7 +75,23 @@ class Connection:
         """
         return self._call("POST", path, again=again, json=body, timeout=timeout or self.timeout)
 
+    def free(self, body: dict[str, Any]) -> None:
+        """POST /close. Sent again if the connection breaks off, which does no harm here.
+
+        It often does: this call follows one that failed, and a server that has answered 500 may close the connection
+        at the moment at which it is used again.
+
+        Raises:
+            EnvironmentFailed: as `post`.
+        """
+        timeout = min(self.timeout, CLOSE_SECONDS)
+        try:
+            self.post("close", body, timeout=timeout)
+        except BrokeOff:
+            self.post("close", body, timeout=timeout)
+
     def close(self) -> None:
+        """End the connection, not the environment."""
         self._client.close()
 
     def _call(self, method: str, path: str, again: bool, **content: Any) -> Any:
@@ -87,7 +109,7 @@ class Connection:
                 raise EnvironmentFailed(f"{self.name} answered {path} with {error}") from None
             except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # a host's name may be no name
                 told = _line(str(error)) or type(error).__name__
-                raise EnvironmentFailed(f"{self.name} broke off during {path} ({told})") from None
+                raise BrokeOff(f"{self.name} broke off during {path} ({told})") from None
         return self._read(path, response.status_code, response.content)
 
     def _read(self, path: str, status: int, body: bytes) -> Any:

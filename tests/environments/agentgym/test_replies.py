@@ -94,7 +94,7 @@ def check(step: Step) -> None:
 
 
 @pytest.mark.parametrize("dialect", [*DIALECTS, "served"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(replies=REPLIES)
 @example(replies=[(200, b'{"observation": "\\ud800"}')])
 @example(
@@ -119,6 +119,26 @@ def test_any_answer(dialect: str, replies: list[tuple[int, bytes]], answers: lis
         client.expert()
         client.baseline("random", Random(0))
     client.close()
+
+
+def test_a_close_is_sent_again_where_the_connection_broke(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.path)
+        if request.url.path == "/step":
+            return httpx.Response(500)
+        if asked.count("/close") == 1:
+            raise httpx.RemoteProtocolError("Server disconnected without sending a response.")
+        return httpx.Response(200, json={"id": 7, "observation": "x"})
+
+    client = httpx.Client(transport=httpx.MockTransport(answer))
+    monkeypatch.setattr(agentgym_http, "open_client", lambda *_, **__: client)
+    remote = Remote("textcraft", "http://breaks")
+    remote.reset(0, 0)
+    with pytest.raises(EnvironmentFailed, match="HTTP 500"):
+        remote.step("Action: x")
+    assert asked == ["/create", "/reset", "/step", "/close", "/close"]
 
 
 @given(st.binary() | JSON.map(lambda value: json.dumps(value).encode()))
