@@ -38,9 +38,12 @@ WhichModel = Annotated[str | None, typer.Option(help="base, lora, model, merged,
 
 def load(context: typer.Context, name: str, profile: str | None) -> Any:
     """Return the recipe with the overrides that stand on the command line, and say which profile was picked."""
+    from agentforge.environments.registry import check_options
     from agentforge.recipe.loading import load_recipe
 
-    return load_recipe(name, overrides(context), profile)
+    recipe = load_recipe(name, overrides(context), profile)
+    check_options(recipe.environments)
+    return recipe
 
 
 def overrides(context: typer.Context) -> list[str]:

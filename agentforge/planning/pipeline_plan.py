@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from agentforge.environments.registry import check_options
 from agentforge.errors import CheckRefused, UserError
 from agentforge.planning.cost import Range
 from agentforge.planning.parameters import count_parameters
@@ -89,6 +90,8 @@ def make_system_plan(
 
 def _parts(recipe: Recipe, name: str, overrides: Sequence[str], profile: str | None) -> list[Part]:
     read = load_stages(recipe, overrides, profile)
+    for _, each in read:
+        check_options(each.environments)
     trained = [(stage.recipe or name, each) for stage, each in read if stage.verb == "train"]
     return [Part(called, plan, _purpose(plan)) for called, plan in ((n, make_plan(each)) for n, each in trained)]
 
