@@ -15,7 +15,7 @@ from agentforge.errors import UserError
 from agentforge.planning import storage
 from agentforge.planning.memory import USABLE, estimate_memory, trained_parameters
 from agentforge.planning.parameters import count_parameters
-from agentforge.planning.shapes import Shape
+from agentforge.planning.sizes import Shape
 from agentforge.planning.work import flops_per_token, rows_per_step
 from agentforge.recipe.hardware import load_hardware
 from agentforge.recipe.schema import Recipe, Section

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -17,6 +16,7 @@ from typing import Literal
 from agentforge.data.locate import MissingData, locate, registered
 from agentforge.errors import UserError
 from agentforge.planning import storage
+from agentforge.planning.check import Check
 from agentforge.planning.cost import compute_hours
 from agentforge.planning.hub import hub_check
 from agentforge.planning.memory import USABLE
@@ -27,21 +27,6 @@ from agentforge.recipe.hardware import load_hardware, this_machine
 from agentforge.recipe.schema import Recipe
 
 SHOWN_LIBRARIES = ("torch", "transformers", "trl", "accelerate", "datasets", "peft")
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line of `agentforge doctor`.
-
-    Attributes:
-        state: ``missing`` stops the recipe, ``warn`` does not.
-        mend: the command that mends it.
-    """
-
-    name: str
-    state: Literal["ok", "warn", "missing"]
-    detail: str
-    mend: str = ""
 
 
 def diagnose(recipe: Recipe | None = None, command: str = "RECIPE") -> list[Check]:

@@ -11,7 +11,8 @@ from agentforge.planning.cost import DISK_RATES, DOWNLOAD_RATES, Range, compute_
 from agentforge.planning.memory import Memory, can_be_sharded, estimate_memory, trained_parameters
 from agentforge.planning.parameters import count_parameters
 from agentforge.planning.play import playing_hours
-from agentforge.planning.shapes import Shape, shape_of
+from agentforge.planning.shapes import shape_of
+from agentforge.planning.sizes import Shape
 from agentforge.planning.work import Tokens, count_tokens, flops_per_token
 from agentforge.recipe.hardware import Hardware, load_hardware
 from agentforge.recipe.schema import Recipe

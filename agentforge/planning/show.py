@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from agentforge.planning.check import Check
 from agentforge.planning.claims import Verdict
 from agentforge.planning.cost import Range
 from agentforge.planning.memory import USABLE, Memory
 from agentforge.planning.plan import Plan
 from agentforge.planning.storage import Item
 from agentforge.planning.system import Part, SystemPlan
-
-if TYPE_CHECKING:
-    from agentforge.planning.doctor import Check
 
 
 def plan_table(plan: Plan) -> RenderableType:
