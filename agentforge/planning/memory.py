@@ -172,7 +172,7 @@ def weight_bytes(recipe: Recipe, shape: Shape) -> float:
     """Return the bytes of the base's weights: fp32 if they are trained (trainers hold them so), else as `model` says.
 
     nf4 holds the linear modules of the layers in 4 bits. Everything else stays in `model.dtype`: embeddings, head and
-    norms, and experts, because bitsandbytes replaces linear modules only and transformers 5 keeps experts in one tensor.
+    norms, and experts: bitsandbytes replaces linear modules only, and transformers 5 keeps experts in one tensor.
     """
     counts = count_parameters(shape)
     if recipe.train.lora is None:

@@ -27,9 +27,18 @@ from agentforge.planning.sizes import Shape
 
 # What config classes call the number of experts that a router picks for a token.
 PICKED = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k", "moe_k", "top_k_experts")
-# The quadratic kind of attention, by what transformers calls its modules; the others have no row to look back on.
+# The quadratic kind of attention, by what transformers calls its modules and layers. The others carry a state instead.
 ATTENTION = re.compile(r"(Attention|MLA)$")
-LINEAR_ATTENTION = re.compile(r"Linear|Delta|Lightning|Rwkv|Cross")
+LINEAR_ATTENTION = re.compile(r"Linear|Delta|Lightning|Rwkv")
+LINEAR_LAYER = re.compile(r"linear|mamba|conv|recurrent|mlp|moe")
+# Parts that have nothing to do when text alone is trained
+IDLE = re.compile(r"vision|visual|image|audio|encoder_attn|cross_?attn|crossattention", re.IGNORECASE)
+
+# What a model's constructor raises over a config that does not fit it; each model has its own way.
+UNFIT = (
+    *(ValueError, TypeError, LookupError, AttributeError, AssertionError),
+    *(ZeroDivisionError, RuntimeError, ImportError),
+)
 
 
 @dataclass(frozen=True)
@@ -54,13 +63,15 @@ def measured_shape(config: dict[str, Any]) -> Shape:
     text = json.dumps(config, sort_keys=True)
     model = meta_model(text)
     sizes = model.config.get_text_config()
+    # Where layers differ (Gemma 4), the estimates take what most of them have.
+    sizes.allow_global_per_layer_attribute_access = True
     heads = getattr(sizes, "num_attention_heads", None) or 0
     hidden = _required(sizes, "hidden_size")
     return Shape(
         model_type=str(config["model_type"]),
         vocab_size=_required(sizes, "vocab_size"),
         hidden_size=hidden,
-        intermediate_size=getattr(sizes, "intermediate_size", None) or 4 * hidden,
+        intermediate_size=_mean(getattr(sizes, "intermediate_size", None)) or 4 * hidden,
         num_hidden_layers=getattr(sizes, "num_hidden_layers", None) or len(_layer_list(model)[1]),
         num_attention_heads=heads,
         num_key_value_heads=getattr(sizes, "num_key_value_heads", None) or heads,
@@ -71,10 +82,14 @@ def measured_shape(config: dict[str, Any]) -> Shape:
     )
 
 
+def _mean(value: int | list[int] | None) -> int:
+    return sum(value) // len(value) if isinstance(value, list) else value or 0
+
+
 def _required(sizes: PretrainedConfig, name: str) -> int:
     value = getattr(sizes, name, None)
     if not isinstance(value, int):
-        raise UserError(f"a {sizes.model_type} has no {name}: `plan` cannot estimate its memory; train another base")
+        raise UserError(f"a {sizes.model_type} has no {name}, so `plan` cannot count it; take another base")
     return value
 
 
@@ -101,7 +116,7 @@ def meta_model(config: str) -> PreTrainedModel:
             model: PreTrainedModel = AutoModelForCausalLM.from_config(kind.from_dict(fields))
     except StrictDataclassError as error:
         raise UserError(f"model.config: {str(error).splitlines()[-1].strip()}") from error
-    except (ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError, RuntimeError, ImportError) as error:
+    except UNFIT as error:
         raise UserError(f"model.config does not make a {kind.model_type}: {first_line(error)}") from error
     return model
 
@@ -162,8 +177,8 @@ def _uses(model: PreTrainedModel) -> dict[int, int]:
     uses: dict[int, int] = defaultdict(int)
     for root in (decoder, head):
         inside = [] if root is None else root.named_modules(remove_duplicate=False)
-        for _, module in inside:
-            if module is head and root is decoder:
+        for name, module in inside:
+            if (module is head and root is decoder) or IDLE.search(name):
                 continue
             for parameter in module.parameters(recurse=False):
                 uses[id(parameter)] += not isinstance(module, torch.nn.Embedding)
@@ -199,7 +214,7 @@ def _expert_tensors(model: PreTrainedModel) -> Iterator[tuple[str, float, torch.
     """
     for prefix, module in model.named_modules():
         kind = type(module).__name__
-        if "Expert" not in kind or "Shared" in kind:
+        if "Expert" not in kind or "shared" in prefix.rsplit(".", 1)[-1]:
             continue
         for name, parameter in module.named_parameters(recurse=False):
             experts = getattr(module, "num_experts", None) or getattr(module, "moe_num_experts", None)
@@ -236,15 +251,17 @@ def _windows(model: PreTrainedModel) -> Iterator[int | None]:
     kinds = getattr(sizes, "layer_types", None) or []
     outermost: list[str] = []
     for name, module in _text_part(model).named_modules(remove_duplicate=False):
-        kind = type(module).__name__
-        if ATTENTION.search(kind) is None or LINEAR_ATTENTION.search(kind):
+        if ATTENTION.search(type(module).__name__) is None or IDLE.search(name):
             continue
         if any(name.startswith(f"{outer}.") for outer in outermost):
             continue
         outermost.append(name)
         number = re.search(r"(?:^|\.)(\d+)\.", name)
         layer = int(number.group(1)) if number else len(kinds)
-        yield _window(sizes, kinds[layer] if layer < len(kinds) else None)
+        kind = kinds[layer] if layer < len(kinds) else None
+        linear = LINEAR_LAYER.search(kind) if kind else LINEAR_ATTENTION.search(type(module).__name__)
+        if not linear:
+            yield _window(sizes, kind)
 
 
 def _window(sizes: PretrainedConfig, kind: str | None) -> int | None:
@@ -272,8 +289,8 @@ def measured_adapter(config: str, options: str) -> Adapter:
     except (ValueError, TypeError) as error:
         raise UserError(f"train.lora: {first_line(error)} (linear modules here: {', '.join(known)})") from error
     modules = {
-        name.removeprefix("base_model.model."): (module.in_features, module.out_features, module.r["default"])
+        name.removeprefix("base_model.model."): (int(module.in_features), int(module.out_features), module.r["default"])
         for name, module in adapted.named_modules()
-        if isinstance(module, LoraLayer)
+        if isinstance(module, LoraLayer) and module.in_features and module.out_features
     }
     return Adapter(int(adapted.get_nb_trainable_parameters()[0]), modules)

@@ -60,7 +60,7 @@ def _is_hybrid(model_type: str) -> bool:
 def _table_shape(config: dict[str, Any]) -> Shape:
     model_type = config["model_type"]
     fields = fields_of(CONFIG_CLASSES[model_type])
-    values = {name: field.get("default") for name, field in fields.items()} | config
+    values: dict[str, Any] = {name: field.get("default") for name, field in fields.items()} | config
     heads = values["num_attention_heads"]
     # Qwen2 always has biases on q, k and v; only Llama and Qwen3 have a field for them.
     bias = model_type in ("llama", "qwen3") and bool(values["attention_bias"])
@@ -72,7 +72,7 @@ def _table_shape(config: dict[str, Any]) -> Shape:
         num_hidden_layers=values["num_hidden_layers"],
         num_attention_heads=heads,
         num_key_value_heads=values["num_key_value_heads"] or heads,
-        head_dim=values["head_dim"] or values["hidden_size"] // heads,
+        head_dim=values.get("head_dim") or values["hidden_size"] // heads,
         tie_word_embeddings=values["tie_word_embeddings"],
         attention_windows=tuple(_windows(values)),
         attention_bias=bias or model_type == "qwen2",

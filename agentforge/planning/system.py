@@ -122,7 +122,7 @@ def _objections(claim: Claim, system: SystemPlan, others: dict[str | None, Syste
     if claim.dollars is not None and not system.dollars.low <= claim.dollars <= system.dollars.high:
         yield f"${system.dollars.mid:,.0f} are likely ({system.dollars.low:,.0f} to {system.dollars.high:,.0f})"
     hardware = system.parts[0].plan.hardware
-    price = hardware.devices * hardware.dollars_per_gpu_hour
+    price = hardware.dollars_per_hour
     if claim.dollars_per_hour is not None and claim.dollars_per_hour < price * (1 - TOLERANCE):
         likely = system.hours.mid
         yield (

@@ -113,10 +113,13 @@ def flops_per_token(recipe: Recipe, shape: Shape, *, recompute: bool, length: in
     """Return the floating-point operations of one token in training.
 
     A multiplied parameter costs 2 forward and 4 backward: 2 for the gradient of the activation and 2 for its own, which
-    a frozen one does without. An expert counts by the share of tokens that the router gives it. Attention costs 4 q s a
-    layer forward and twice that backward, s being the row or the sliding window, not halved for causality (the
-    convention of llm-foundry and PaLM, arXiv 2204.02311); layers without attention cost none. Recomputing the layers costs another forward pass of theirs.
-    Narrow widths, exits and a teacher cost as much as they would by themselves.
+    a frozen one does without. An expert counts by the share of tokens that the router gives it.
+
+    Attention costs 4 q s in each layer that has it, and twice that backward; s is the row, or the sliding window if
+    that is shorter. It is not halved for causality (the convention of llm-foundry and PaLM, arXiv 2204.02311).
+
+    Recomputing the layers costs another forward pass of theirs. Narrow widths, exits and a teacher cost as much as they
+    would by themselves.
 
     Args:
         recipe: decides what is trained.

@@ -103,7 +103,7 @@ def _shared_directory(stage: Stage, replace: bool) -> Iterator[Workspace]:
 def _train_in(directory: Path, stage: Stage) -> None:
     checkpoint = _agreed_checkpoint(directory, stage.args)
     tally = Tally.load(checkpoint) if checkpoint else Tally()
-    limits = LimitsCallback(stage.recipe.budget, _dollars_per_hour(stage.recipe), tally.seconds)
+    limits = LimitsCallback(stage.recipe.budget, load_hardware(stage.recipe.hardware).dollars_per_hour, tally.seconds)
     trainer = stage.make_trainer(directory, tally, limits, [MetricsCallback(directory)])
     trainer.remove_callback(PrinterCallback)
     progress = ProgressCallback()
@@ -134,11 +134,6 @@ def _agreed_checkpoint(directory: Path, args: TrainingArguments) -> Path | None:
     checkpoint = newest_complete(directory, world_size=args.world_size)
     share(str(checkpoint) if checkpoint else None)
     return checkpoint
-
-
-def _dollars_per_hour(recipe: Recipe) -> float:
-    hardware = load_hardware(recipe.hardware)
-    return hardware.dollars_per_gpu_hour * hardware.gpus
 
 
 def _raise_if_ended(limits: LimitsCallback, trainer: GuardedTrainer) -> None:

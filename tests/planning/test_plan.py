@@ -136,7 +136,7 @@ def test_a_directory_s_config_comes_first(tmp_path: Path) -> None:
 def test_the_tiny_profile_knows_the_base_that_is_not_made_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load_recipe("aj", ["output_dir=elsewhere"], profile="tiny")
     assert shape_of(load_recipe("aj", profile="tiny")).hidden_size == 256
-    with pytest.raises(UserError, match="is not here and its shape is not known"):
+    with pytest.raises(UserError, match="is not here, so its shape is not known"):
         shape_of(recipe.model_copy(update={"model": recipe.model.model_copy(update={"path": "elsewhere/nothing"})}))
 
 
