@@ -37,15 +37,18 @@ def check_model(model: Model) -> None:
         return
     fields = dict(model.config)
     model_type = fields.pop("model_type", None)
-    if model_type in CONFIG_CLASSES:
-        table = fields_of(CONFIG_CLASSES[model_type])
-        _check_names(model_type, fields, list(table))
-        for name, value in fields.items():
-            if problem := problem_with(value, table[name]):
-                raise UserError(f"model.config.{name} is {show_value(value)}, {problem}")
-        _check_heads(model_type, fields)
+    if model_type not in CONFIG_CLASSES:
+        _check_by_class(config_class(model_type), fields)
         return
-    _check_by_class(config_class(model_type), fields)
+    table = fields_of(CONFIG_CLASSES[model_type])
+    _check_names(model_type, fields, list(table))
+    for name, value in fields.items():
+        if problem := problem_with(value, table[name]) or _whole_number(value, table[name]):
+            raise UserError(f"model.config.{name} is {show_value(value)}, {problem}")
+    values = {name: field.get("default") for name, field in table.items()} | fields
+    _check_sizes(model_type, values)
+    if "mamba_d_ssm" in table:
+        _check_mixer(values)
 
 
 def _check_names(model_type: str, fields: dict[str, Any], known: list[str]) -> None:
@@ -54,15 +57,43 @@ def _check_names(model_type: str, fields: dict[str, Any], known: list[str]) -> N
             raise UserError(f"model.config: a {model_type} has no field '{name}'{did_you_mean(name, known)}")
 
 
-def _check_heads(model_type: str, fields: dict[str, Any]) -> None:
-    hidden, heads = fields.get("hidden_size", 4096), fields.get("num_attention_heads", 32)
-    groups = fields.get("num_key_value_heads") or 1
-    if min(hidden, heads, groups) < 1 or heads % groups:
+def _whole_number(value: Any, fragment: dict[str, Any]) -> str | None:
+    """Return what is wrong with a whole number: the config classes take no 1 where they want a 1.0."""
+    for alternative in fragment.get("anyOf", [fragment]):
+        kinds = alternative.get("type", [])
+        if isinstance(value, list) and "items" in alternative:
+            return next((why for item in value if (why := _whole_number(item, alternative["items"]))), None)
+        if type(value) is int and "number" in kinds and "integer" not in kinds:
+            return f"it must have a decimal point: {float(value)}"
+    return None
+
+
+def _check_sizes(model_type: str, values: dict[str, Any]) -> None:
+    hidden, heads, layers = (values[name] for name in ("hidden_size", "num_attention_heads", "num_hidden_layers"))
+    groups = values["num_key_value_heads"] or heads
+    if heads % groups:
         raise UserError(
-            f"model.config: num_attention_heads is {heads}; it must be a multiple of num_key_value_heads, {groups}"
+            f"model.config.num_attention_heads is {heads}; it must be a multiple of num_key_value_heads, {groups}"
         )
-    if hidden % heads and (model_type == "llama" or fields.get("head_dim") is None):
-        raise UserError(f"model.config: hidden_size is {hidden}; it must be a multiple of num_attention_heads, {heads}")
+    if (hidden % heads and model_type == "llama") or (hidden < heads and not values.get("head_dim")):
+        raise UserError(f"model.config.hidden_size is {hidden}; it must be a multiple of num_attention_heads, {heads}")
+    if (kinds := values.get("layer_types")) is not None and len(kinds) != layers:
+        raise UserError(f"model.config.layer_types has {len(kinds)} entries; it must have num_hidden_layers, {layers}")
+
+
+def _check_mixer(values: dict[str, Any]) -> None:
+    inner, heads, d_head = (values[name] for name in ("mamba_d_ssm", "mamba_n_heads", "mamba_d_head"))
+    inner = values["mamba_expand"] * values["hidden_size"] if inner is None else inner
+    if not heads or inner % heads:
+        raise UserError(f"model.config.mamba_n_heads is {show_value(heads)}; it must divide mamba_d_ssm, {inner}")
+    if d_head not in ("auto", channels := inner // heads):
+        raise UserError(
+            f"model.config.mamba_d_head is {show_value(d_head)}; it must be mamba_d_ssm / mamba_n_heads, {channels}"
+        )
+    if values["mamba_rms_norm"] and "base_hidden_size" in values:
+        raise UserError(
+            "model.config.mamba_rms_norm: an Adamba cannot have it, because no width could be cut out of it"
+        )
 
 
 def _check_by_class(kind: type[PretrainedConfig], fields: dict[str, Any]) -> None:

@@ -77,7 +77,15 @@ BOUNDS: dict[str, dict[str, float]] = {
     "r": {"minimum": 1},
     "lora_alpha": {"exclusiveMinimum": 0},
     "lora_dropout": {"minimum": 0, "maximum": 1},
+    "initializer_range": {"minimum": 0, "maximum": 1},
 }
+# Sizes of a model; transformers finds one below 1 only when it builds the tensors, if at all.
+SIZES = (
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
+    *("num_attention_heads", "num_key_value_heads", "head_dim"),
+    *("mamba_d_ssm", "mamba_n_heads", "mamba_d_state", "mamba_n_groups", "mamba_d_conv"),
+)
+BOUNDS |= {name: {"minimum": 1} for name in SIZES}
 PRIMITIVES = {int: "integer", float: "number", bool: "boolean", str: "string", dict: "object", type(None): "null"}
 
 
