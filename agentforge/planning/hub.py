@@ -31,23 +31,23 @@ def _expanded(path: str) -> Path:
 
 
 def hub_check() -> Iterator[Check]:
-    """Yield what is to be said about the token and the connection, for a recipe that must download."""
+    """Yield the state of the connection and the token, for a recipe that must download."""
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
-        yield Check(
-            "hub", "missing", "HF_HUB_OFFLINE is set, and something is to be downloaded", "unset HF_HUB_OFFLINE"
-        )
+        yield Check("hub", "missing", "HF_HUB_OFFLINE is set, but files must be downloaded", "unset HF_HUB_OFFLINE")
         return
     host, port = _endpoint()
     if _answers(host, port):
         yield Check("hub", "ok", f"{host} answers")
     else:
-        detail = f"{host} does not answer on port {port} within {TIMEOUT:g} s"
-        yield Check("hub", "missing", detail, "set HTTPS_PROXY or HF_ENDPOINT, or data.hub_mirror to a local copy")
+        detail = f"{host} did not answer on port {port} within {TIMEOUT:g} s"
+        yield Check(
+            "hub", "missing", detail, "set HTTPS_PROXY or HF_ENDPOINT, or point data.hub_mirror at a local copy"
+        )
     token_file = _expanded(os.environ.get("HF_TOKEN_PATH", str(hub_home() / "token")))
     if os.environ.get("HF_TOKEN") or token_file.is_file():
-        yield Check("hub token", "ok", "there is one")
+        yield Check("hub token", "ok", "found")
     else:
-        yield Check("hub token", "warn", "none; gated models, private data and push need one", "hf auth login")
+        yield Check("hub token", "warn", "none found; gated models, private data and push need one", "hf auth login")
 
 
 def _endpoint() -> tuple[str, int]:

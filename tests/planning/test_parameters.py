@@ -106,6 +106,10 @@ def test_known_models_have_their_published_sizes() -> None:
     assert counts["deepseek-ai/DeepSeek-R1-Distill-Llama-8B"] == 8_030_261_248
     assert counts["Qwen/Qwen2.5-0.5B"] == 494_032_768
     assert counts["Qwen/Qwen3-0.6B"] == 596_049_920
+    assert counts["openai-community/gpt2"] == 124_439_808
+    assert counts["mistralai/Mixtral-8x7B-v0.1"] == 46_702_792_704
+    mixtral = count_parameters(shape_from_config(known_models()["mistralai/Mixtral-8x7B-v0.1"]))
+    assert mixtral.active == 12_879_925_248
 
 
 def test_adapters_of_known_models() -> None:

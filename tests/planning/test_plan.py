@@ -66,14 +66,14 @@ def verdicts() -> dict[str, str]:
     ("says", "because"),
     [
         ("LoRA r=64", "right"),
-        ("~2.2 s/step", "14,895 tokens a second"),
-        ("training (5000 steps) ~11", "7.92 s a step is 4,137 tokens a second"),
-        ("~11 hours at ~2.2", "5000 x 2.2 s = 3.06 h, and 11 h = 7.92 s a step"),
+        ("~2.2 s/step", "14,895 tokens per second"),
+        ("training (5000 steps) ~11", "7.92 s per step is 4,137 tokens per second"),
+        ("~11 hours at ~2.2", "5000 x 2.2 s = 3.06 h, and 11 h = 7.92 s per step"),
         ("1x NVIDIA H100/H200", "one H100 has 79.1 GiB, not 130"),
         ("mixed dataset (300K", "0.27 of one epoch"),
         ("127,366 total", "0.63 of one epoch"),
         ("127,366 examples:", "add up to 211,689 rows"),
-        ("10 % Western", "89 of 127,366 rows are 0.07%; 10% would repeat each 143 times"),
+        ("10 % Western", "89 of 127,366 rows are 0.07%; 10% would repeat each row 143 times"),
         ("7 HuggingFace", "and the base is 65.5 GB more"),
     ],
 )
@@ -88,7 +88,7 @@ def test_impossible_speed_is_impossible_even_without_recomputation() -> None:
 
 
 def test_over_budget_is_refused() -> None:
-    with pytest.raises(CheckRefused, match=r"likely to cost \$9\d\.\d\d .* budget\.max_cost is \$60\.00") as caught:
+    with pytest.raises(CheckRefused, match=r"will probably cost \$9\d\.\d\d .* budget\.max_cost is \$60\.00") as caught:
         check_budget(make_plan(load_recipe("aj", ["budget.max_cost=60"])))
     assert caught.value.exit_code == 3
     with pytest.raises(CheckRefused, match=r"budget\.max_hours is 12"):
@@ -96,7 +96,7 @@ def test_over_budget_is_refused() -> None:
 
 
 def test_what_cannot_fit_is_refused() -> None:
-    with pytest.raises(CheckRefused, match=r"needs 76\.9 GiB on each device and 8 % to spare, 1xh100"):
+    with pytest.raises(CheckRefused, match=r"needs 76\.9 GiB per device and 8 % to spare, but 1xh100"):
         check_budget(make_plan(load_recipe("aj", ["hardware=1xh100"])))
 
 

@@ -149,7 +149,7 @@ def test_the_specifications_figures(whole: SystemPlan) -> None:
     said = {verdict.says.split(":")[0]: verdict for verdict in whole.verdicts}
     assert "1.8 times as much" in str(said["8x H200 at $1.96 a GPU and hour, $15.68"].wrong)
     assert "tokens for each parameter" in str(said["phase 4b, train 4096"].note)
-    assert "are likely" in str(said["total ~60 h, ~$940"].wrong)
+    assert "are expected" in str(said["total ~60 h, ~$940"].wrong)
     single = system("single")
     saved = whole.dollars.mid - single.dollars.mid
     assert f"${saved:,.0f}" in str(said["single expansion to 2560"].wrong)
