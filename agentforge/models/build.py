@@ -18,14 +18,17 @@ from transformers import (
     PreTrainedModel,
     set_seed,
 )
+from transformers.initialization import no_init_weights
+from transformers.pytorch_utils import Conv1D
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from agentforge.artifacts import hash_json
 from agentforge.errors import CheckRefused, UserError
-from agentforge.models.adamba.nanochat_layers import NormedEmbedding, SoftcappedHead
-from agentforge.models.auto import model_class
+from agentforge.models.auto import load_config, model_class, register
 from agentforge.models.config_check import check_model, first_line
 from agentforge.recipe.schema import Model
+from agentforge.references import resolve
+from agentforge.systems.registry import system_of
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +87,7 @@ def from_scratch(model: Model, vocab_size: int, *, seed: int, dtype: torch.dtype
     check_model(model)
     fields = dict(model.config)
     model_type = fields.pop("model_type")
+    register(model.config)
     fields.setdefault("vocab_size", vocab_size)
     if fields["vocab_size"] < vocab_size:
         raise UserError(
@@ -97,6 +101,29 @@ def from_scratch(model: Model, vocab_size: int, *, seed: int, dtype: torch.dtype
         raise UserError(f"model.config: {str(error).splitlines()[-1].strip()}") from error
     except (ValueError, TypeError, ZeroDivisionError, RuntimeError) as error:
         raise UserError(f"model.config does not make a {model_type}: {first_line(error)}") from error
+
+
+def config_of(model: Model) -> PretrainedConfig:
+    """Return the config of a recipe's base, without its weights.
+
+    Raises:
+        UserError: it cannot be read, or is not that of a model.
+    """
+    try:
+        if model.path is not None:
+            return load_config(model.path, revision=model.revision or "main", trust_remote_code=model.trust_remote_code)
+        register(model.config)
+        fields = dict(model.config)
+        return AutoConfig.for_model(fields.pop("model_type", ""), **fields)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"model {model.path or 'model.config'} cannot be read: {first_line(error)}") from error
+
+
+def empty_model(model: Model) -> PreTrainedModel:
+    """Return a recipe's base on the meta device: its modules, names and shapes, without memory for the weights."""
+    config = config_of(model)
+    with no_init_weights(), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
 
 
 def load_model(model: Model, *, dtype: torch.dtype, device: torch.device | None = None) -> PreTrainedModel:
@@ -194,22 +221,29 @@ def add_lora(model: PreTrainedModel, options: dict[str, Any], *, seed: int) -> P
     Raises:
         UserError: a name in `target_modules` matches nothing; the names that exist are given.
     """
+    set_seed(seed)
+    if getattr(model, "is_quantized", False):
+        from peft import prepare_model_for_kbit_training
+
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    return attach_lora(model, options)
+
+
+def attach_lora(model: PreTrainedModel, options: dict[str, Any]) -> PeftModel:
+    """Return ``model`` with LoRA matrices; `plan` counts them on the meta device, where no seed is needed.
+
+    Raises:
+        UserError: a name in `target_modules` matches nothing; the names that exist are given.
+    """
     targets = options.get("target_modules")
     if not isinstance(targets, str) and (unknown := sorted(set(targets or []) - _last_names(model))):
         raise UserError(
             f"train.lora.target_modules: this {model.config.model_type} has no {', '.join(unknown)}; "
             f"it has {', '.join(linear_names(model))}"
         )
-    if bent := sorted(_bent_outputs(model) & set(targets or [])):
-        raise UserError(
-            f"train.lora.target_modules: {', '.join(bent)} of this nanochat graft bends what it returns, so its LoRA "
-            "could not be merged; leave it out"
-        )
-    set_seed(seed)
-    if getattr(model, "is_quantized", False):
-        from peft import prepare_model_for_kbit_training
-
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    system = system_of(model.config.to_dict())
+    if system is not None and system.lora is not None:
+        options = resolve(system.lora)(model, options)
     try:
         return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **options))
     except (ValueError, TypeError) as error:
@@ -217,16 +251,10 @@ def add_lora(model: PreTrainedModel, options: dict[str, Any], *, seed: int) -> P
         raise UserError(f"train.lora: {first_line(error)} (linear modules here: {known})") from error
 
 
-def _bent_outputs(model: torch.nn.Module) -> set[str]:
-    bent = (NormedEmbedding, SoftcappedHead)
-    return {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, bent)}
-
-
 def linear_names(model: torch.nn.Module) -> list[str]:
     """Return the distinct last names of all linear modules: what `target_modules` may hold."""
-    return sorted(
-        {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    )
+    linear = (torch.nn.Linear, Conv1D)  # Conv1D is GPT-2's, of the same meaning
+    return sorted({name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, linear)})
 
 
 def _last_names(model: torch.nn.Module) -> set[str]:

@@ -122,8 +122,9 @@ def config_class(model_type: str | None) -> type[PretrainedConfig]:
         )
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    import agentforge.models.auto  # noqa: F401  - transformers learns of our own architectures
+    from agentforge.models.auto import register_all
 
+    register_all()
     if model_type not in CONFIG_MAPPING:
         hint = did_you_mean(model_type, list(CONFIG_MAPPING))
         raise UserError(f"model.config.model_type '{model_type}' is unknown to transformers{hint}")

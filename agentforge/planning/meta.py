@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from agentforge.errors import UserError
+from agentforge.models.build import attach_lora
 from agentforge.models.config_check import config_class, first_line
 from agentforge.planning.inventory import EMBEDDING, HEAD, LAYER, LINEAR, OTHER, Inventory, Parameter, Projection
 from agentforge.planning.sizes import Shape
@@ -278,16 +278,11 @@ def measured_adapter(config: str, options: str) -> Adapter:
     """Return what peft itself adds to the model for `train.lora` (as sorted JSON).
 
     Raises:
-        UserError: peft refuses it; the linear modules that exist are named.
+        UserError: `train` would refuse it; the linear modules that exist are named.
     """
-    lora = json.loads(options)
     model = meta_model.__wrapped__(config)  # one of its own: peft changes the model in place
-    known = sorted({name.rsplit(".", 1)[-1] for name, module in model.named_modules() if _features(module)})
-    try:
-        with torch.device("meta"):
-            adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **lora))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"train.lora: {first_line(error)} (linear modules here: {', '.join(known)})") from error
+    with torch.device("meta"):
+        adapted = attach_lora(model, json.loads(options))
     modules = {
         name.removeprefix("base_model.model."): (int(module.in_features), int(module.out_features), module.r["default"])
         for name, module in adapted.named_modules()

@@ -11,12 +11,13 @@ from typing import Any
 
 from agentforge.errors import UserError, did_you_mean
 from agentforge.models.config_check import CONFIG_CLASSES, check_model
-from agentforge.planning.hub import hub_cache
-from agentforge.planning.operations import operated
+from agentforge.planning.hub_reachable import hub_cache
 from agentforge.planning.sizes import Mixer, Shape
-from agentforge.recipe.schema import Model, Recipe, TokenizerTraining
+from agentforge.recipe.schema import Model, Recipe, Surgery, TokenizerTraining
 from agentforge.recipe.tables import fields_of
 from agentforge.recipe.yaml_files import config_roots, read_yaml
+from agentforge.references import resolve
+from agentforge.systems.registry import operations
 
 # Fields that add parameters which the table does not know, and the value at which they add none.
 PLAIN_HYBRID: dict[str, Any] = {
@@ -145,7 +146,7 @@ def config_of(recipe: Recipe) -> dict[str, Any]:
             return loaded
     if (maker := maker_of(model.path)) is not None:
         made = maker[1]
-        return operated(config_of(made), made.surgery) if made.surgery else config_of(made)
+        return _operated(config_of(made), made.surgery) if made.surgery else config_of(made)
     known = known_models()
     if model.path not in known:
         raise UserError(
@@ -153,6 +154,13 @@ def config_of(recipe: Recipe) -> dict[str, Any]:
             "run `agentforge download` on this recipe, or add what its config.json says to a file in configs/models"
         )
     return known[model.path]
+
+
+def _operated(config: dict[str, Any], surgery: Surgery) -> dict[str, Any]:
+    """Return the config.json that an operation of surgery makes of another."""
+    changes = operations()[surgery.operation].config
+    changed: dict[str, Any] = resolve(changes)(config, surgery) if changes else config
+    return changed
 
 
 def _from_scratch(recipe: Recipe) -> dict[str, Any]:

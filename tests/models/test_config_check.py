@@ -10,13 +10,15 @@ import pytest
 from transformers import AutoConfig
 
 from agentforge.errors import UserError
+from agentforge.models.auto import register_all
 from agentforge.models.build import from_scratch
 from agentforge.models.config_check import CONFIG_CLASSES, check_model
 from agentforge.planning.shapes import shape_of
-from agentforge.recipe import Recipe, load_recipe
-from agentforge.recipe.loading import recipe_names
-from agentforge.recipe.schema import Model
+from agentforge.recipe.loading import load_recipe, recipe_names
+from agentforge.recipe.schema import Model, Recipe
 from agentforge.recipe.tables import fields_of
+
+register_all()
 
 TINY = {
     "vocab_size": 96,

@@ -12,6 +12,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from agentforge.errors import UserError
+from agentforge.planning.flops import flops_per_token
 from agentforge.planning.memory import estimate_memory, layer_activations, needs_gradient_checkpointing
 from agentforge.planning.meta import measured_shape
 from agentforge.planning.parameters import (
@@ -23,8 +24,7 @@ from agentforge.planning.parameters import (
 )
 from agentforge.planning.plan import make_plan
 from agentforge.planning.shapes import shape_from_config, shape_of
-from agentforge.planning.work import flops_per_token
-from agentforge.recipe import Recipe
+from agentforge.recipe.schema import Recipe
 from tests.planning.test_memory import saved_bytes
 
 H, F, L, V = 32, 48, 3, 96
@@ -95,7 +95,7 @@ def test_what_lora_adapts_is_named_and_what_it_cannot_is_refused() -> None:
     shape = shape_from_config(GPT2)
     modules = adapted_modules(shape, {"r": 4, "target_modules": ["c_attn"]})
     assert modules == {f"transformer.h.{layer}.attn.c_attn": (H, 3 * H, 4) for layer in range(L)}
-    with pytest.raises(UserError, match=r"train\.lora: .*q_proj.*linear modules here: c_attn, c_fc, c_proj"):
+    with pytest.raises(UserError, match=r"this gpt2 has no q_proj; it has c_attn, c_fc, c_proj, lm_head"):
         count_lora(shape, {"target_modules": ["q_proj"]})
     known = shape_from_config({"model_type": "llama", **SIZES})
     with pytest.raises(UserError, match=r"this llama has no 'qproj'; did you mean 'q_proj'"):
@@ -277,7 +277,7 @@ def test_the_hubs_mirror_is_read(tmp_path: Path) -> None:
 def test_the_hubs_cache_is_where_huggingface_hub_has_it(
     variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from agentforge.planning.hub import hub_cache
+    from agentforge.planning.hub_reachable import hub_cache
 
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)

@@ -9,11 +9,13 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
-import agentforge.models.auto  # noqa: F401  - transformers learns of adamba
 from agentforge.errors import UserError
+from agentforge.models.auto import register_all
 from agentforge.models.config_check import CONFIG_CLASSES
 from agentforge.planning.parameters import count_lora, count_matching, count_parameters
 from agentforge.planning.shapes import known_models, shape_from_config
+
+register_all()
 
 TINY = {
     "vocab_size": 96,
