@@ -64,6 +64,14 @@ def test_it_is_planned(config: dict[str, Any]) -> None:
     assert plan.fits and not needs_gradient_checkpointing(recipe(config))
 
 
+def test_counting_draws_no_random_number() -> None:
+    """`train` asks whether to recompute before it makes the model, whose weights must not depend on the question."""
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    count_lora(shape_from_config(GPT2 | {"n_layer": 2}), {"r": 3, "target_modules": ["c_fc"]})
+    assert torch.equal(before, torch.get_rng_state())
+
+
 def test_gpt2_by_hand() -> None:
     counts = count_parameters(shape_from_config(GPT2))
     layer = (H * 3 * H + 3 * H) + (H * H + H) + (H * 4 * H + 4 * H) + (4 * H * H + H) + 4 * H
