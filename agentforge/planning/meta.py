@@ -17,7 +17,6 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
-from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
 
 from agentforge.errors import UserError
@@ -113,7 +112,7 @@ def meta_model(config: str) -> PreTrainedModel:
     fields.pop("quantization_config", None)  # how the published weights are packed; sizes are those of the plain model
     kind = config_class(fields.get("model_type"))
     try:
-        with no_init_weights(), torch.device("meta"):
+        with torch.device("meta"):  # not under `no_init_weights`, which would leave a tied head untied
             model: PreTrainedModel = AutoModelForCausalLM.from_config(kind.from_dict(fields))
     except StrictDataclassError as error:
         raise UserError(f"model.config: {str(error).splitlines()[-1].strip()}") from error
