@@ -41,13 +41,24 @@ def diagnose(recipe: Recipe | None = None, command: str = "RECIPE") -> list[Chec
     """
     checks = [_python(), _libraries(), _torch()]
     if recipe is None:
-        return [*checks, Check("machine", "ok", str(this_machine())), *_disk(Path("."), 0.0), *_gguf(needed=False)]
+        machine = Check("machine", "ok", str(this_machine()))
+        return [*checks, machine, *_disk(Path("."), 0.0), *_gguf(needed=False), _sandbox()]
     plan = make_plan(recipe)
     checks += [_accelerator(plan, command), _host_memory(plan), *_disk(Path(recipe.output_dir), _space(plan))]
     checks += [*_base(plan, command), *_sources(recipe, command)]
     if any(not item.here for item in plan.downloads):
         checks += hub_check()
     return [*checks, *(_gguf(needed=True) if recipe.export.gguf and recipe.train.lora is not None else [])]
+
+
+def _sandbox() -> Check:
+    """Isolate a command: only then is it known. Takes a fifth of a second, so not for every recipe."""
+    from agentforge.environments.sandbox.sandbox import isolation, isolation_problem
+
+    if isolation_problem() is None:
+        return Check("sandbox", "ok", isolation())
+    mend = "allow user namespaces, e.g. sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0 (docs/sandbox.md)"
+    return Check("sandbox", "warn", isolation(), mend)
 
 
 def _python() -> Check:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache, FalconH1Config, FalconH1ForCausalLM
 
+import agentforge.systems.adamba.auto  # noqa: F401  makes AutoModelForCausalLM know the type
 from agentforge.errors import UserError
 from agentforge.systems.adamba.modeling.configuration import AdambaConfig
 from agentforge.systems.adamba.modeling.mixer import AdambaMixer, fresh_mamba
