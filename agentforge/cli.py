@@ -106,9 +106,13 @@ def show(
 
         typer.echo("\n".join(recipe_names()))
     else:
+        from agentforge.models.config_check import check_model
         from agentforge.recipe.loading import resolved_yaml
 
-        typer.echo(resolved_yaml(load(context, recipe, profile)), nl=False)
+        loaded = load(context, recipe, profile)
+        if loaded.model.config:
+            check_model(loaded.model)
+        typer.echo(resolved_yaml(loaded), nl=False)
 
 
 @app.command(context_settings=PASS_ON)

@@ -56,7 +56,7 @@ def test_a_cpu_user_learns_why_not_here_and_what_it_would_cost(monkeypatch: pyte
         "on 1xh200 about 26.9 h and $94",
     ):
         assert part in hardware.detail
-    assert checks["host memory"].state == "missing" and "61.0 are needed" in checks["host memory"].detail
+    assert checks["host memory"].state == "missing" and "needs 61.0" in checks["host memory"].detail
     assert checks["base"] == Check(
         "base",
         "missing",
