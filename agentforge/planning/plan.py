@@ -101,9 +101,7 @@ def make_plan(recipe: Recipe) -> Plan:
         trained=trained_parameters(recipe, shape),
         tokens=tokens,
         memory=memory,
-        sharded=estimate_memory(recipe, sharded=True)
-        if hardware.devices > 1 and can_be_sharded(recipe, shape)
-        else None,
+        sharded=estimate_memory(recipe, sharded=True) if shardable else None,
         stages=_stages(recipe, hardware, shape, memory, tokens, downloads, made),
         downloads=downloads,
         made=made,
