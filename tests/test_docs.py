@@ -58,10 +58,10 @@ def all_commands() -> list[tuple[str, str]]:
 def check_agentforge(words: list[str]) -> None:
     """Parse a command line as the program would, and load the recipe that it names."""
     verbs = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    if words == ["--help"]:
+    if words == ["--help"] or words[0] == "VERB":
         return
     assert words[0] in verbs, f"there is no verb '{words[0]}'"
-    if len(words) == 1:  # the verb is spoken of
+    if len(words) == 1:  # the verb is only spoken of
         return
     arguments = [word for word in words[1:] if not PLACEHOLDER.match(word)]
     placeholder = ["RECIPE"] if len(arguments) < len(words) - 1 else []
@@ -173,3 +173,16 @@ def test_excerpts_are_equal_to_the_files(page: Path) -> None:
         source = (ROOT / match["file"]).read_text(encoding="utf-8")
         for part in re.split(r"^\s*# \.\.\.\n", match["text"], flags=re.M):
             assert part.strip("\n") in source, f"{match['file']} has no longer:\n{part}"
+
+
+def test_recipes_in_pages_load(tmp_path: Path) -> None:
+    blocks = [
+        block
+        for page in PAGES
+        for block in re.findall(r"<!-- recipe -->\n```yaml\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M)
+    ]
+    assert blocks
+    for number, block in enumerate(blocks):
+        recipe = tmp_path / f"recipe{number}.yaml"
+        recipe.write_text(block, encoding="utf-8")
+        load_recipe(str(recipe))
