@@ -19,7 +19,7 @@ from agentforge.recipe.overrides import parse_override
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(ROOT.glob("docs/**/*.md"))
-RECIPES = sorted(path for path in ROOT.glob("configs/*/*.yaml"))
+RECIPES = sorted(ROOT.glob("configs/*/*.yaml"))
 FENCE = re.compile(r"^(?:```|~~~)[^\n]*\n(.*?)^(?:```|~~~)", flags=re.S | re.M)
 SPAN = re.compile(r"`([^`\n]+)`")
 # What ends a command within a line: a comment, another command, a column of explanations, the rest of a sentence.
@@ -73,7 +73,12 @@ def check_agentforge(words: list[str]) -> None:
     names = context.params.get("names") or [context.params.get("recipe")]
     for name in names:
         if name not in (None, "RECIPE") and is_shipped(name):
-            load_recipe(name, changes, context.params.get("profile"))
+            load_once(name, tuple(changes), context.params.get("profile"))
+
+
+@cache
+def load_once(name: str, changes: tuple[str, ...], profile: str | None) -> None:
+    load_recipe(name, changes, profile)
 
 
 def is_shipped(name: str) -> bool:
@@ -120,7 +125,7 @@ def test_the_index_lists_every_page() -> None:
     assert pages <= listed, f"docs/index.md does not list {sorted(pages - listed)}"
 
 
-# -- the tour: `path/file.py` lies below agentforge/; `name()` and `Class` are in a file that the same section names ----
+# -- the tour: `path/file.py` is below agentforge/; `name()` and `Class` are in a file that the same section names -------
 
 
 @cache
@@ -173,6 +178,13 @@ def test_excerpts_are_equal_to_the_files(page: Path) -> None:
         source = (ROOT / match["file"]).read_text(encoding="utf-8")
         for part in re.split(r"^\s*# \.\.\.\n", match["text"], flags=re.M):
             assert part.strip("\n") in source, f"{match['file']} has no longer:\n{part}"
+
+
+def test_an_excerpt_that_differs_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("<!-- excerpt: agentforge/errors.py -->\n```python\nclass UserEror(Exception):\n```\n")
+    with pytest.raises(AssertionError, match=r"errors\.py has no longer"):
+        test_excerpts_are_equal_to_the_files(page)
 
 
 def test_recipes_in_pages_load(tmp_path: Path) -> None:
