@@ -125,7 +125,7 @@ def test_the_index_lists_every_page() -> None:
     assert pages <= listed, f"docs/index.md does not list {sorted(pages - listed)}"
 
 
-# -- the tour: `path/file.py` is below agentforge/; `name()` and `Class` are in a file that the same section names -------
+# -- the tour: `path/file.py` is below agentforge/; `name()` and `Class` are in a file that the same section names ---
 
 
 @cache
