@@ -34,7 +34,7 @@ def decoding(recipe: Recipe) -> dict[str, Any]:
     settings = settings_of(recipe)
     return {
         **recipe.rollouts.model_dump(include={"max_new_tokens", "top_p", "act"}),
-        "max_length": _max_length(recipe),
+        "max_length": recipe.episode_length,
         "temperature": settings.temperature,
         "samples": settings.samples,
         "seed": recipe.seed,
@@ -67,7 +67,7 @@ def play_tasks(recipe: Recipe, selection: Selection, policy: Policy | Actor) -> 
             tasks,
             sampling=Sampling(rollouts.max_new_tokens, settings.temperature, rollouts.top_p, recipe.seed),
             batch_size=rollouts.batch_size,
-            max_length=_max_length(recipe),
+            max_length=recipe.episode_length,
             act=rollouts.act,
             on_episode=keep,
         )
@@ -120,7 +120,3 @@ def dollars_per_hour(recipe: Recipe) -> float:
     """Return what the recipe's machine costs."""
     hardware = load_hardware(recipe.hardware)
     return hardware.dollars_per_gpu_hour * hardware.gpus
-
-
-def _max_length(recipe: Recipe) -> int:
-    return recipe.rollouts.max_length or recipe.data.max_length

@@ -24,8 +24,8 @@ class Tokens:
 
     Attributes:
         steps: optimiser steps.
-        rows: rows of `data.max_length` slots, over all steps and devices.
-        slots: rows x `data.max_length`; what the hardware computes on.
+        rows: rows of `Recipe.row_length` slots, over all steps and devices.
+        slots: rows x `Recipe.row_length`; what the hardware computes on.
         real: slots that hold a token rather than padding; equal to ``slots`` if nothing is known of the data.
         epochs: passes over the train split, None if it is not known how large that is.
         measured: `prepare` has counted the data; else they follow from the recipe alone.
@@ -41,7 +41,7 @@ class Tokens:
 
 def count_tokens(recipe: Recipe) -> Tokens | None:
     """Return what the training stage reads, or None where only `prepare` can tell (epochs of data of unknown size)."""
-    args, length = recipe.train.args, recipe.data.max_length
+    args, length = recipe.train.args, recipe.row_length
     batch = rows_per_step(recipe)
     train = _prepared(recipe)
     packs = args.get("packing", recipe.train.method in ("sft", "pretrain"))
@@ -69,7 +69,7 @@ def _count_rollouts(recipe: Recipe, batch: int) -> Tokens:
     fields = {name: value["default"] for name, value in fields_of("PPOConfig").items() if "default" in value}
     args = fields | recipe.train.args
     rows = args["num_rollouts"] * args["ppo_epochs"] * (args.get("rollout_batch_size") or batch)
-    slots = rows * (recipe.rollouts.max_length or recipe.data.max_length)
+    slots = rows * recipe.episode_length
     return Tokens(steps=math.ceil(rows / batch), rows=rows, slots=slots, real=slots, epochs=None, measured=False)
 
 
@@ -120,9 +120,9 @@ def flops_per_token(recipe: Recipe, shape: Shape, *, recompute: bool, length: in
         recipe: decides what is trained.
         shape: of the base.
         recompute: gradient checkpointing is on.
-        length: tokens in a row; `data.max_length` if not given.
+        length: tokens in a row; `Recipe.row_length` if not given.
     """
-    length = length or recipe.data.max_length
+    length = length or recipe.row_length
     train = recipe.train
     flops = _passes(shape, length, _trained_when_multiplied(recipe, shape), recompute)
     flops += sum(

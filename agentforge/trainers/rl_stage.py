@@ -114,10 +114,9 @@ class RLStage(Stage):
         """Play tasks with the policy as it is now; None for those whose environment broke."""
         rollouts, played = self.recipe.rollouts, dict[Task, Episode]()
         model = trainer.accelerator.unwrap_model(trainer.model)
-        length = rollouts.max_length or self.recipe.data.max_length
         with trainer.accelerator.autocast():
             play(
-                TransformersPolicy(model, trainer.processing_class, "policy", length),
+                TransformersPolicy(model, trainer.processing_class, "policy", self.recipe.episode_length),
                 self.pool,
                 tasks,
                 sampling=Sampling(rollouts.max_new_tokens, rollouts.temperature, rollouts.top_p, self.recipe.seed),
