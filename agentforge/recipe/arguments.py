@@ -16,7 +16,6 @@ CONFIG_OF_METHOD = {
     "kto": "KTOConfig",
     "grpo": "GRPOConfig",
     "ppo": "PPOConfig",
-    "reward": "RewardConfig",
 }
 
 # Fields that another key of the recipe decides: setting both would leave it open which one holds.

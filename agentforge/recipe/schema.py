@@ -207,7 +207,7 @@ class ExitTraining(Section):
 
 
 class Train(Section):
-    method: Literal["pretrain", "sft", "dpo", "kto", "grpo", "ppo", "reward"] = "sft"
+    method: Literal["pretrain", "sft", "dpo", "kto", "grpo", "ppo"] = "sft"
     args: dict[str, Any] = Field(default_factory=dict, description="fields of TrainingArguments, SFTConfig ...")
     lora: dict[str, Any] | None = Field(None, description="fields of peft.LoraConfig; none: all weights are trained")
     max_nonfinite_steps: int = Field(3, ge=1, description="skipped NaN/inf batches in a row at which the run stops")

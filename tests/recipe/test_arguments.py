@@ -1,11 +1,16 @@
 """`train.args` and `train.lora` against the tables, and the tables against the installed libraries."""
 
 import inspect
+from typing import get_args
 
 import pytest
 
+from agentforge.errors import UserError
+from agentforge.recipe import load_recipe
 from agentforge.recipe.arguments import CONFIG_OF_METHOD, OWNED, PPO_OWNED, problems_in
+from agentforge.recipe.schema import Train
 from agentforge.recipe.tables import HERE, fields_of
+from agentforge.trainers.train import METHODS
 
 
 def problem(values: dict, config: str = "SFTConfig", section: str = "train.args") -> str:
@@ -139,3 +144,10 @@ def _config(name: str) -> type:
     import trl
 
     return getattr(trl, name)
+
+
+def test_a_method_that_train_does_not_have_is_refused_with_those_that_there_are() -> None:
+    """`reward` was checked by `show` and priced by `plan`, and only `train` said that it does not exist."""
+    with pytest.raises(UserError, match=r"one of pretrain, sft, dpo, kto, grpo, ppo"):
+        load_recipe("affine/sft", ["train.method=reward"])
+    assert get_args(Train.model_fields["method"].annotation) == tuple(METHODS) == tuple(CONFIG_OF_METHOD)

@@ -226,7 +226,6 @@ def test_a_run_over_its_budget_is_stopped_with_a_checkpoint_and_goes_on_with_a_l
 @pytest.mark.parametrize(
     ("method", "train_section", "args", "words"),
     [
-        ("reward", {}, {}, "comes with a later version"),
         ("sft", {}, {"save_total_limit": 1}, "give 2"),
         ("sft", {}, {"packing_strategy": "wrapped"}, "keeps every conversation whole"),
         ("sft", {}, {"lr_scheduler_type": "zigzag"}, r"train\.args: .*zigzag"),

@@ -16,7 +16,7 @@ from typing import Any
 
 from agentforge.recipe.tables import HERE, PARENT
 
-CONFIG_CLASSES = (PARENT, "SFTConfig", "DPOConfig", "KTOConfig", "GRPOConfig", "RewardConfig")
+CONFIG_CLASSES = (PARENT, "SFTConfig", "DPOConfig", "KTOConfig", "GRPOConfig")
 PPO = "PPOConfig"
 # Enumerations that a class checks while it trains, or never; everything declared as Enum, Literal or "choices" is read.
 CHOICES: dict[tuple[str, str], list[str]] = {
@@ -85,11 +85,11 @@ def classes() -> dict[str, type]:
     """Return the config classes by name."""
     from peft import LoraConfig
     from transformers import TrainingArguments
-    from trl import DPOConfig, GRPOConfig, KTOConfig, RewardConfig, SFTConfig
+    from trl import DPOConfig, GRPOConfig, KTOConfig, SFTConfig
 
     from agentforge.trainers.ppo_config import PPOConfig
 
-    trl = (SFTConfig, DPOConfig, KTOConfig, GRPOConfig, RewardConfig)
+    trl = (SFTConfig, DPOConfig, KTOConfig, GRPOConfig)
     return {c.__name__: c for c in (TrainingArguments, *trl, PPOConfig, LoraConfig)}
 
 
