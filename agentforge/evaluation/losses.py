@@ -19,6 +19,7 @@ from agentforge.models.adamba.depth import hidden_after
 from agentforge.models.adamba.elastic import head
 from agentforge.models.adamba.exits import Exits, confidence_of
 from agentforge.models.adamba.submodels import submodel
+from agentforge.models.row_isolation import require
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -147,7 +148,10 @@ def measure(
 
     Raises:
         CheckRefused: the rows hold tokens that the model does not have.
+        UserError: padding behind a row changes what the model says of it: it is not causal.
     """
+    require(model, "right", "losses of rows that are read together")
+    require(model, "right", "losses of rows that are read together")
     vocabulary = int(model.get_output_embeddings().weight.shape[0])
     largest = max(max(row) for row in rows.ids)
     if largest >= vocabulary:

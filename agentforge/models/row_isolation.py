@@ -1,22 +1,23 @@
-"""Whether rows that a model reads together come out as each would by itself: found by trying, not by the model's name.
+"""Whether rows that a model reads together come out as each would by itself: found by trying, not by its name.
 
 Rows are run together for speed, in five ways, and each takes something of the model for granted:
 
 * packed, as rows are for training: joined end to end, `position_ids` that restart, no `attention_mask`. Attention looks
-  for the restarts and masks what is before them. A layer that carries a state along the row (a scan, a linear attention,
-  a convolution) mostly does not: its state runs on into the next document, silently.
-* padded on the right under an `attention_mask`, as unpacked rows, DPO, KTO and the losses of `evaluate` are. What follows
-  a token cannot reach it in a causal model; a model that is not causal is found out here.
+  for the restarts and masks what is before them. A layer that carries a state along the row (a scan, a linear
+  attention, a convolution) mostly does not: its state runs on into the next document, silently.
+* padded on the right under an `attention_mask`, as unpacked rows, DPO, KTO and the losses of `evaluate` are. What
+  follows a token cannot reach it in a causal model; a model that is not causal is found out here.
 * padded on the left under an `attention_mask`, without `position_ids`, as TRL scores the prompts of GRPO (and with it
   PPO). Rotary positions only know distances; learned ones (GPT-2) take another row of the table.
 * padded on the left, generated from with a cache, as episodes are played.
-* with a gap in the middle, as prompts are that share the cache of what they begin with. A sliding window counts the gap.
+* with a gap in the middle, as prompts are that share the cache of what they begin with. A sliding window counts it.
 
 A list of names of models that "carry a state" is never complete: `ZayaForCausalLM` was in none, and packed rows of it
-were off by half a unit of the logits without a word. So two short rows are run in each way and alone, and the logits
-compared. That is a property of the code (class, attention, kernels that are installed), not of the weights, so it is asked
-of a small twin with random weights; only where no twin can be made it is asked of the loaded model. What was found
-is kept in the process and in ``~/.cache/agentforge/row_isolation``, by everything that it depends on.
+were off by half a unit of the logits without a word. Nor is it only states: the masks of gpt_oss and AFMoE do not look
+at `position_ids` (transformers 5.23), those of OPT and Bloom cannot. So two short rows are run in each way and alone,
+and the logits compared. That is a property of the code (class, attention, kernels that are installed), not of the
+weights, so it is asked of a small twin with random weights; only where no twin can be made it is asked of the loaded
+model. What was found is kept in the process and in ``~/.cache/agentforge/row_isolation``, by all that it depends on.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from agentforge.artifacts import hash_json, write_json
+from agentforge.errors import UserError
 from agentforge.models.small_twin import VOCABULARY, concrete_class, small_twin
 
 log = logging.getLogger(__name__)
@@ -53,7 +55,7 @@ VERSION = 1
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
 COARSE = 0.05
 """Of dtypes with a short mantissa. What leaks from row to row is of the order of 1."""
-LENGTHS = (13, 9)
+LENGTHS = (15, 10)
 KERNELS = ("torch", "transformers", "mamba-ssm", "causal-conv1d", "flash-linear-attention", "flash-attn", "kernels")
 NOISE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "id2label", "label2id")
 _FOUND: dict[str, Isolation] = {}
@@ -92,18 +94,14 @@ class Isolation:
         return f"rows of {self.model} {WAYS[way]} change each other: logits differ by {difference:.2g} of their spread"
 
 
-def packing_refusal(model: PreTrainedModel | PretrainedConfig) -> str | None:
-    """Return why rows must not be packed for this model, or None if they may."""
-    return isolation_of(model).refusal("packed")
-
-
 def isolation_of(model: PreTrainedModel | PretrainedConfig) -> Isolation:
     """Return how rows of this model come out beside others, from the cache if this was asked before.
 
     Args:
         model: as it was loaded, with an adapter or without; or its config alone, for `AutoModelForCausalLM`'s class.
     """
-    loaded: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    found: Any = model
+    loaded = found.get_base_model() if hasattr(model, "get_base_model") else found
     config = loaded if isinstance(loaded, PretrainedConfig) else loaded.config
     try:
         model_class = concrete_class(loaded) if loaded is config else type(loaded)
@@ -119,6 +117,21 @@ def isolation_of(model: PreTrainedModel | PretrainedConfig) -> Isolation:
     return _FOUND[name]
 
 
+def require(model: PreTrainedModel, way: Way, wanted: str) -> None:
+    """Refuse what would silently train on, or measure, a mixture of rows.
+
+    Args:
+        model: as it was loaded.
+        way: how the rows would be run together.
+        wanted: what needs that, and what to do about it; it begins the sentence.
+
+    Raises:
+        UserError: the rows would change each other.
+    """
+    if refusal := isolation_of(model).refusal(way):
+        raise UserError(f"{wanted}: {refusal}")
+
+
 def _ask(model_class: type[PreTrainedModel], config: PretrainedConfig, loaded: PreTrainedModel | None) -> Isolation:
     attention, name = getattr(config, "_attn_implementation", None), model_class.__name__
     flash = "flash" in (attention or "")
@@ -129,14 +142,16 @@ def _ask(model_class: type[PreTrainedModel], config: PretrainedConfig, loaded: P
     with torch.random.fork_rng(devices), torch.autocast(device.type, enabled=False), torch.no_grad():
         twin = small_twin(model_class, config, **options)
         if twin is not None:
-            return probe(twin.to(device), name)
+            return probe(twin.to(device), name)  # type: ignore[arg-type]
         if loaded is None:
-            return Isolation(name, {}, 0.0, f"{name} could not be tried in small, so it is not known to keep rows apart")
+            return Isolation(
+                name, {}, 0.0, f"{name} could not be tried in small, so it is not known to keep rows apart"
+            )
         return _probe_loaded(loaded, name)
 
 
 def _probe_loaded(model: PreTrainedModel, name: str) -> Isolation:
-    """Ask the model itself, which proves less: its windows may be longer than the rows, its paths may be switched off."""
+    """Ask the model itself, which proves less: its windows may be longer than the rows, a path may be switched off."""
     if switched_off := [n for n, p in model.named_parameters() if p.dim() > 1 and not p.any()]:
         return Isolation(name, {}, 0.0, f"{name} could not be tried in small, and {switched_off[0]} is all 0 so far")
     training = [module for module in model.modules() if module.training]
@@ -157,13 +172,12 @@ def probe(model: PreTrainedModel, name: str) -> Isolation:
     tolerance = TOLERANCE.get(model.dtype, COARSE)
     try:
         alone = [_logits(model, row[None])[0] for row in rows]
-        other = rows[0].clone()
-        other[-2] = other[-2] % (vocabulary - 1) + 1
+        other = torch.cat([rows[0][:-1] % (vocabulary - 1) + 1, rows[0][-1:]])
         looks_back = (_logits(model, other[None])[0, -1] - alone[0][-1]).abs().max() / alone[0].std()
     except Exception as error:  # whatever a class of others raises, the answer is that nothing is proven
         return Isolation(name, {}, tolerance, f"{name} could not be tried: {_first_line(error)}")
     if not looks_back > 100 * tolerance:
-        return Isolation(name, {}, tolerance, f"a token of {name} does not depend on the one before: nothing is shown")
+        return Isolation(name, {}, tolerance, f"a token of {name} does not depend on those before: nothing is shown")
     differences = {way: _difference(run, model, rows, alone) for way, run in _RUNS.items()}
     return Isolation(name, differences, tolerance)
 

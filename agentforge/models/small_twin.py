@@ -1,9 +1,10 @@
 """A small model of the same make as a large one: its class, its attention, one layer at least of every kind it has.
 
 What a model computes of a row beside other rows depends on its code, not on its size. So a question about the code is
-asked of a twin that is built in a fraction of a second. How to make a config smaller is written down nowhere: each class
-has its own names and its own rules of what must divide what. So this tries, and checks what came out. A twin counts only
-if it is made of the same kinds of modules as the whole model, which is built without memory (on `meta`) to be compared.
+asked of a twin that is built in a fraction of a second. How to make a config smaller is written down nowhere: each
+class has its own names and its own rules of what must divide what. So this tries, and checks what came out. A twin
+counts only if it is made of the same kinds of modules as the whole model, which is built without memory (on `meta`) to
+be compared.
 """
 
 from __future__ import annotations
@@ -12,24 +13,26 @@ import copy
 import math
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
-LARGEST = 64_000_000
-"""Parameters of a twin; a larger one would take longer than a look at the real model."""
+LARGEST = 150_000_000
+"""Parameters of a twin, 0.6 GB; a larger one would take longer than a look at the real model."""
 VOCABULARY = 128
 WINDOW = 4
 """Tokens of a sliding window, and of a chunk that a scan works on: less than a row of the probe has."""
 
 NARROWEST = 16
 """Channels; of fewer, chance may leave a path without any effect."""
+FEED_FORWARD_WIDTH = 64
 
 HEADS = re.compile(r"(?<!d_)heads?$|n_groups$|num_groups$")
-WIDTHS = re.compile(r"hidden_size|intermediate|ffn|n_inner|n_embd|d_model|d_ssm|d_inner|lru_width|ff_dim|embed_proj_dim")
+WIDTHS = re.compile(r"hidden_size|n_embd|d_model|d_ssm|d_inner|lru_width|embed_proj_dim")
+FEED_FORWARD = re.compile(r"intermediate|ffn|n_inner|ff_dim")
 EXPERTS = re.compile(r"^(moe_)?num_(local_)?experts$|^n_routed_experts$")
 WINDOWS = re.compile(r"window(_size)?$|chunk_size$")
 TOKENS = re.compile(r"_token_ids?$")
@@ -47,10 +50,16 @@ def small_twin(model_class: type[PreTrainedModel], config: PretrainedConfig, **o
         wanted = kinds(_on_meta(model_class, config, options))
     except Exception:  # a class may refuse in any way; then there is nothing to compare a twin with
         return None
-    for smaller in _smaller(config):
+    too_large: set[tuple[bool, bool]] = set()
+    for smaller, made_so in _smaller(config):
+        if made_so in too_large:  # it was with fewer layers
+            continue
         try:
             empty = _on_meta(model_class, smaller, options)
-            if kinds(empty) != wanted or sum(p.numel() for p in empty.parameters()) > LARGEST:
+            if sum(p.numel() for p in empty.parameters()) > LARGEST:
+                too_large.add(made_so)
+                continue
+            if kinds(empty) != wanted:
                 continue
             twin = scatter(model_class._from_config(smaller, **options)).eval()
             twin(input_ids=torch.ones(1, 2 * WINDOW, dtype=torch.long), use_cache=False)
@@ -78,8 +87,8 @@ def _switches(module: nn.Module) -> Iterator[tuple[str, Any]]:
 def scatter(model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
     """Draw weights anew so that what each part adds is as large as what it is added to.
 
-    As classes initialise them, a recurrent path may be a thousandth of the residual stream, or be switched off by a gate
-    that is 0: what flows through it would be lost in rounding.
+    As classes initialise them, a recurrent path may be a thousandth of the residual stream, or be switched off by a
+    gate that is 0: what flows through it would be lost in rounding.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -91,7 +100,7 @@ def scatter(model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
                 fan_in = weight[0].numel()
                 weight.copy_(drawn / math.sqrt(fan_in))
         embeddings = model.get_input_embeddings().weight
-        embeddings.mul_(math.sqrt(embeddings.shape[1]))  # type: ignore[operator,index,union-attr]
+        embeddings.mul_(math.sqrt(embeddings.shape[1]))  # type: ignore[operator,index]
     return model
 
 
@@ -100,8 +109,8 @@ def _on_meta(model_class: type[PreTrainedModel], config: PretrainedConfig, optio
         return model_class._from_config(copy.deepcopy(config), **options)
 
 
-def _smaller(config: PretrainedConfig) -> Iterator[PretrainedConfig]:
-    """Yield configs, the boldest first; the last is only spared its vocabulary."""
+def _smaller(config: PretrainedConfig) -> Iterator[tuple[PretrainedConfig, tuple[bool, bool]]]:
+    """Yield configs, the boldest first, with what was done to their widths and experts beside fewer layers."""
     layers = config.get_text_config().num_hidden_layers
     for kept in [*_layers_to_keep(config.get_text_config(), layers), list(range(layers))]:
         for widths, experts in ((True, True), (True, False), (False, True), (False, False)):
@@ -118,7 +127,7 @@ def _smaller(config: PretrainedConfig) -> Iterator[PretrainedConfig]:
                     _narrow(text)
             except Exception:  # a field that cannot be set: the class computes it, or checks it against another
                 continue
-            yield smaller
+            yield smaller, (widths, experts)
 
 
 def _layers_to_keep(config: PretrainedConfig, layers: int) -> Iterator[list[int]]:
@@ -179,14 +188,20 @@ def _fewer_experts(config: PretrainedConfig) -> None:
 
 
 def _narrow(config: PretrainedConfig) -> None:
-    """Divide all numbers of heads, and with them all widths, by the most that divides each of them."""
+    """Divide all numbers of heads, and with them all widths, by the most that divides each of them.
+
+    What is inside a feed-forward layer has nothing to divide.
+    """
     heads = [(name, value) for name, value in _integers(config) if HEADS.search(name)]
-    widths = [(name, value) for name, value in _integers(config) if WIDTHS.search(name)]
+    widths = [(n, v) for n, v in _integers(config) if WIDTHS.search(n) and not FEED_FORWARD.search(n)]
     common = math.gcd(*(value for _, value in heads + widths))
     most = min((value for _, value in widths), default=NARROWEST) // NARROWEST
     factor = max((d for d in range(1, min(common, most) + 1) if common % d == 0), default=1)
     for name, value in heads + widths:
         setattr(config, name, value // factor)
+    for name, value in _integers(config):
+        if FEED_FORWARD.search(name):
+            setattr(config, name, min(value, FEED_FORWARD_WIDTH))
 
 
 def concrete_class(config: PretrainedConfig) -> type[PreTrainedModel]:
@@ -195,5 +210,5 @@ def concrete_class(config: PretrainedConfig) -> type[PreTrainedModel]:
     Raises:
         KeyError: it makes none of it.
     """
-    found: type[PreTrainedModel] = AutoModelForCausalLM._model_mapping[type(config)]
-    return found
+    found: Any = AutoModelForCausalLM._model_mapping[type(config)]
+    return cast(type[PreTrainedModel], found)

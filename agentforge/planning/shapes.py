@@ -55,6 +55,9 @@ FALCON_H1: dict[str, Any] = {
     "mamba_d_conv": 4,
 }
 DEFAULTS |= {"falcon_h1": FALCON_H1, "adamba": FALCON_H1}
+# Of these types, those whose documents stay apart when they are packed. Training asks the model itself
+# (`models.row_isolation`); a plan must do without torch, so a test asks for it.
+PACKABLE = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 
 
 @dataclass(frozen=True)

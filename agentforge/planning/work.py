@@ -9,7 +9,7 @@ from typing import Any
 
 from agentforge.artifacts import MANIFEST, read_manifest
 from agentforge.planning.parameters import count_lora, count_matching, count_parameters
-from agentforge.planning.shapes import Shape, teacher_shape
+from agentforge.planning.shapes import PACKABLE, Shape, shape_of, teacher_shape
 from agentforge.recipe.hardware import load_hardware
 from agentforge.recipe.schema import Recipe, Train
 from agentforge.recipe.tables import fields_of
@@ -44,7 +44,7 @@ def count_tokens(recipe: Recipe) -> Tokens | None:
     args, length = recipe.train.args, recipe.row_length
     batch = rows_per_step(recipe)
     train = _prepared(recipe)
-    packs = args.get("packing", recipe.train.method in ("sft", "pretrain"))
+    packs = _packs(recipe)
     fill = _fill(train, packs, length)
     epoch_rows = _rows_in_epoch(recipe, train, packs)
     if (steps := args.get("max_steps", -1)) <= 0:
@@ -88,6 +88,13 @@ def _prepared(recipe: Recipe) -> dict[str, Any] | None:
         return None
     train: dict[str, Any] | None = read_manifest(directory)["metrics"].get("train")
     return train
+
+
+def _packs(recipe: Recipe) -> bool:
+    wanted = recipe.train.args.get("packing")
+    if wanted is None:
+        return recipe.train.method in ("sft", "pretrain") and shape_of(recipe).model_type in PACKABLE
+    return bool(wanted)
 
 
 def _fill(train: dict[str, Any] | None, packs: bool, length: int) -> float:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from trl import GRPOConfig
 
 from agentforge.artifacts import write_json
+from agentforge.models.row_isolation import isolation_of, require
 from agentforge.trainers.length_groups import LengthGroups
 from agentforge.trainers.loop import GuardedTrainer
 
@@ -53,6 +54,11 @@ class GRPOTrainer(GuardedTrainer, trl.GRPOTrainer):
     def __init__(self, *args: Any, keeps: Mapping[str, Keeps] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.keeps = dict(keeps or {})
+        unwrapped = self.accelerator.unwrap_model(self.model)
+        require(unwrapped, "right", "train.method: completions of unlike length cannot be scored together")
+        self.pads_left = isolation_of(unwrapped).allows("left")
+        if self.args.world_size > 1:
+            require(unwrapped, "left", "train.method: start one process; several must score all prompts in one pass")
 
     @property
     def _steps_of_a_pass(self) -> int:
@@ -62,7 +68,7 @@ class GRPOTrainer(GuardedTrainer, trl.GRPOTrainer):
     def length_groups(self, mask: torch.Tensor, length: int) -> LengthGroups:
         """Return the groups of a batch `(B, L)`, the same for equal masks."""
         # DDP may broadcast buffers at each forward, so all processes must do as many
-        return LengthGroups(mask, length, one=self.args.world_size > 1)
+        return LengthGroups(mask, length, one=self.args.world_size > 1, equal_prompts=not self.pads_left)
 
     def _get_per_token_logps_and_entropies(
         self,

@@ -17,7 +17,8 @@ from agentforge.errors import CheckRefused, UserError, did_you_mean
 from agentforge.models.adamba.exits import ExitGate, load_gates
 from agentforge.models.adamba.shape import Shape, resized
 from agentforge.models.adamba.submodels import parse_width
-from agentforge.models.build import load_model, packing_refusal
+from agentforge.models.build import load_model
+from agentforge.models.row_isolation import isolation_of
 from agentforge.recipe.schema import Model, Recipe
 from agentforge.trainers.arguments import Arguments
 from agentforge.trainers.nested_objective import GATES, NestedObjective
@@ -67,8 +68,7 @@ class NestedPlan:
                 f"train.{keys[0]}: {self.recipe.model.path or 'model.config'} is a {config.model_type}; this needs an "
                 "Adamba, which `agentforge surgery` makes of a base (graft)"
             )
-        refusal = packing_refusal(config)
-        if arguments.packing and refusal:
+        if arguments.packing and (refusal := isolation_of(config).refusal("packed")):
             raise UserError(f"train.args.packing: {config.model_type} cannot be packed: {refusal}; set it to false")
         if not self.objective:
             return

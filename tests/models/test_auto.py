@@ -13,7 +13,7 @@ from agentforge.errors import UserError
 from agentforge.export.compare import Place
 from agentforge.export.compare import load_model as load_to_compare
 from agentforge.models.adamba.modeling import AdambaForCausalLM
-from agentforge.models.build import add_lora, build_model, from_scratch, load_model, packing_refusal
+from agentforge.models.build import add_lora, build_model, from_scratch, load_model
 from agentforge.models.locate import ModelLocation
 from agentforge.recipe.schema import Model
 from agentforge.rollouts.transformers_policy import load_weights
@@ -78,7 +78,6 @@ def test_a_config_that_makes_no_model_is_one_sentence(fields: dict[str, Any], me
 
 def test_documents_are_not_packed() -> None:
     model = from_scratch(recipe(), 64, seed=0)
-    assert "carry a state" in (packing_refusal(model.config) or "")
     assert choose_packing(model, None) is False
     with pytest.raises(UserError, match="adamba cannot be packed"):
         choose_packing(model, True)
