@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 from agentforge.artifacts import MANIFEST, read_manifest
+from agentforge.errors import UserError
 from agentforge.planning.parameters import count_lora, count_matching, count_parameters
 from agentforge.planning.shapes import PACKABLE, Shape, shape_of, teacher_shape
 from agentforge.recipe.hardware import load_hardware
@@ -92,9 +93,12 @@ def _prepared(recipe: Recipe) -> dict[str, Any] | None:
 
 def _packs(recipe: Recipe) -> bool:
     wanted = recipe.train.args.get("packing")
-    if wanted is None:
-        return recipe.train.method in ("sft", "pretrain") and shape_of(recipe).model_type in PACKABLE
-    return bool(wanted)
+    if wanted is not None or recipe.train.method not in ("sft", "pretrain"):
+        return bool(wanted)
+    try:
+        return shape_of(recipe).model_type in PACKABLE
+    except UserError:  # a base that cannot be sized is the business of whoever sizes it; its rows can be counted
+        return True
 
 
 def _fill(train: dict[str, Any] | None, packs: bool, length: int) -> float:

@@ -72,9 +72,12 @@ class PPOTrainer(GRPOTrainer):
         values = groups.join(
             [self.value_head(_before_each(hidden, group.kept)) for hidden, group in zip(seen, groups, strict=True)]
         )
-        error = value_loss(values, inputs["old_values"], inputs["returns"], mask, self.args.vf_clip_range)
-        self._metrics["train"]["value_loss"].append(self.accelerator.gather(error.detach()).mean().item())
-        return loss + self.args.vf_coef * error / self.current_gradient_accumulation_steps
+        count = self.tokens_of_update(inputs)
+        error = value_loss(values, inputs["old_values"], inputs["returns"], mask, self.args.vf_clip_range, count)
+        # what is logged is the mean over micro-batches, each of which is a share of the update's mean
+        logged = self.accelerator.gather(error.detach()).mean().item() * self.current_gradient_accumulation_steps
+        self._metrics["train"]["value_loss"].append(logged)
+        return loss + self.args.vf_coef * error
 
     @torch.no_grad()
     def _values_now(self, output: dict[str, Any]) -> torch.Tensor:
