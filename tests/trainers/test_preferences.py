@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from agentforge.artifacts import read_manifest
@@ -24,6 +25,7 @@ from agentforge.rollouts.policies import Sampling
 from agentforge.rollouts.pool import EnvironmentPool
 from agentforge.rollouts.transformers_policy import TransformersPolicy
 from agentforge.trainers.kto import EpisodeCollator, _neighbours
+from agentforge.trainers.preference_stage import PreferenceStage
 from agentforge.trainers.preferences import labelled_episodes, tokens_of, turn_pairs
 from agentforge.trainers.train import train
 
@@ -142,6 +144,30 @@ def test_what_failed_is_done_less(
     assert weights["r"] == 8
     lines = [json.loads(line) for line in (made / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["rewards/accuracies"] > 0.8 > lines[0]["rewards/accuracies"]
+
+
+@pytest.mark.parametrize(("method", "loss"), [("dpo", "sigmoid"), ("kto", "apo_zero_unpaired")])
+def test_the_same_rows_make_the_same_update_however_they_are_cut(
+    make_toy: MakeRecipe, episodes: list[Episode], monkeypatch: pytest.MonkeyPatch, method: str, loss: str
+) -> None:
+    """Five rows are an epoch: as one micro-batch, and as 2, 2 and 1. KTO is without its KL, which is each one's own."""
+    all_rows = PreferenceStage._rows
+
+    def five(self: PreferenceStage, tokenizer: Any) -> tuple[list[dict[str, Any]], dict[str, int]]:
+        rows = all_rows(self, tokenizer)[0]
+        return [*rows[:4], next(row for row in rows[4:] if row.get("label", True))], {}
+
+    monkeypatch.setattr(PreferenceStage, "_rows", five)
+    args = {"optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 1e6, "max_steps": 1, "loss_type": loss}
+    made = []
+    for rows, steps in [(8, 1), (2, 4)]:
+        cut = {"per_device_train_batch_size": rows, "gradient_accumulation_steps": steps}
+        recipe = make_toy(method, f"{rows}x{steps}", train={"args": args | cut})
+        recipe.artifact("episodes").mkdir()
+        write_episodes(recipe.artifact("episodes") / EPISODES, episodes)
+        made.append(load_file(train(recipe) / "model.safetensors"))
+    for name, weight in made[0].items():
+        torch.testing.assert_close(made[1][name], weight, atol=1e-6, rtol=0)
 
 
 def test_episodes_of_reserved_tasks_are_refused(make_toy: MakeRecipe, episodes: list[Episode]) -> None:
