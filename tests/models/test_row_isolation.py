@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM, Pre
 
 from agentforge.errors import UserError
 from agentforge.models import row_isolation
+from agentforge.models.auto import register_all
 from agentforge.models.row_isolation import isolation_of, require
 from agentforge.models.small_twin import concrete_class, kinds, small_twin
 from agentforge.planning.shapes import DEFAULTS, PACKABLE
@@ -60,6 +61,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "bloom": {"vocab_size": 64, "hidden_size": 32, "n_layer": 2, "n_head": 4},
     "gpt_oss": SIZES | SLIDING | {"head_dim": 8, "num_local_experts": 4},
 }
+
+
+register_all()
 
 
 def small(kind: str, **fields: Any) -> PretrainedConfig:

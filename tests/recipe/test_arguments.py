@@ -1,16 +1,14 @@
 """`train.args` and `train.lora` against the tables, and the tables against the installed libraries."""
 
 import inspect
-from typing import get_args
 
 import pytest
 
 from agentforge.errors import UserError
-from agentforge.recipe import load_recipe
-from agentforge.recipe.arguments import CONFIG_OF_METHOD, OWNED, PPO_OWNED, problems_in
-from agentforge.recipe.schema import Train
+from agentforge.recipe.arguments import OWNED, PPO_OWNED, problems_in
+from agentforge.recipe.loading import load_recipe
+from agentforge.recipe.methods import config_classes
 from agentforge.recipe.tables import HERE, fields_of
-from agentforge.trainers.train import METHODS
 
 
 def problem(values: dict, config: str = "SFTConfig", section: str = "train.args") -> str:
@@ -101,7 +99,7 @@ def test_a_field_of_another_method_names_it() -> None:
 
 @pytest.mark.parametrize("name", sorted(OWNED))
 def test_fields_that_the_recipe_owns_say_where_to_set_them(name: str) -> None:
-    config = next(c for c in CONFIG_OF_METHOD.values() if name in fields_of(c))
+    config = next(c for c in config_classes() if name in fields_of(c))
     assert f"train.args.{name} is not set here: {OWNED[name]}" in problem({name: 1}, config)
 
 
@@ -120,14 +118,13 @@ def test_the_tables_are_those_of_the_installed_versions() -> None:
 
     for name, table in all_tables().items():
         committed = (HERE / f"{name}.json").read_text(encoding="utf-8")
-        assert committed == to_json(table), f"{name} has changed: run `python -m agentforge.recipe.tables`"
+        assert committed == to_json(table), f"{name} has changed: run `python -m agentforge.trainers.field_tables`"
 
 
 def test_hand_written_choices_stand_in_the_libraries_source() -> None:
+    from agentforge.recipe.tables.__main__ import CHOICES, DPO_LOSSES
     from trl import DPOTrainer, GRPOTrainer
     from trl.generation import vllm_generation
-
-    from agentforge.recipe.tables.__main__ import CHOICES, DPO_LOSSES
 
     sources = {
         "GRPOConfig": inspect.getsource(inspect.getmodule(GRPOTrainer)) + inspect.getsource(vllm_generation),
@@ -150,4 +147,3 @@ def test_a_method_that_train_does_not_have_is_refused_with_those_that_there_are(
     """`reward` was checked by `show` and priced by `plan`, and only `train` said that it does not exist."""
     with pytest.raises(UserError, match=r"one of pretrain, sft, dpo, kto, grpo, ppo"):
         load_recipe("affine/sft", ["train.method=reward"])
-    assert get_args(Train.model_fields["method"].annotation) == tuple(METHODS) == tuple(CONFIG_OF_METHOD)

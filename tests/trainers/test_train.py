@@ -27,9 +27,8 @@ from agentforge.trainers import train as stage
 from agentforge.trainers.callbacks.limits import LimitsCallback
 from agentforge.trainers.callbacks.metrics import read_metrics
 from agentforge.trainers.train import train
-
-from .conftest import MakeRecipe
-from .tiny import LORA, figures, make_rows, write_prepared
+from tests.trainers.conftest import MakeRecipe
+from tests.trainers.tiny import LORA, figures, make_rows, write_prepared
 
 LORA_TRAIN = {"lora": LORA}
 
