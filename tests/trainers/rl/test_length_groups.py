@@ -88,7 +88,7 @@ def test_learned_positions_are_scored_without_padding_before_them(
     monkeypatch.setattr(GRPOTrainer, "_get_per_token_logps_and_entropies", watched)
     environments = {
         "colours": {"class": "tests.trainers.toys:Colours"},
-        "long": {"class": "tests.trainers.test_length_groups:Wordy"},
+        "long": {"class": f"{__name__}:Wordy"},
     }
     train(toy_recipe(tmp_path / "base", tmp_path / "runs", "grpo", environments=environments))
     assert seen
