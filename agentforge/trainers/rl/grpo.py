@@ -1,6 +1,15 @@
 """Group-relative policy optimisation over episodes: TRL's GRPOTrainer with checkpoints in the middle of a rollout.
 
-Nothing of the loss is written again, so every field of the config keeps its effect.
+Nothing of the loss is written again, so every field of the config keeps its effect. What is done otherwise than by TRL,
+each through the parent's own method:
+
+* Who plays: `rollout_func` is `trainers.rl.rollout.Rollouts`, and prompts are numbers of slots. TRL would generate one
+  completion a prompt; an episode has many turns, with the environment's words between them.
+* How tokens are scored (`_get_per_token_logps_and_entropies`): in groups of episodes of like length, for TRL pads all
+  to the longest; and, for models that padding on the left changes, of prompts of equal length.
+* The entropy bonus (`_compute_loss`): its mean is over the update, TRL's over each micro-batch.
+* Checkpoints: one rollout is trained on for several steps. What is left of it is saved, with the generator of tasks;
+  TRL would play anew after a restart.
 """
 
 from __future__ import annotations

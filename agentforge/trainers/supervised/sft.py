@@ -19,7 +19,10 @@ MAX_LOGITS_BYTES = 2**30
 
 
 class SupervisedTrainer(GuardedTrainer, SFTTrainer):
-    """`trl.SFTTrainer` that computes logits only where a token is trained."""
+    """`trl.SFTTrainer` that computes logits only where a token is trained.
+
+    Only the loss is overridden, and only where it is the mean cross-entropy; any other is the parent's to compute.
+    """
 
     args: SFTConfig
 
