@@ -14,9 +14,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM, Pre
 from agentforge.errors import UserError
 from agentforge.models import row_isolation
 from agentforge.models.auto import register_all
+from agentforge.models.config_check import CONFIG_CLASSES
 from agentforge.models.row_isolation import isolation_of, require
 from agentforge.models.small_twin import concrete_class, kinds, small_twin
-from agentforge.planning.shapes import DEFAULTS, PACKABLE
+from agentforge.planning.shapes import PACKABLE
 
 SIZES: dict[str, Any] = {
     "vocab_size": 64,
@@ -113,7 +114,7 @@ def test_padding_is_harmless_only_where_it_is(kind: str, left: bool, generated: 
 
 
 def test_the_plan_knows_without_torch_what_the_probe_finds() -> None:
-    assert {kind for kind in DEFAULTS if isolation_of(small(kind)).allows("packed")} == PACKABLE
+    assert {kind for kind in CONFIG_CLASSES if isolation_of(small(kind)).allows("packed")} == PACKABLE
 
 
 # -- the twin -------------------------------------------------------------------------------------------------------
