@@ -138,11 +138,10 @@ def _ask(model_class: type[PreTrainedModel], config: PretrainedConfig, loaded: P
     dtype = torch.bfloat16 if flash else torch.float32  # flash attention has no fp32
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     devices = [torch.cuda.current_device()] if device.type == "cuda" else []
-    options: dict[str, Any] = {"dtype": dtype} | ({"attn_implementation": attention} if attention else {})
     with torch.random.fork_rng(devices), torch.autocast(device.type, enabled=False), torch.no_grad():
-        twin = small_twin(model_class, config, **options)
+        twin = small_twin(model_class, config)
         if twin is not None:
-            return probe(twin.to(device), name)  # type: ignore[arg-type]
+            return probe(twin.to(device, dtype), name)  # type: ignore[arg-type]
         if loaded is None:
             return Isolation(
                 name, {}, 0.0, f"{name} could not be tried in small, so it is not known to keep rows apart"

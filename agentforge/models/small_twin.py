@@ -38,16 +38,15 @@ WINDOWS = re.compile(r"window(_size)?$|chunk_size$")
 TOKENS = re.compile(r"_token_ids?$")
 
 
-def small_twin(model_class: type[PreTrainedModel], config: PretrainedConfig, **options: Any) -> PreTrainedModel | None:
-    """Return a small model of the class, with random weights through which every path matters; None if there is none.
+def small_twin(model_class: type[PreTrainedModel], config: PretrainedConfig) -> PreTrainedModel | None:
+    """Return a small model in fp32, with random weights through which every path matters; None if there is none.
 
     Args:
         model_class: of the whole model.
         config: of the whole model; it is not changed.
-        options: of `from_config`: `dtype`, `attn_implementation`.
     """
     try:
-        wanted = kinds(_on_meta(model_class, config, options))
+        wanted = kinds(_on_meta(model_class, config))
     except Exception:  # a class may refuse in any way; then there is nothing to compare a twin with
         return None
     too_large: set[tuple[bool, bool]] = set()
@@ -55,13 +54,13 @@ def small_twin(model_class: type[PreTrainedModel], config: PretrainedConfig, **o
         if made_so in too_large:  # it was with fewer layers
             continue
         try:
-            empty = _on_meta(model_class, smaller, options)
+            empty = _on_meta(model_class, smaller)
             if sum(p.numel() for p in empty.parameters()) > LARGEST:
                 too_large.add(made_so)
                 continue
             if kinds(empty) != wanted:
                 continue
-            twin = scatter(model_class._from_config(smaller, **options)).eval()
+            twin = scatter(model_class(smaller)).eval()
             twin(input_ids=torch.ones(1, 2 * WINDOW, dtype=torch.long), use_cache=False)
         except Exception:  # this way of making it smaller broke a rule of the class: the next is less bold
             continue
@@ -104,9 +103,10 @@ def scatter(model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
     return model
 
 
-def _on_meta(model_class: type[PreTrainedModel], config: PretrainedConfig, options: dict[str, Any]) -> nn.Module:
+def _on_meta(model_class: type[PreTrainedModel], config: PretrainedConfig) -> nn.Module:
+    # the class itself and not its `from_config`, which under ZeRO-3 would hand each process a part of the weights
     with no_init_weights(), torch.device("meta"):
-        return model_class._from_config(copy.deepcopy(config), **options)
+        return model_class(copy.deepcopy(config))
 
 
 def _smaller(config: PretrainedConfig) -> Iterator[tuple[PretrainedConfig, tuple[bool, bool]]]:
