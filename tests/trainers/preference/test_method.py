@@ -16,6 +16,7 @@ from agentforge.artifacts import read_manifest
 from agentforge.data.tokenizer import load_tokenizer
 from agentforge.environments.splits import split_of, task_ids
 from agentforge.errors import CheckRefused, UserError
+from agentforge.recipe.loading import load_recipe
 from agentforge.rollouts.collect import EPISODES
 from agentforge.rollouts.environment_pool import EnvironmentPool
 from agentforge.rollouts.episode_store import write_episodes
@@ -191,3 +192,12 @@ def test_episodes_that_prefer_nothing_are_refused(make_toy: MakeRecipe, episodes
             train(recipe)
     with pytest.raises(UserError, match="padding_free has no effect"):
         train(make_toy("dpo", train={"args": {"padding_free": True}}))
+
+
+@pytest.mark.parametrize("profile", [None, "tiny"])
+def test_affine_prefers_among_what_its_own_recipes_have_played_on_the_same_tasks(profile: str | None) -> None:
+    sft, dpo, kto = (load_recipe(f"affine/{name}", profile=profile) for name in ("sft", "dpo", "kto"))
+    assert dpo.train.episodes == [str(dpo.artifact("episodes")), str(sft.artifact("episodes"))]
+    assert kto.train.episodes == dpo.train.episodes[:1]
+    assert (dpo.seed, dpo.environments, dpo.collect.episodes) == (sft.seed, sft.environments, sft.collect.episodes)
+    assert dpo.model.path == kto.model.path == str(sft.artifact("merged"))
