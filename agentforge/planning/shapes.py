@@ -118,16 +118,6 @@ def shape_of(recipe: Recipe) -> Shape:
     return shape_from_config(config_of(recipe))
 
 
-def teacher_shape(recipe: Recipe) -> Shape:
-    """Return the shape of the model that `train.distill` learns from.
-
-    Raises:
-        UserError: nothing here says what it is.
-    """
-    assert recipe.train.distill is not None
-    return shape_of(recipe.model_copy(update={"model": Model(path=recipe.train.distill.teacher)}))
-
-
 def config_of(recipe: Recipe) -> dict[str, Any]:
     """Return the config of a recipe's base, from the first place that has it.
 
@@ -201,8 +191,9 @@ def known_models() -> dict[str, dict[str, Any]]:
     return {name: config for path in files for name, config in read_yaml(path).items()}
 
 
+# names that stages give to the models they make
 MADE = re.compile(
-    r"-v\d+\.\d+\.\d+-(lora|model|merged|grafted|expanded|ordered|attention-dropped|sliced|width-\w+|depth-\d+)$"
+    rf"-v\d+\.\d+\.\d+-(lora|model|merged|{'|'.join(operation.suffixes for operation in operations().values())})$"
 )
 
 

@@ -34,3 +34,14 @@ def gguf_refusal(config: Mapping[str, Any]) -> str | None:
         f"GGUF has no way to say {parts}, which this model has from its nanochat base; serve the merged checkpoint "
         "with transformers instead"
     )
+
+
+def adapter_refusal(config: Mapping[str, Any], name: str) -> str | None:
+    """Say why no adapter may change a tensor of dropped attention: an Adamba does not run it, transformers would."""
+    for layer in config.get("dropped_attention") or []:
+        if f"layers.{layer}.self_attn." in name:
+            return (
+                f"layer {layer} has no attention (dropped_attention in its config.json); train the adapter with "
+                "agentforge, which leaves it out"
+            )
+    return None

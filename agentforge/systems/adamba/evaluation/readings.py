@@ -22,8 +22,8 @@ from agentforge.systems.adamba.checkpoint_types import OWN_TYPE, PLAIN_TYPE
 from agentforge.systems.adamba.exits.depth import hidden_after
 from agentforge.systems.adamba.exits.exits import Exits, confidence_of, exits_of, load_exits
 from agentforge.systems.adamba.generation import generate
+from agentforge.systems.adamba.modeling.embedding_and_head import head
 from agentforge.systems.adamba.recipe_sections import AdambaLoss
-from agentforge.systems.adamba.widths.elastic import head
 from agentforge.systems.adamba.widths.router import parameters
 from agentforge.systems.adamba.widths.submodels import parse_width, submodel
 
