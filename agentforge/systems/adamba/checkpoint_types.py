@@ -20,9 +20,9 @@ SWITCHES: dict[str, Any] = {
 
 
 def is_adamba(config: Mapping[str, Any]) -> bool:
-    """Tell whether a config.json is an Adamba's: of its own type, or a FalconH1 that remembers its base's width."""
+    """Tell whether a config.json is an Adamba's: of its own type, or a FalconH1 with fields that Adamba adds."""
     kind = config.get("model_type")
-    return kind == OWN_TYPE or (kind == PLAIN_TYPE and "base_hidden_size" in config)
+    return kind == OWN_TYPE or (kind == PLAIN_TYPE and ("base_hidden_size" in config or "exit_layers" in config))
 
 
 def gguf_refusal(config: Mapping[str, Any]) -> str | None:

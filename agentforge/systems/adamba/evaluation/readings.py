@@ -43,6 +43,7 @@ def loss_readings(model: Any, location: ModelLocation, settings: Losses) -> Adam
             raise UserError(
                 f"evaluate.loss.widths: a {model.config.model_type} has no narrower models inside; set it to ['1']"
             )
+        log.info("%s has no early exits: its loss is measured at full depth alone", location.label)
         return None
     layers, calibrated = _exits(model, location) if asked.exits else ([], None)
     return AdambaReadings(model, [str(share) for share in shares], layers, calibrated)

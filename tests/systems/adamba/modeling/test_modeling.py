@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache, FalconH1Config, FalconH1ForCausalLM
 
+import agentforge.systems.adamba.auto  # noqa: F401  makes AutoModelForCausalLM know the type
 from agentforge.errors import UserError
 from agentforge.systems.adamba.modeling.configuration import AdambaConfig
 from agentforge.systems.adamba.modeling.mixer import AdambaMixer, fresh_mamba
@@ -242,7 +243,6 @@ def test_any_falcon_h1_is_an_adamba(tmp_path: Path, caplog: pytest.LogCaptureFix
 
 
 def test_a_switch_makes_the_checkpoint_an_adambas(tmp_path: Path) -> None:
-    import agentforge.systems.adamba.auto  # noqa: F401
 
     model = adamba(logit_softcap=15.0, mlp="relu2")
     model.save_pretrained(tmp_path)
