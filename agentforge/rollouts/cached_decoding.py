@@ -16,7 +16,7 @@ from torch import Tensor
 
 from agentforge.rollouts.policies import Completion, Decoder, Request, Sampling
 from agentforge.rollouts.ragged_cache import RaggedCache
-from agentforge.rollouts.sampling import draw
+from agentforge.rollouts.sampling import draw_next
 
 WORTH_SHARING = 16
 """Tokens that two prompts must share so that one waits a forward for the other to read them."""
@@ -49,7 +49,7 @@ class CachedDecoder(Decoder):
     Args:
         model: in evaluation mode; it is called and not changed. The caller switches gradients off.
         stop_ids: tokens that end a turn.
-        sampling: temperature and top_p.
+        sampling: how tokens are drawn; the room and the seed are each request's own.
         seats: episodes at once; a seat is a row of the cache.
         additive_mask: the model's attention adds its mask instead of selecting by it.
 
@@ -131,7 +131,8 @@ class CachedDecoder(Decoder):
         else:
             logits = self._read(torch.tensor(indices, device=self.model.device), rows, None)
         uniforms = [row.random.random() for row in rows]
-        tokens, logprobs = draw(logits, self.sampling.temperature, self.sampling.top_p, uniforms)
+        contexts = (row.held + row.unread for row in rows)
+        tokens, logprobs = draw_next(logits, self.sampling, uniforms, contexts)
         written = [self._write(*step) for step in zip(rows, tokens, logprobs, strict=True)]
         return [(index, turn) for index, turn in zip(indices, written, strict=True) if turn is not None]
 
