@@ -180,13 +180,13 @@ class GGUFPolicy(Policy):
         import numpy as np
         from llama_cpp import LogitsProcessorList
 
-        failures: list[Exception] = []
+        failures: list[BaseException] = []
 
         def process(_: Any, scores: Any) -> Any:
             only = np.full_like(scores, -1e30)
             try:
                 only[choose(torch.from_numpy(np.array(scores)))] = 0.0
-            except Exception as error:  # llama.cpp calls this from C, where an exception would be printed and lost
+            except BaseException as error:  # this is called from C, where ctypes would print it and go on: Ctrl-C too
                 failures.append(error)
             return only
 

@@ -24,6 +24,10 @@ ToolSchema = dict[str, Any]
 OnToken = Callable[[int, int], bool]
 """Called with (row of the batch, new token id) after every token but the stop token; True stops that row."""
 
+OnText = Callable[[str, int | None], bool]
+"""Called with each token's text (empty while a character is incomplete) and the token, at the end with text that was
+left over and None; True stops the answer."""
+
 
 @dataclass(frozen=True)
 class Conversation:
@@ -229,18 +233,13 @@ class Policy(ABC):
             on_text(rest)
         return generation
 
-    def reply(self, conversation: Conversation, steering: Steering, on_text: Callable[[str], bool]) -> Generation:
-        """Answer one conversation with the tokens that ``steering`` decides, handing out the text as it is written.
-
-        Args:
-            on_text: called with the text of each token (empty while a character is incomplete) and with the rest at
-                the end; True stops the answer.
-        """
+    def reply(self, conversation: Conversation, steering: Steering, on_text: OnText) -> Generation:
+        """Answer one conversation with the tokens that ``steering`` decides, handing out the text as it is written."""
         stream = TextStream(self.decode)
         prompt = self.encode(conversation.messages, conversation.tools)
-        completion = self.write(prompt, steering, lambda _, token: on_text(stream.push(token)))
+        completion = self.write(prompt, steering, lambda _, token: on_text(stream.push(token), token))
         if rest := stream.finish():
-            on_text(rest)
+            on_text(rest, None)
         return self._generation(prompt, completion)
 
     def _generation(self, prompt: list[int], completion: Completion) -> Generation:

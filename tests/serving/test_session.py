@@ -266,8 +266,8 @@ def test_a_conversation_in_the_terminal_goes_on_until_the_input_ends(
 
     def listening(*arguments: Any) -> Any:
         policy = real(*arguments)
-        generate = policy.generate
-        monkeypatch.setattr(policy, "generate", lambda c, *more: (asked.extend(c), generate(c, *more))[1])
+        reply = policy.reply
+        monkeypatch.setattr(policy, "reply", lambda c, *more: (asked.append(c), reply(c, *more))[1])
         return policy
 
     monkeypatch.setattr(chat_module, "open_policy", listening)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from agentforge.rollouts.policies import Conversation, Sampling
 from agentforge.rollouts.scripted import ScriptedPolicy
+from agentforge.rollouts.steering import Steering
 from agentforge.serving.turns import Delta, TurnStream, read_turn, speak
 
 CALL = '<tool_call>\n{"name": "bash", "arguments": {"command": "ls </tool_call>"}}\n</tool_call>'
@@ -104,5 +105,6 @@ def test_unreadable_markup_is_text_and_never_a_call() -> None:
     ],
 )
 def test_finish_reasons(text: str, sampling: Sampling, stop: tuple[str, ...], reason: str) -> None:
-    spoken = speak(ScriptedPolicy(lambda _: text), Conversation([]), sampling, lambda _: None, stop=stop)
+    policy, stream = ScriptedPolicy(lambda _: text), TurnStream(stop)
+    spoken = speak(policy, Conversation([]), Steering(sampling), lambda *_: None, stream)
     assert spoken.finish_reason == reason
