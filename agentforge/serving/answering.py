@@ -45,7 +45,7 @@ def answer(
     for choice in range(request.n or 1):
         # a grammar and a turn's state are used up by one choice
         stream = TurnStream(
-            request.stop_strings,
+            request.stop or (),
             one_call=request.parallel_tool_calls is False,
             verbatim=request.form is not None and request.form.json is not None,
         )

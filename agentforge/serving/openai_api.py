@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from agentforge.errors import did_you_mean
 from agentforge.rollouts.policies import Conversation, Policy, Sampling
@@ -90,9 +90,14 @@ class ChatRequest(BaseModel):
     min_p: float | None = Field(None, ge=0, le=1)
     repetition_penalty: float | None = Field(None, gt=0, le=10)
     seed: int | None = None
-    stop: str | list[str] | None = None
+    stop: list[str] | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _one_stop_is_a_list(cls, stop: Any) -> Any:
+        return [stop] if isinstance(stop, str) else stop
 
     @classmethod
     def read(cls, body: bytes) -> ChatRequest:
@@ -151,12 +156,6 @@ class ChatRequest(BaseModel):
             if (value := getattr(self, name)) is not None
         }
         return replace(sampling, **given)
-
-    @property
-    def stop_strings(self) -> list[str]:
-        if self.stop is None:
-            return []
-        return [self.stop] if isinstance(self.stop, str) else self.stop
 
 
 def _asked_for(request: type[BaseModel], fields: dict[str, Any]) -> dict[str, Any]:

@@ -167,10 +167,10 @@ def checked_tools(tools: Sequence[Any]) -> list[dict[str, Any]]:
     names: list[str] = []
     for index, tool in enumerate(tools):
         path = f"tools[{index}]"
+        if isinstance(tool, Mapping) and tool.get("type", "function") != "function":
+            refuse(f"{path}.type", f"only functions can be offered, not {tool['type']!r}")
         if not isinstance(tool, Mapping) or not isinstance(tool.get("function"), Mapping):
             refuse(path, 'a tool must be {"type": "function", "function": {"name": ..., "parameters": ...}}')
-        if tool.get("type", "function") != "function":
-            refuse(f"{path}.type", f"only functions can be offered, not {tool['type']!r}")
         names.append(_checked_function(tool["function"], f"{path}.function"))
         if names[-1] in names[:-1]:
             refuse(f"{path}.function.name", f"another tool is called '{names[-1]}' already")
