@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from jinja2 import TemplateError
 
 from agentforge.errors import UserError
-from agentforge.rollouts.policies import Policy
-from agentforge.rollouts.steering import Steering, Step
+from agentforge.rollouts.policies.policies import Policy
+from agentforge.rollouts.policies.steering import Steering, Step
 from agentforge.serving.openai_api import ChatRequest
 from agentforge.serving.openai_errors import BadRequest, refuse
 from agentforge.serving.turns import Delta, Spoken, TurnStream, speak

@@ -13,7 +13,7 @@ from typing import Any
 
 from agentforge.data.tool_calls import CALL, END_CALL, END_THINK, THINK
 from agentforge.errors import did_you_mean
-from agentforge.rollouts.constraints import GrammarRefused, GrammarTokenizer, TokenConstraint
+from agentforge.rollouts.policies.constraints import GrammarRefused, GrammarTokenizer, TokenConstraint
 from agentforge.serving.openai_errors import refuse
 
 AS_TRAINED = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}

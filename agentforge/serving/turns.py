@@ -13,8 +13,8 @@ from typing import Any, Literal
 from pydantic_core import from_json
 
 from agentforge.data.tool_calls import CALL, END_CALL, END_THINK, THINK, parse_assistant, split_reasoning, unescape_tags
-from agentforge.rollouts.policies import Conversation, Generation, Policy
-from agentforge.rollouts.steering import Steering, Step
+from agentforge.rollouts.policies.policies import Conversation, Generation, Policy
+from agentforge.rollouts.policies.steering import Steering, Step
 
 Delta = tuple[Literal["content", "reasoning"], str]
 UNFINISHED_TAG = re.compile(r"\s*(?:<\\*/?[a-z_]{0,9})?\Z")

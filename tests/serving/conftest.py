@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import openai
 import pytest
 
-from agentforge.models.locate import locate_path
-from agentforge.rollouts.policies import open_policy
+from agentforge.models.locate_model import locate_path
+from agentforge.rollouts.policies.policies import open_policy
 
 from .live import client_of, running
 

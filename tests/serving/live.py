@@ -11,8 +11,8 @@ from typing import Any
 import openai
 import uvicorn
 
-from agentforge.rollouts.policies import Policy
-from agentforge.serving.server import create_app, listen
+from agentforge.rollouts.policies.policies import Policy
+from agentforge.serving.openai_server import create_app, listen
 
 
 @contextmanager

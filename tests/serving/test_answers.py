@@ -12,9 +12,9 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-from agentforge.models.locate import locate_path
-from agentforge.rollouts.policies import open_policy
-from agentforge.rollouts.scripted import ScriptedPolicy
+from agentforge.models.locate_model import locate_path
+from agentforge.rollouts.policies.policies import open_policy
+from agentforge.rollouts.policies.scripted import ScriptedPolicy
 
 from .live import ask, client_of, running
 
@@ -133,8 +133,10 @@ def test_a_policy_without_logits_says_so() -> None:
 
 
 def test_without_llguidance_the_extra_is_named(client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agentforge.rollouts.transformers_policy.TransformersPolicy.grammar_tokenizer", _missing)
-    monkeypatch.setattr("agentforge.rollouts.gguf_policy.GGUFPolicy.grammar_tokenizer", _missing)
+    monkeypatch.setattr(
+        "agentforge.rollouts.policies.transformers_policy.TransformersPolicy.grammar_tokenizer", _missing
+    )
+    monkeypatch.setattr("agentforge.rollouts.policies.gguf_policy.GGUFPolicy.grammar_tokenizer", _missing)
     monkeypatch.setitem(sys.modules, "llguidance", None)
     with pytest.raises(openai.BadRequestError, match=r"pip install agentforge-train\[grammars\]") as refused:
         ask(client, "x", response_format={"type": "json_object"})
@@ -142,7 +144,7 @@ def test_without_llguidance_the_extra_is_named(client: openai.OpenAI, monkeypatc
 
 
 def _missing(_: Any) -> None:
-    from agentforge.rollouts.constraints import require_llguidance
+    from agentforge.rollouts.policies.constraints import require_llguidance
 
     require_llguidance()
 
