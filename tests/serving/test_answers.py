@@ -59,7 +59,10 @@ def whole_and_streamed(client: openai.OpenAI, content: str, tools: Any = openai.
         calls = [(call.function.name, call.function.arguments) for call in choice.message.tool_calls or []]
         assert (same["content"], same["calls"]) == (choice.message.content or "", calls)
         assert same["reason"] == choice.finish_reason
-        assert same["tokens"] == (choice.logprobs.content if choice.logprobs else [])
+        tokens = choice.logprobs.content if choice.logprobs else []
+        assert [token.token for token in same["tokens"]] == [token.token for token in tokens]
+        # llama.cpp reads the prompt again from where it differs, in other pieces than before
+        assert [t.logprob for t in same["tokens"]] == pytest.approx([t.logprob for t in tokens], abs=1e-3)
     return list(whole.choices)
 
 

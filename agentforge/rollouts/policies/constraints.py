@@ -6,13 +6,15 @@ about 50 microseconds a step. It is an optional extra, loaded when the first gra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from agentforge.data.chat_template import codec_of
 from agentforge.errors import UserError
 
 
@@ -20,27 +22,53 @@ class GrammarRefused(UserError):
     """A grammar that cannot be held to: it is wrong, too large, or uses what is not known."""
 
 
-class GrammarTokenizer:
-    """A tokenizer as grammars see it: the bytes of its tokens. Making one takes about a second.
+class Vocabulary:
+    """A tokenizer as llguidance's `TokenizerWrapper` reads it; the names are its own.
 
     Args:
-        tokenizer: an `llguidance.LLTokenizer` whose end tokens are the policy's stop tokens.
+        tokens: the bytes of every token.
+        control: the texts and ids of control tokens, which no text matches.
+        plain: text to ids, control tokens that it spells read as ordinary text.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
+    bos_token_id = None
 
-    def symbol(self, text: str) -> str:
-        """Return how a Lark grammar of llguidance writes a text that the model may know as one control token.
+    def __init__(
+        self, tokens: list[bytes], control: dict[str, int], stop_id: int, plain: Callable[[str], list[int]]
+    ) -> None:
+        self.tokens = tokens
+        self.control = control
+        self.special_token_ids = sorted(control.values())
+        self.eos_token_id = stop_id
+        self._plain = plain
 
-        Control tokens are no text to llguidance: quoted text never matches them, only their ids do.
-        """
-        ids = self.tokenizer.tokenize_str(text, parse_special=True)
-        return f"<[{ids[0]}]>" if len(ids) == 1 else _quoted(text)
+    def __call__(self, text: str) -> list[int]:
+        return self._plain(text)
+
+
+class GrammarTokenizer:
+    """Compiles grammars for one vocabulary. Making one takes about a second.
+
+    llguidance's own wrappers are not used. They read a text as the tokenizer does, control tokens and all: a property
+    called ``<tool_call>`` would be forced into the answer as that token, which is not the text that was asked for.
+
+    Args:
+        stop_ids: tokens that may come where the text is complete.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, stop_ids: Sequence[int]) -> None:
+        import llguidance
+
+        self._control = vocabulary.control
+        self.tokenizer = llguidance.LLTokenizer(llguidance.TokenizerWrapper(vocabulary), eos_token=list(stop_ids))
 
     def is_token(self, text: str) -> bool:
-        """Tell whether a text is one token."""
-        return len(self.tokenizer.tokenize_str(text, parse_special=True)) == 1
+        """Tell whether a text is a control token."""
+        return text in self._control
+
+    def symbol(self, text: str) -> str:
+        """Return how a grammar writes a text that the model may know as a control token: by its id."""
+        return f"<[{self._control[text]}]>" if text in self._control else json.dumps(text)
 
     def constraint(self, grammar: str) -> TokenConstraint:
         """Compile a grammar in llguidance's Lark dialect.
@@ -96,19 +124,15 @@ def grammar_tokenizer_of(tokenizer: Any, size: int, stop_ids: Sequence[int]) -> 
     require_llguidance()
     import llguidance.hf
 
-    return GrammarTokenizer(llguidance.hf.from_tokenizer(tokenizer, n_vocab=size, eos_token=list(stop_ids)))
+    codec = codec_of(tokenizer)
+    # its wrapper knows how each kind of tokenizer writes bytes
+    read = llguidance.hf.from_tokenizer(tokenizer, n_vocab=size, eos_token=list(stop_ids))
+    tokens = [read.decode_bytes([token]) for token in range(size)]
 
+    def plain(text: str) -> list[int]:
+        return list(codec.plain.encode(text, add_special_tokens=False).ids)
 
-def grammar_tokenizer_of_llama(vocabulary: Any, stop_ids: Sequence[int]) -> GrammarTokenizer:
-    """Wrap the vocabulary of a GGUF file, a ``llama_vocab_p``.
-
-    Raises:
-        UserError: llguidance is not installed.
-    """
-    require_llguidance()
-    import llguidance.llamacpp
-
-    return GrammarTokenizer(llguidance.llamacpp.lltokenizer_from_vocab(vocabulary, eos_token=list(stop_ids)))
+    return GrammarTokenizer(Vocabulary(tokens, codec.ids, stop_ids[0], plain), stop_ids)
 
 
 def require_llguidance() -> None:
@@ -120,12 +144,6 @@ def require_llguidance() -> None:
             "holding a model to a form needs llguidance, which is not installed; "
             "run `pip install agentforge-train[grammars]`"
         ) from None
-
-
-def _quoted(text: str) -> str:
-    import json
-
-    return json.dumps(text, ensure_ascii=False)
 
 
 def _first_line(text: str) -> str:

@@ -17,7 +17,7 @@ from agentforge.data.chat_template import any_of, guard_control_tokens
 from agentforge.data.messages import escape, normalize
 from agentforge.errors import UserError
 from agentforge.models.locate_model import ModelLocation
-from agentforge.rollouts.policies.constraints import GrammarTokenizer, grammar_tokenizer_of_llama
+from agentforge.rollouts.policies.constraints import GrammarTokenizer, Vocabulary, require_llguidance
 from agentforge.rollouts.policies.policies import Completion, Message, OnToken, Policy, Request, Sampling, ToolSchema
 from agentforge.rollouts.policies.sampling import draw_next
 from agentforge.rollouts.policies.steering import Steering
@@ -151,7 +151,15 @@ class GGUFPolicy(Policy):
 
     def grammar_tokenizer(self) -> GrammarTokenizer:
         if self._grammar_tokenizer is None:
-            self._grammar_tokenizer = grammar_tokenizer_of_llama(self._vocabulary, self.stop_ids)
+            require_llguidance()
+            tokens = [self._piece(token) for token in range(self._library.llama_vocab_n_tokens(self._vocabulary))]
+
+            def plain(text: str) -> list[int]:
+                (guarded,), guard = guard_control_tokens([text], self._control_pattern)
+                return self._tokenize(guarded, guard)
+
+            vocabulary = Vocabulary(tokens, self._control, self.stop_ids[0], plain)
+            self._grammar_tokenizer = GrammarTokenizer(vocabulary, self.stop_ids)
         return self._grammar_tokenizer
 
     def _draw_one(self, request: Request, sampling: Sampling) -> Completion:
