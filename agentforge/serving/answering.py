@@ -47,7 +47,7 @@ def answer(
         stream = TurnStream(
             request.stop or (),
             one_call=request.parallel_tool_calls is False,
-            verbatim=request.form is not None and request.form.json is not None,
+            verbatim=request.form is not None and request.form.json_value is not None,
         )
 
         def hand_over(delta: Delta, steps: list[Step], choice: int = choice) -> None:

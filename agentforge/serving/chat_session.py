@@ -115,7 +115,7 @@ class Session:
             # The arguments are the model's, so whatever a tool makes of them is the model's to read and to mend. The
             # user asked for an answer and must not lose the conversation to it.
             log.debug("the tool %s failed", name, exc_info=True)
-            text, ran = f"error: {name} failed: {error or type(error).__name__}", True
+            text, ran = f"error: {name} failed: {str(error) or type(error).__name__}", True
         listener.result(call, text)
         self.messages.append({"role": "tool", "name": name, "content": text})
         return ran

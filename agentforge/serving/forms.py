@@ -48,19 +48,19 @@ class Form:
     Attributes:
         param: the field of the request that asked for it.
         text: free text, with or without calls after it.
-        json: one JSON value and nothing else.
+        json_value: one JSON value and nothing else.
         calls: tools that may be called, by name.
     """
 
     param: str
     text: bool
-    json: Part | None
+    json_value: Part | None
     calls: dict[str, Part]
 
     def grammar(self, tokenizer: GrammarTokenizer) -> str:
         """Return the Lark grammar of a turn."""
-        ways = ["json"] if self.json else []
-        rules = [f"json: {self.json.rule(READABLE)}"] if self.json else []
+        ways = ["json"] if self.json_value else []
+        rules = [f"json: {self.json_value.rule(READABLE)}"] if self.json_value else []
         if self.text:
             ways.append("text calls?" if self.calls else "text")
             marks = [tokenizer.symbol(tag) for tag in (THINK, END_THINK) if tokenizer.is_token(tag)]
@@ -88,7 +88,7 @@ class Form:
         try:
             return tokenizer.constraint(self.grammar(tokenizer))
         except GrammarRefused as error:
-            for part in [*([self.json] if self.json else []), *self.calls.values()]:
+            for part in [*([self.json_value] if self.json_value else []), *self.calls.values()]:
                 try:
                     tokenizer.constraint(f"start: {part.rule(READABLE)}")
                 except GrammarRefused as reason:

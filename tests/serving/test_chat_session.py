@@ -144,6 +144,47 @@ def test_interrupting_keeps_what_was_said(local_tools: LocalTools) -> None:
     assert session.ask("Again", Heard()) == "answered"
 
 
+class Broken(LocalTools):
+    def run(self, call: dict[str, Any]) -> tuple[str, bool]:
+        raise self.failure
+
+    def __init__(self, failure: BaseException) -> None:
+        super().__init__()
+        self.failure = failure
+
+
+@pytest.mark.parametrize("failure", [ValueError("embedded null byte"), UnicodeError(), UserError("no sandbox")])
+def test_whatever_a_tool_raises_is_its_result(tools: ToolSet, failure: Exception) -> None:
+    """A command with a NUL in it ended the chat and took the user's turn back."""
+    session = session_of(scripted(called("bash", command="echo \0"), "I see."), tools, Broken(failure))
+    heard = Heard()
+    assert session.ask("Go", heard) == "answered"
+    (result,) = heard.of("result")
+    assert result.startswith("error: bash failed: ") and (str(failure) or type(failure).__name__) in result
+    assert [m["role"] for m in session.messages] == ["system", "user", "assistant", "tool", "assistant"]
+    assert session.messages[3]["content"] == result, "the model reads it too"
+
+
+def test_a_schema_that_cannot_be_evaluated_is_the_models_to_read(local_tools: LocalTools) -> None:
+    schema = {"type": "object", "properties": {"a": {"$ref": "#/nowhere"}}}
+    tools = ToolSet("bad", [{"type": "function", "function": {"name": "think", "parameters": schema}}])
+    heard = Heard()
+    session = session_of(scripted(called("think", a=1), "Well."), tools, local_tools)
+    assert session.ask("Go", heard) == "answered"
+    assert "cannot be checked" in heard.of("result")[0]
+
+
+def test_ctrl_c_between_a_turn_and_its_tool_stops_the_answer(tools: ToolSet, local_tools: LocalTools) -> None:
+    class Impatient(Heard):
+        def call(self, call: dict[str, Any], problem: str | None) -> None:
+            raise KeyboardInterrupt
+
+    session = session_of(scripted(called("think", thought="hm"), "Second."), tools, local_tools)
+    assert session.ask("Go", Impatient()) == "interrupted"
+    assert session.messages[1]["content"] == "Go", "the user's turn stays"
+    assert session.ask("And?", Heard()) == "answered"
+
+
 def test_a_refused_question_leaves_the_conversation_as_it_was(
     talking_checkpoint: Path, local_tools: LocalTools
 ) -> None:
@@ -274,6 +315,23 @@ def test_a_conversation_in_the_terminal_goes_on_until_the_input_ends(
     text = said(recipe, str(talking_checkpoint))
     assert "/new starts afresh" in text
     assert len(asked) == 2 and asked[0].messages is not asked[1].messages
+
+
+def test_ctrl_c_at_the_prompt_leaves_and_closes_the_tools(
+    recipe: Recipe, talking_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Typing(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+        def readline(self, size: int = -1) -> str:
+            raise KeyboardInterrupt
+
+    closed: list[bool] = []
+    monkeypatch.setattr("sys.stdin", Typing())
+    monkeypatch.setattr(LocalTools, "close", lambda self: closed.append(True))
+    chat(recipe, str(talking_checkpoint), console=Console(file=io.StringIO()))
+    assert closed == [True]
 
 
 @pytest.mark.parametrize(

@@ -43,8 +43,10 @@ def split(text: str, widths: list[int]) -> list[str]:
     return [*chunks, text[start:]]
 
 
-def collect(raw: str, widths: list[int], stop: tuple[str, ...] = ()) -> tuple[TurnStream, dict[str, str]]:
-    stream = TurnStream(stop)
+def collect(
+    raw: str, widths: list[int], stop: tuple[str, ...] = (), **options: bool
+) -> tuple[TurnStream, dict[str, str]]:
+    stream = TurnStream(stop, **options)
     deltas: list[Delta] = [delta for chunk in split(raw, widths) for delta in stream.feed(chunk)]
     deltas += stream.finish()
     joined = {kind: "".join(text for k, text in deltas if k == kind) for kind in ("content", "reasoning")}
@@ -78,6 +80,45 @@ def test_a_stop_string_cuts_wherever_the_chunks_end(raw: str, widths: list[int],
     before, found, _ = raw.partition(stop)
     assert (stream.raw, stream.stopped) == (before, bool(found))
     assert joined["content"] == before.strip()
+
+
+@given(PIECES, st.lists(st.integers(1, 5), max_size=40))
+@example("Now.\n" + CALL + "\n" + CALL + "after", [7, 7])
+@example(CALL + "\n<tool_call>\n{broken", [])
+@example("<tool_call>\n{broken\n</tool_call>\n" + CALL, [])
+def test_one_call_is_the_first_wherever_the_chunks_end(raw: str, widths: list[int]) -> None:
+    stream, joined = collect(raw, widths, one_call=True)
+    said = stream.said()
+    assert len(said.tool_calls) <= 1 and raw.startswith(stream.raw)
+    if not orphaned_end(raw):
+        assert joined["content"] == said.content
+    if not stream.stopped:
+        assert stream.raw == raw and not said.tool_calls
+    everything = read_turn(raw)
+    if everything.tool_calls:
+        assert said.tool_calls == everything.tool_calls[:1]
+
+
+JSONISH = st.lists(st.sampled_from(['"', "{", "}", "<tool_call>", "<\\think>", "</think>", "\n ", "é"]), max_size=8)
+
+
+@given(JSONISH.map("".join), st.lists(st.integers(1, 5), max_size=20))
+def test_json_goes_through_as_it_stands(body: str, widths: list[int]) -> None:
+    raw = "{" + body
+    stream, joined = collect(raw, widths, verbatim=True)
+    assert joined == {"content": raw, "reasoning": ""} and stream.said().content == raw
+
+
+def test_a_turn_held_to_json_may_be_a_call_instead() -> None:
+    stream, joined = collect(CALL, [3, 9], verbatim=True)
+    assert len(stream.said().tool_calls) == 1 and joined["content"] == ""
+
+
+def test_a_call_that_is_nested_too_deeply_is_text() -> None:
+    """It would end every later turn: rendering the history walks down it, one Python frame a level."""
+    deep = '<tool_call>\n{"name": "f", "arguments": {"a": ' + "[" * 400 + "]" * 400 + "}}\n</tool_call>"
+    said = read_turn(deep)
+    assert said.tool_calls == [] and "nested too deeply" in said.problems[0] and said.content.startswith("<tool_call>")
 
 
 def test_text_is_shown_as_it_comes_and_calls_are_not() -> None:
