@@ -10,10 +10,10 @@ from jinja2 import TemplateError
 
 from agentforge.errors import UserError
 from agentforge.rollouts.policies.policies import Policy
-from agentforge.rollouts.policies.steering import Steering, Step
+from agentforge.rollouts.policies.steering import Steering
 from agentforge.serving.openai_api import ChatRequest
 from agentforge.serving.openai_errors import BadRequest, refuse
-from agentforge.serving.turns import Delta, Spoken, TurnStream, speak
+from agentforge.serving.turns import Delta, ScoredToken, Spoken, TurnStream, speak
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,12 @@ class Event:
     """What happens to one of a request's choices: a piece of it is written, or it is complete.
 
     Attributes:
-        steps: of the piece's tokens.
+        tokens: of the piece, if they are scored.
     """
 
     choice: int
     delta: Delta | None = None
-    steps: list[Step] = field(default_factory=list)
+    tokens: list[ScoredToken] = field(default_factory=list)
     spoken: Spoken | None = None
 
 
@@ -50,8 +50,8 @@ def answer(
             verbatim=request.form is not None and request.form.json_value is not None,
         )
 
-        def hand_over(delta: Delta, steps: list[Step], choice: int = choice) -> None:
-            on_event(Event(choice, delta, steps))
+        def hand_over(delta: Delta, tokens: list[ScoredToken], choice: int = choice) -> None:
+            on_event(Event(choice, delta, tokens))
 
         steering = _steering(policy, request, choice)
         try:

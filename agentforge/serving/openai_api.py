@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -16,11 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from agentforge.errors import did_you_mean
 from agentforge.rollouts.policies.policies import Conversation, Policy, Sampling
-from agentforge.rollouts.policies.steering import Step
 from agentforge.serving.forms import Form, form_of
 from agentforge.serving.openai_errors import BadRequest, read_json, refuse
 from agentforge.serving.openai_messages import checked_messages, checked_tools
-from agentforge.serving.turns import Delta, Spoken
+from agentforge.serving.turns import Delta, ScoredToken, Spoken
 
 UNREAD = frozenset(
     {
@@ -185,15 +184,13 @@ class Response:
 
     Args:
         model: its label.
-        decode: token ids to text, for log-probabilities.
         logprobs: they were asked for.
     """
 
-    def __init__(self, model: str, decode: Callable[[Sequence[int]], str], logprobs: bool = False) -> None:
+    def __init__(self, model: str, logprobs: bool = False) -> None:
         self.model = model
         self.id = f"chatcmpl-{secrets.token_hex(12)}"
         self.created = int(time.time())
-        self._decode = decode
         self._logprobs = logprobs
 
     def whole(self, choices: Sequence[Spoken]) -> dict[str, Any]:
@@ -213,7 +210,7 @@ class Response:
         return {
             "index": index,
             "message": message,
-            "logprobs": self._logprobs_of(spoken.steps),
+            "logprobs": self._logprobs_of(spoken.tokens),
             "finish_reason": spoken.finish_reason,
         }
 
@@ -221,10 +218,10 @@ class Response:
         """Return the chunk that opens a choice."""
         return self._chunk(index, {"role": "assistant", "content": ""})
 
-    def piece(self, index: int, delta: Delta, steps: Sequence[Step]) -> dict[str, Any]:
+    def piece(self, index: int, delta: Delta, tokens: Sequence[ScoredToken]) -> dict[str, Any]:
         """Return the chunk of a piece of text."""
         kind, text = delta
-        return self._chunk(index, {"content" if kind == "content" else "reasoning_content": text}, steps)
+        return self._chunk(index, {"content" if kind == "content" else "reasoning_content": text}, tokens)
 
     def last(self, index: int, spoken: Spoken) -> list[dict[str, Any]]:
         """Return the chunks that close a choice: its calls, and the reason it ended.
@@ -234,7 +231,7 @@ class Response:
         Clients that join fragments join this one as well. The tokens of the markup have no text of their own in the
         stream, so their log-probabilities go with the first of these chunks.
         """
-        rest = list(spoken.steps[spoken.reported :])
+        rest = spoken.tokens[spoken.reported :]
         calls = [{"index": position, **tool_call(call)} for position, call in enumerate(spoken.said.tool_calls)]
         chunks = []
         for call in calls:
@@ -247,29 +244,30 @@ class Response:
         return self._envelope("chat.completion.chunk", []) | {"usage": usage(choices)}
 
     def _chunk(
-        self, index: int, delta: dict[str, Any], steps: Sequence[Step] = (), reason: str | None = None
+        self, index: int, delta: dict[str, Any], tokens: Sequence[ScoredToken] = (), reason: str | None = None
     ) -> dict[str, Any]:
-        logprobs = self._logprobs_of(steps) if steps else None
+        logprobs = self._logprobs_of(tokens) if tokens else None
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
         return self._envelope("chat.completion.chunk", [choice])
 
-    def _logprobs_of(self, steps: Sequence[Step]) -> dict[str, Any] | None:
+    def _logprobs_of(self, tokens: Sequence[ScoredToken]) -> dict[str, Any] | None:
         if not self._logprobs:
             return None
         content = [
-            self._token(step.token, step.logprob) | {"top_logprobs": [self._token(*entry) for entry in step.top]}
-            for step in steps
+            scored(token.text, token.logprob) | {"top_logprobs": [scored(*entry) for entry in token.top]}
+            for token in tokens
         ]
         return {"content": content, "refusal": None}
 
-    def _token(self, token: int, logprob: float) -> dict[str, Any]:
-        text = self._decode([token])
-        # a token may be a part of a character: then its bytes are not in its text
-        spelt = None if "\ufffd" in text else list(text.encode())
-        return {"token": text, "logprob": max(logprob, -9999.0), "bytes": spelt}
-
     def _envelope(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model, "choices": choices}
+
+
+def scored(text: str, logprob: float) -> dict[str, Any]:
+    """Return a token's log-probability. JSON has no infinity: the API writes -9999 for what cannot come."""
+    # a token may be a part of a character: then its bytes are not in its text
+    spelt = None if "\ufffd" in text else list(text.encode())
+    return {"token": text, "logprob": max(logprob, -9999.0), "bytes": spelt}
 
 
 def tool_call(call: dict[str, Any]) -> dict[str, Any]:

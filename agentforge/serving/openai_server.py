@@ -144,7 +144,7 @@ async def _body(http: Request) -> bytes:
 
 
 def _response(engine: Engine, request: ChatRequest) -> Response:
-    return Response(engine.policy.label, engine.policy.decode, logprobs=bool(request.logprobs))
+    return Response(engine.policy.label, logprobs=bool(request.logprobs))
 
 
 async def _unless_gone(http: Request, engine: Engine, request: ChatRequest) -> list[Spoken]:
@@ -187,7 +187,7 @@ async def _events(engine: Engine, request: ChatRequest) -> AsyncIterator[str]:
 
 
 def _chunks(response: Response, event: Event) -> list[dict[str, Any]]:
-    chunks = [] if event.delta is None else [response.piece(event.choice, event.delta, event.steps)]
+    chunks = [] if event.delta is None else [response.piece(event.choice, event.delta, event.tokens)]
     return chunks if event.spoken is None else [*chunks, *response.last(event.choice, event.spoken)]
 
 

@@ -197,6 +197,14 @@ def policy() -> Any:
     return random_policy(tokenizer)
 
 
+@given(st.binary(max_size=20) | st.text(max_size=20).map(str.encode))
+@example(b"[" * 10**5)
+@example(b"\xff")
+def test_whatever_bytes_are_sent_are_refused_with_a_sentence(body: bytes) -> None:
+    with pytest.raises(BadRequest):
+        ChatRequest.read(body)
+
+
 @settings(max_examples=150, deadline=None)
 @given(body=BODY | ANY)
 @example(body={"model": "m", "messages": [USER], "tools": [TOOL | {"x": float("nan")}]})
@@ -210,5 +218,5 @@ def test_whatever_is_sent_gets_an_answer_or_a_sentence(policy: Any, body: Any) -
     except UserError as error:
         assert str(error)
         return
-    whole = Response("m", policy.decode, bool(request.logprobs)).whole(choices)
+    whole = Response("m", bool(request.logprobs)).whole(choices)
     assert json.loads(json.dumps(whole, allow_nan=False))["choices"]

@@ -1,7 +1,7 @@
 """Grammars over tokens: at each step, which tokens still lead to a text that the grammar knows.
 
-llguidance (https://github.com/guidance-ai/llguidance) does the work: an Earley parser over the bytes of the vocabulary,
-about 50 microseconds a step. It is an optional extra, loaded when the first grammar is asked for.
+llguidance (https://github.com/guidance-ai/llguidance) does the work: an Earley parser over the bytes of the vocabulary.
+It is an optional extra, loaded when the first grammar is asked for.
 """
 
 from __future__ import annotations
