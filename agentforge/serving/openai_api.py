@@ -49,6 +49,8 @@ ONLY_DEFAULT: dict[str, tuple[Any, ...]] = {
     "web_search_options": (None,),
 }
 """Fields that would change the answer and are not built, with the values that ask for nothing."""
+MOST_SHOWN = 80
+"""Characters of a wrong field that an error repeats: a request may be megabytes of one."""
 INSTEAD = {
     "frequency_penalty": "use repetition_penalty",
     "function_call": "use tool_choice",
@@ -162,10 +164,11 @@ def _asked_for(request: type[BaseModel], fields: dict[str, Any]) -> dict[str, An
     known = [*request.model_fields, *UNREAD, *ONLY_DEFAULT]
     for name, value in fields.items():
         if name not in known:
+            name = name[:MOST_SHOWN]
             refuse(name, f"this server knows no such field{did_you_mean(name, known)}")
         if name in ONLY_DEFAULT and value not in ONLY_DEFAULT[name]:
             instead = f"; {INSTEAD[name]}" if name in INSTEAD else "; leave it out"
-            refuse(name, f"{json.dumps(value)} is not supported by this server{instead}")
+            refuse(name, f"{json.dumps(value)[:MOST_SHOWN]} is not supported by this server{instead}")
     return {name: value for name, value in fields.items() if name in request.model_fields}
 
 

@@ -93,9 +93,8 @@ def create_app(policy: Policy, max_waiting: int = MAX_WAITING) -> FastAPI:
         engine.close()
 
     app = FastAPI(title="agentforge", openapi_url=None, lifespan=lifespan)
-    app.exception_handler(UserError)(_refused)
-    app.exception_handler(HTTPException)(_not_found)
-    app.exception_handler(Exception)(_failed)
+    for kind, handler in ((UserError, _refused), (HTTPException, _not_found), (Exception, _failed)):
+        app.exception_handler(kind)(handler)
 
     @app.get("/health")
     async def health() -> dict[str, str]:

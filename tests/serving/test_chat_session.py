@@ -22,7 +22,7 @@ from agentforge.recipe.schema import Recipe
 from agentforge.rollouts.policies.policies import Conversation, Sampling, open_policy
 from agentforge.rollouts.policies.scripted import ScriptedPolicy
 from agentforge.serving import chat as chat_module
-from agentforge.serving.chat import chat, example_prompts
+from agentforge.serving.chat import Terminal, chat, example_prompts
 from agentforge.serving.chat_session import Listener, Session
 from agentforge.serving.local_tools import LocalTools, read_files
 from agentforge.serving.turns import Delta
@@ -315,6 +315,15 @@ def test_a_conversation_in_the_terminal_goes_on_until_the_input_ends(
     text = said(recipe, str(talking_checkpoint))
     assert "/new starts afresh" in text
     assert len(asked) == 2 and asked[0].messages is not asked[1].messages
+
+
+def test_a_terminal_shows_escape_sequences_and_does_not_obey_them() -> None:
+    written = io.StringIO()
+    terminal = Terminal(Console(file=written, force_terminal=True, color_system=None))
+    terminal.delta(("content", "a\x1b[2Jb\tc\r\n\ud800"))
+    terminal.result({}, "\x1b]52;c;aGk=\x07\x9b")
+    assert "\x1b" not in written.getvalue() and "\x9b" not in written.getvalue()
+    assert "a␛[2Jb" in written.getvalue() and "␛]52;c;aGk=␇\ufffd" in written.getvalue()
 
 
 def test_ctrl_c_at_the_prompt_leaves_and_closes_the_tools(
