@@ -38,9 +38,12 @@ WhichModel = Annotated[str | None, typer.Option(help="base, lora, model, merged,
 
 def load(context: typer.Context, name: str, profile: str | None) -> Any:
     """Return the recipe with the overrides that stand on the command line, and say which profile was picked."""
+    from agentforge.environments.registry import check_options
     from agentforge.recipe.loading import load_recipe
 
-    return load_recipe(name, overrides(context), profile)
+    recipe = load_recipe(name, overrides(context), profile)
+    check_options(recipe.environments)
+    return recipe
 
 
 def overrides(context: typer.Context) -> list[str]:
@@ -103,9 +106,13 @@ def show(
 
         typer.echo("\n".join(recipe_names()))
     else:
+        from agentforge.models.config_check import check_model
         from agentforge.recipe.loading import resolved_yaml
 
-        typer.echo(resolved_yaml(load(context, recipe, profile)), nl=False)
+        loaded = load(context, recipe, profile)
+        if loaded.model.config:
+            check_model(loaded.model)
+        typer.echo(resolved_yaml(loaded), nl=False)
 
 
 @app.command(context_settings=PASS_ON)

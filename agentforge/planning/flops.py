@@ -8,8 +8,9 @@ from fractions import Fraction
 from typing import Any
 
 from agentforge.artifacts import MANIFEST, read_manifest
-from agentforge.planning.parameters import count_lora, count_matching, count_parameters
-from agentforge.planning.shapes import Shape, teacher_shape
+from agentforge.planning.parameters import count_lora, count_parameters, multiplied_matching
+from agentforge.planning.shapes import teacher_shape
+from agentforge.planning.sizes import Shape
 from agentforge.recipe.hardware import load_hardware
 from agentforge.recipe.schema import Recipe, Train
 from agentforge.recipe.tables import fields_of
@@ -112,9 +113,13 @@ def flops_per_token(recipe: Recipe, shape: Shape, *, recompute: bool, length: in
     """Return the floating-point operations of one token in training.
 
     A multiplied parameter costs 2 forward and 4 backward: 2 for the gradient of the activation and 2 for its own, which
-    a frozen one does without. Attention costs 4 L q s forward and twice that backward, not halved for causality (the
-    convention of llm-foundry and PaLM, arXiv 2204.02311). Recomputing the layers costs another forward pass of theirs.
-    Narrow widths, exits and a teacher cost as much as they would by themselves.
+    a frozen one does without. An expert counts by the share of tokens that the router gives it.
+
+    Attention costs 4 q s in each layer that has it, and twice that backward; s is the row, or the sliding window if
+    that is shorter. It is not halved for causality (the convention of llm-foundry and PaLM, arXiv 2204.02311).
+
+    Recomputing the layers costs another forward pass of theirs. Narrow widths, exits and a teacher cost as much as they
+    would by themselves.
 
     Args:
         recipe: decides what is trained.
@@ -142,18 +147,18 @@ def _passes(shape: Shape, length: int, trained: float | None, recompute: bool) -
     counts = count_parameters(shape)
     attention = _attention(shape, length)
     flops = 4.0 * counts.multiplied + 2.0 * (counts.multiplied if trained is None else trained) + 3 * attention
-    return flops + (2.0 * counts.layers + attention if recompute else 0.0)
+    return flops + (2.0 * counts.multiplied_in_layers + attention if recompute else 0.0)
 
 
 def _attention(shape: Shape, length: int) -> float:
-    return 4.0 * shape.num_hidden_layers * shape.query_size * length
+    return 4.0 * shape.query_size * shape.attended(length)
 
 
 def _trained_when_multiplied(recipe: Recipe, shape: Shape) -> float | None:
     """Return the trained parameters that cost a gradient; LoRA's cost their own forward and backward as well."""
     if recipe.train.lora is not None:
         return 3.0 * count_lora(shape, recipe.train.lora)
-    return float(count_matching(shape, recipe.train.trainable)) if recipe.train.trainable else None
+    return multiplied_matching(shape, recipe.train.trainable) if recipe.train.trainable else None
 
 
 def widths_of_a_step(train: Train) -> list[tuple[Fraction, float]]:

@@ -12,8 +12,15 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from agentforge.errors import UserError
-from agentforge.planning.parameters import adapted_modules, count_lora, count_matching, count_parameters
-from agentforge.planning.shapes import Shape, shape_of, teacher_shape
+from agentforge.planning.parameters import (
+    adapted_modules,
+    count_lora,
+    count_matching,
+    count_parameters,
+    inventory_of,
+)
+from agentforge.planning.shapes import shape_of, teacher_shape
+from agentforge.planning.sizes import Shape
 from agentforge.recipe.hardware import load_hardware
 from agentforge.recipe.schema import Recipe
 from agentforge.recipe.tables import fields_of
@@ -27,6 +34,8 @@ ADAM_STATES = 2
 CUDA_OVERHEAD = 1.5 * 2**30
 # The rest is for the allocator's fragmentation and for what the formulas do not know.
 USABLE = 0.92
+# What an unknown architecture keeps for each number that goes in or out of a matrix product
+BETWEEN_PROJECTIONS = 1.5
 # Where TRL's head works in tiles instead of holding the logits (trainers.sft.MAX_LOGITS_BYTES)
 MAX_LOGITS_BYTES = 2**30
 
@@ -164,7 +173,8 @@ def trained_parameters(recipe: Recipe, shape: Shape) -> int:
 def weight_bytes(recipe: Recipe, shape: Shape) -> float:
     """Return the bytes of the base's weights: fp32 if they are trained (trainers hold them so), else as `model` says.
 
-    nf4 holds the decoder's matrices in 4 bits; embeddings, head and norms stay in `model.dtype`.
+    nf4 holds the linear modules of the layers in 4 bits. Everything else stays in `model.dtype`: embeddings, head and
+    norms, and experts: bitsandbytes replaces linear modules only, and transformers 5 keeps experts in one tensor.
     """
     counts = count_parameters(shape)
     if recipe.train.lora is None:
@@ -172,7 +182,7 @@ def weight_bytes(recipe: Recipe, shape: Shape) -> float:
     width = DTYPE_BYTES[recipe.model.dtype]
     if recipe.model.quantize is None:
         return float(width * counts.total)
-    return NF4_BYTES * counts.layers + width * (counts.total - counts.layers)
+    return NF4_BYTES * counts.linear + width * (counts.total - counts.linear)
 
 
 def optimizer_bytes(recipe: Recipe) -> float:
@@ -191,27 +201,41 @@ def activation_bytes(recipe: Recipe) -> int:
 
 
 def layer_activations(shape: Shape, recipe: Recipe) -> float:
-    """Return the bytes that one decoder layer keeps for a token.
+    """Return the bytes that one decoder layer keeps for a token, on average over the layers.
 
-    Norms keep their fp32 input and their output; attention q, k, v and its result; SwiGLU gate, its SiLU, up and their
-    product. Each LoRA module keeps its input (with dropout a copy and a mask of one byte) and its r-wide middle.
+    Each LoRA module keeps its input (with dropout a copy and a mask of one byte) and its r-wide middle.
     """
     width = activation_bytes(recipe)
+    kept = _known_activations(shape, width) if shape.config is None else _measured_activations(shape, width)
+    if recipe.train.lora is not None:
+        dropout = bool(recipe.train.lora.get("lora_dropout"))
+        layers = {projection.name for projection in inventory_of(shape).projections}
+        inside = [size for name, size in adapted_modules(shape, recipe.train.lora).items() if name in layers]
+        extra = sum((width + 1) * rows * dropout + width * rank for rows, _, rank in inside)
+        kept += extra / shape.num_hidden_layers
+    return kept
+
+
+def _known_activations(shape: Shape, width: int) -> float:
+    """Norms keep their fp32 input and their output; attention q, k, v and its result; SwiGLU four of its tensors."""
     h, f, q, kv = shape.hidden_size, shape.intermediate_size, shape.query_size, shape.key_value_size
     kept: float = 2 * (4 + width) * h + width * (2 * q + 2 * kv) + 4 * width * f
     if shape.query_key_norm:
         kept += (4 + width) * (q + kv)
-    if (
-        shape.mixer is not None
-    ):  # with CUDA's kernels: what goes into and comes out of projections, convolution and scan
-        kept += width * (shape.mixer.in_size + 2 * shape.mixer.conv_size + 2 * shape.mixer.inner)
-    if recipe.train.lora is not None:
-        dropout = bool(recipe.train.lora.get("lora_dropout"))
-        adapted = adapted_modules(shape, recipe.train.lora)
-        inside = [size for name, size in adapted.items() if ".layers." in name]
-        extra = sum((width + 1) * rows * dropout + width * rank for rows, _, rank in inside)
-        kept += extra / shape.num_hidden_layers
+    if (mixer := shape.mixer) is not None:
+        # With CUDA's kernels: what goes into and comes out of projections, convolution and scan
+        kept += width * (mixer.in_size + 2 * mixer.conv_size + 2 * mixer.inner)
     return kept
+
+
+def _measured_activations(shape: Shape, width: int) -> float:
+    """An estimate for any architecture: each matrix product keeps what goes in, and what comes out is kept after it.
+
+    Norms, rotations and activation functions between them keep about half as much again (measured on a dozen
+    architectures, `tests/planning/test_meta.py`). An expert counts for the tokens that it gets.
+    """
+    kept = sum((p.inputs + p.outputs) * p.uses for p in inventory_of(shape).projections)
+    return BETWEEN_PROJECTIONS * width * kept / shape.num_hidden_layers
 
 
 def logits_bytes(recipe: Recipe, shape: Shape, tokens: int) -> float:

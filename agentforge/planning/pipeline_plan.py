@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from agentforge.environments.registry import check_options
 from agentforge.errors import CheckRefused, UserError
 from agentforge.planning.cost import Range
 from agentforge.planning.parameters import count_parameters
@@ -25,7 +26,7 @@ class Part:
 
     Attributes:
         name: of its recipe.
-        trained: parameters that the stage is there for: of an expanded model the new ones.
+        trained: parameters that the stage is there to train: of an expanded model only the new ones.
     """
 
     name: str
@@ -89,6 +90,8 @@ def make_system_plan(
 
 def _parts(recipe: Recipe, name: str, overrides: Sequence[str], profile: str | None) -> list[Part]:
     read = load_stages(recipe, overrides, profile)
+    for _, each in read:
+        check_options(each.environments)
     trained = [(stage.recipe or name, each) for stage, each in read if stage.verb == "train"]
     return [Part(called, plan, _purpose(plan)) for called, plan in ((n, make_plan(each)) for n, each in trained)]
 
@@ -118,22 +121,22 @@ def _verdict(claim: Claim, system: SystemPlan, others: dict[str | None, SystemPl
 def _objections(claim: Claim, system: SystemPlan, others: dict[str | None, SystemPlan]) -> Iterator[str]:
     hours = _part(claim, system).hours if claim.recipe else system.hours
     if claim.hours is not None and not hours.low <= claim.hours <= hours.high:
-        yield f"{hours.mid:.3g} h are likely ({hours.low:.3g} to {hours.high:.3g})"
+        yield f"{hours.mid:.3g} h are expected ({hours.low:.3g} to {hours.high:.3g})"
     if claim.dollars is not None and not system.dollars.low <= claim.dollars <= system.dollars.high:
-        yield f"${system.dollars.mid:,.0f} are likely ({system.dollars.low:,.0f} to {system.dollars.high:,.0f})"
+        yield f"${system.dollars.mid:,.0f} are expected ({system.dollars.low:,.0f} to {system.dollars.high:,.0f})"
     hardware = system.parts[0].plan.hardware
-    price = hardware.devices * hardware.dollars_per_gpu_hour
+    price = hardware.dollars_per_hour
     if claim.dollars_per_hour is not None and claim.dollars_per_hour < price * (1 - TOLERANCE):
         likely = system.hours.mid
         yield (
             f"{hardware.name} costs ${price:.2f} an hour ({hardware.price_date}), {price / claim.dollars_per_hour:.2g} "
-            f"times as much: ${price * likely:,.0f} instead of ${claim.dollars_per_hour * likely:,.0f} for the likely "
-            f"{likely:.3g} h"
+            f"times as much: for the expected {likely:.3g} h ${price * likely:,.0f} instead of "
+            f"${claim.dollars_per_hour * likely:,.0f}"
         )
     if claim.saves is not None:
         saved = system.dollars.mid - others[claim.profile].dollars.mid
         if abs(claim.saves - saved) > TOLERANCE * saved:
-            yield f"--profile {claim.profile} is likely to save ${saved:,.0f}: what comes after is smaller, too"
+            yield f"--profile {claim.profile} would save ${saved:,.0f}: the stages after it are smaller too"
 
 
 def _notes(claim: Claim, system: SystemPlan) -> Iterator[str]:
@@ -143,14 +146,14 @@ def _notes(claim: Claim, system: SystemPlan) -> Iterator[str]:
         share = None if tokens is None else tokens.slots / part.trained
         if part.plan.recipe.train.method == "pretrain" and share is not None and share < TOKENS_FROM_SCRATCH:
             yield (
-                f"{share:.2g} tokens for each parameter that it is there for; from scratch "
+                f"{share:.2g} tokens for each parameter that the stage is there to train; from scratch "
                 f"{TOKENS_FROM_SCRATCH} are usual"
             )
         return
     if claim.hours is not None and system.hours.low <= claim.hours <= system.hours.high:
-        yield f"{system.hours.mid:.3g} h are likely; preparing, surgery and evaluation come on top"
+        yield f"{system.hours.mid:.3g} h are expected, plus preparing, surgery and evaluation"
     if claim.dollars is not None and system.dollars.low <= claim.dollars <= system.dollars.high:
-        yield f"${system.dollars.mid:,.0f} are likely, {system.dollars.mid / claim.dollars:.2g} times as much"
+        yield f"${system.dollars.mid:,.0f} are expected, {system.dollars.mid / claim.dollars:.2g} times as much"
 
 
 def _part(claim: Claim, system: SystemPlan) -> Part:
@@ -161,7 +164,7 @@ def _part(claim: Claim, system: SystemPlan) -> Part:
 
 
 def check_system_budget(system: SystemPlan) -> None:
-    """Refuse a system that is likely to cost more than its budget, or one of whose stages cannot run.
+    """Refuse a system that will probably cost more than its budget, or one of whose stages cannot run.
 
     Raises:
         CheckRefused: the sentence has the figures.
@@ -172,6 +175,8 @@ def check_system_budget(system: SystemPlan) -> None:
         (system.hours.mid, budget.max_hours, "hours"),
     ):
         if most is not None and likely > most:
-            raise CheckRefused(f"{name} is likely to take {likely:,.1f} {unit}, its budget is {most:,g}; raise it")
+            raise CheckRefused(
+                f"{name} will probably take {likely:,.1f} {unit}, but its budget is {most:,g}; raise it, or train less"
+            )
     for part in system.parts:
         check_budget(part.plan)

@@ -10,7 +10,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -91,9 +91,10 @@ class ChatRequest(BaseModel):
     min_p: float | None = Field(None, ge=0, le=1)
     repetition_penalty: float | None = Field(None, gt=0, le=10)
     seed: int | None = None
-    stop: list[str] | None = None
+    stop: list[Annotated[str, Field(max_length=1000)]] | None = Field(None, max_length=16)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
+    _form: Form | None = None
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -124,8 +125,6 @@ class ChatRequest(BaseModel):
             refuse("top_logprobs", "it goes with logprobs: true")
         request._form = form_of(request.response_format, request.tools, request.tool_choice)
         return request
-
-    _form: Form | None = None
 
     @property
     def form(self) -> Form | None:

@@ -5,7 +5,6 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
-from agentforge.planning.surgery_shapes import operated
 from rich.console import Console
 
 from agentforge.errors import CheckRefused, UserError
@@ -19,6 +18,7 @@ from agentforge.planning.tables import system_table
 from agentforge.recipe.loading import load_recipe
 from agentforge.recipe.schema import Recipe, Surgery, Train
 from agentforge.systems.adamba.surgery.graft import MambaSizes
+from agentforge.systems.adamba.surgery_shapes import operated
 
 LLAMA = {
     "model_type": "llama",
@@ -109,6 +109,7 @@ def test_a_step_has_the_narrowest_width_and_some_between(nested: dict[str, Any],
 
 def recipe(**train: Any) -> Recipe:
     config = operated(LLAMA, surgery("graft"))
+    del config["head_dim"]  # FalconH1 has no such field: `train` would refuse it
     return Recipe.model_validate(
         {"name": "x", "model": {"config": config}, "data": {"max_length": 64}, "train": {"method": "pretrain", **train}}
     )
@@ -148,7 +149,7 @@ def test_the_specifications_figures(whole: SystemPlan) -> None:
     said = {verdict.says.split(":")[0]: verdict for verdict in whole.verdicts}
     assert "1.8 times as much" in str(said["8x H200 at $1.96 a GPU and hour, $15.68"].wrong)
     assert "tokens for each parameter" in str(said["phase 4b, train 4096"].note)
-    assert "are likely" in str(said["total ~60 h, ~$940"].wrong)
+    assert "are expected" in str(said["total ~60 h, ~$940"].wrong)
     single = system("single")
     saved = whole.dollars.mid - single.dollars.mid
     assert f"${saved:,.0f}" in str(said["single expansion to 2560"].wrong)

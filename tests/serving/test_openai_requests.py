@@ -72,6 +72,7 @@ def test_fields_that_change_nothing_are_let_through() -> None:
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"stop": ["a", 5]}, "stop[1]"),
+        ({"stop": "x" * 1001}, "stop[0]"),
         ({"stream_options": {"include": True}}, "stream_options.include"),
         ({"messages": []}, "messages"),
         ({"messages": ["x"]}, "messages[0]"),

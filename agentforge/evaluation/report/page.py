@@ -96,7 +96,7 @@ def _cost(recipes: Sequence[Recipe]) -> tuple[dict[str, Any], list[dict[str, str
         for path in find_artifacts(recipe):
             manifest = read_manifest(path)
             spent = float(manifest["seconds"])
-            price = spent / 3600 * hardware.gpus * hardware.dollars_per_gpu_hour
+            price = spent / 3600 * hardware.dollars_per_hour
             price = float(manifest["metrics"].get("dollars", price))
             seconds, dollars = seconds + spent, dollars + price
             rows.append([path.name, manifest["stage"], hardware.name, duration(spent), f"${price:,.2f}"])

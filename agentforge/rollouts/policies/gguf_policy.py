@@ -18,6 +18,7 @@ from agentforge.data.messages import escape, normalize
 from agentforge.errors import UserError
 from agentforge.models.locate_model import ModelLocation
 from agentforge.rollouts.policies.constraints import GrammarTokenizer, Vocabulary, require_llguidance
+from agentforge.recipe.hardware import available_cores
 from agentforge.rollouts.policies.policies import Completion, Message, OnToken, Policy, Request, Sampling, ToolSchema
 from agentforge.rollouts.policies.sampling import draw_next
 from agentforge.rollouts.policies.steering import Steering
@@ -32,7 +33,7 @@ a millisecond that is most of the time, and on a machine with other work it is a
 def _threads(path: str) -> int:
     if os.path.exists(path) and os.path.getsize(path) < SMALL_FILE:
         return 1
-    return (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) or 1
+    return available_cores()
 
 
 def _trained_length(path: str) -> int:
