@@ -130,7 +130,7 @@ def grammar_tokenizer_of(tokenizer: Any, size: int, stop_ids: Sequence[int]) -> 
     tokens = [read.decode_bytes([token]) for token in range(size)]
 
     def plain(text: str) -> list[int]:
-        return list(codec.plain.encode(text, add_special_tokens=False).ids)
+        return list(codec.read_plain([text])[0])
 
     return GrammarTokenizer(Vocabulary(tokens, codec.ids, stop_ids[0], plain), stop_ids)
 

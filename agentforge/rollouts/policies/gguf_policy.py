@@ -17,8 +17,8 @@ from agentforge.data.chat_template import any_of, guard_control_tokens
 from agentforge.data.messages import escape, normalize
 from agentforge.errors import UserError
 from agentforge.models.locate_model import ModelLocation
-from agentforge.rollouts.policies.constraints import GrammarTokenizer, Vocabulary, require_llguidance
 from agentforge.recipe.hardware import available_cores
+from agentforge.rollouts.policies.constraints import GrammarTokenizer, Vocabulary, require_llguidance
 from agentforge.rollouts.policies.policies import Completion, Message, OnToken, Policy, Request, Sampling, ToolSchema
 from agentforge.rollouts.policies.sampling import draw_next
 from agentforge.rollouts.policies.steering import Steering
