@@ -118,15 +118,15 @@ def show(
 @app.command(context_settings=PASS_ON)
 def plan(context: typer.Context, recipe: RecipeName, profile: Profile = None) -> None:
     """Parameters, tokens, memory per GPU, hours and dollars, of each stage of a system; exit code 3 over budget."""
-    from agentforge.planning.pipeline_plan import check_system_budget, is_system, make_system_plan
+    from agentforge.planning.pipeline_plan import check_pipeline_budget, is_pipeline, make_pipeline_plan
     from agentforge.planning.plan import check_budget, make_plan
-    from agentforge.planning.tables import plan_table, system_table
+    from agentforge.planning.tables import pipeline_table, plan_table
 
     loaded = load(context, recipe, profile)
-    if is_system(loaded):
-        system = make_system_plan(loaded, recipe, overrides(context), profile)
-        show_table(system_table(system))
-        check_system_budget(system)
+    if is_pipeline(loaded):
+        system = make_pipeline_plan(loaded, recipe, overrides(context), profile)
+        show_table(pipeline_table(system))
+        check_pipeline_budget(system)
         return
     planned = make_plan(loaded)
     show_table(plan_table(planned))
@@ -260,10 +260,10 @@ def compare(
 @app.command(context_settings=PASS_ON)
 def report(context: typer.Context, recipe: RecipeName, profile: Profile = None) -> None:
     """One page of a system for a browser: curves, scores, frontier, episodes, cost. Shows what is made by now."""
-    from agentforge.evaluation.pipeline_artifacts import load_system
+    from agentforge.evaluation.pipeline_artifacts import load_pipeline
     from agentforge.evaluation.report.page import report
 
-    done(report(load_system(recipe, overrides(context), profile)))
+    done(report(load_pipeline(recipe, overrides(context), profile)))
 
 
 @app.command(context_settings=PASS_ON)

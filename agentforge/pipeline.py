@@ -79,10 +79,10 @@ STAGES: dict[str, Callable[[Recipe, Stage, bool], Made]] = {
 
 def report(recipe: Recipe, planned: Sequence[tuple[Stage, Recipe]]) -> Made:
     """Write the page about all the stages; it alone needs to know them."""
-    from agentforge.evaluation.pipeline_artifacts import System
+    from agentforge.evaluation.pipeline_artifacts import PipelineArtifacts
     from agentforge.evaluation.report.page import report
 
-    return report(System(recipe, planned))
+    return report(PipelineArtifacts(recipe, planned))
 
 
 def run(

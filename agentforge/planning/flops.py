@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
 from agentforge.artifacts import MANIFEST, read_manifest
 from agentforge.errors import UserError
 from agentforge.planning.parameters import count_lora, count_parameters, multiplied_matching
-from agentforge.planning.shapes import PACKABLE, shape_of, teacher_shape
+from agentforge.planning.shapes import PACKABLE, shape_of
 from agentforge.planning.sizes import Shape
+from agentforge.planning.step_work import step_work
 from agentforge.recipe.hardware import load_hardware
-from agentforge.recipe.schema import Recipe, Train
+from agentforge.recipe.methods import METHODS
+from agentforge.recipe.schema import Recipe
 from agentforge.recipe.tables import fields_of
 
 DEFAULT_EPOCHS = float(fields_of("TrainingArguments")["num_train_epochs"]["default"])
@@ -94,7 +95,7 @@ def _prepared(recipe: Recipe) -> dict[str, Any] | None:
 
 def _packs(recipe: Recipe) -> bool:
     wanted = recipe.train.args.get("packing")
-    if wanted is not None or recipe.train.method not in ("sft", "pretrain"):
+    if wanted is not None or not METHODS[recipe.train.method].supervised:
         return bool(wanted)
     try:
         shape = shape_of(recipe)
@@ -134,8 +135,8 @@ def flops_per_token(recipe: Recipe, shape: Shape, *, recompute: bool, length: in
     Attention costs 4 q s in each layer that has it, and twice that backward; s is the row, or the sliding window if
     that is shorter. It is not halved for causality (the convention of llm-foundry and PaLM, arXiv 2204.02311).
 
-    Recomputing the layers costs another forward pass of theirs. Narrow widths, exits and a teacher cost as much as they
-    would by themselves.
+    Recomputing the layers costs another forward pass of theirs. What a system adds to a step (`StepWork`) costs as much
+    as it would by itself.
 
     Args:
         recipe: decides what is trained.
@@ -144,17 +145,11 @@ def flops_per_token(recipe: Recipe, shape: Shape, *, recompute: bool, length: in
         length: tokens in a row; `Recipe.row_length` if not given.
     """
     length = length or recipe.row_length
-    train = recipe.train
     flops = _passes(shape, length, _trained_when_multiplied(recipe, shape), recompute)
-    flops += sum(
-        _passes(shape.scaled(width), length, None, recompute) * share for width, share in widths_of_a_step(train)
-    )
-    if train.exits is not None:
-        heads = 1 if train.exits.rotate else len(train.exits.layers)
-        flops += (6.0 if train.exits.scale else 2.0) * heads * shape.vocab_size * shape.hidden_size
-    if train.distill is not None:
-        teacher = teacher_shape(recipe)
-        flops += 2.0 * count_parameters(teacher).multiplied + _attention(teacher, length)
+    work = step_work(recipe, shape)
+    flops += sum(_passes(inside, length, None, recompute) * share for inside, share in work.passes) + work.head_flops
+    if work.teacher is not None:
+        flops += 2.0 * count_parameters(work.teacher).multiplied + _attention(work.teacher, length)
     return flops
 
 
@@ -175,16 +170,3 @@ def _trained_when_multiplied(recipe: Recipe, shape: Shape) -> float | None:
     if recipe.train.lora is not None:
         return 3.0 * count_lora(shape, recipe.train.lora)
     return multiplied_matching(shape, recipe.train.trainable) if recipe.train.trainable else None
-
-
-def widths_of_a_step(train: Train) -> list[tuple[Fraction, float]]:
-    """Return the narrow widths of `train.nested` and how often a step has each on average, by the sandwich rule.
-
-    A mix of widths counts as one between the narrowest and the full one, of which nobody knows more.
-    """
-    if train.nested is None:
-        return []
-    *between, narrowest = sorted({Fraction(width) for width in train.nested.widths}, reverse=True)
-    between += [(1 + narrowest) / 2] if train.nested.mix_and_match else []
-    drawn = min(train.nested.random, len(between))
-    return [(narrowest, 1.0), *((width, drawn / len(between)) for width in between)]

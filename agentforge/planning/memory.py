@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from fractions import Fraction
 
 from agentforge.errors import UserError
 from agentforge.planning.parameters import (
@@ -19,9 +18,11 @@ from agentforge.planning.parameters import (
     count_parameters,
     inventory_of,
 )
-from agentforge.planning.shapes import shape_of, teacher_shape
+from agentforge.planning.shapes import shape_of
 from agentforge.planning.sizes import Shape
+from agentforge.planning.step_work import StepWork, step_work
 from agentforge.recipe.hardware import load_hardware
+from agentforge.recipe.methods import METHODS
 from agentforge.recipe.schema import Recipe
 from agentforge.recipe.tables import fields_of
 
@@ -108,11 +109,12 @@ def estimate_memory(recipe: Recipe, *, sharded: bool | None = None) -> Memory:
         gradients *= 2  # DDP reduces in buckets that are as large as the gradients
     tokens = args.get("per_device_train_batch_size", 8) * recipe.row_length
     width = activation_bytes(recipe)
-    shapes = [shape, *_narrow_shapes(recipe, shape)]  # all of a step is kept until its backward pass
+    work = step_work(recipe, shape)
+    shapes = [shape, *work.kept]  # all of a step is kept until its backward pass
     layer = layer_activations(shape, recipe) * tokens
     inputs = width * tokens * shape.num_hidden_layers * sum(each.hidden_size for each in shapes)
     return Memory(
-        weights=weight_bytes(recipe, shape) / shards + teacher_bytes(recipe),
+        weights=weight_bytes(recipe, shape) / shards + teacher_bytes(recipe, work),
         adapters=4 * trained / shards if recipe.train.lora is not None else 0,
         gradients=gradients / shards,
         optimizer=trained * optimizer_bytes(recipe) / shards,
@@ -125,26 +127,16 @@ def estimate_memory(recipe: Recipe, *, sharded: bool | None = None) -> Memory:
     )
 
 
-def _narrow_shapes(recipe: Recipe, shape: Shape) -> list[Shape]:
-    """Return the shapes of the narrow widths that a step trains beside the full one: at most, the widest of them."""
-    if recipe.train.nested is None:
-        return []
-    *between, narrowest = sorted({Fraction(width) for width in recipe.train.nested.widths}, reverse=True)
-    return [shape.scaled(width) for width in [*between[: recipe.train.nested.random], narrowest]]
-
-
-def teacher_bytes(recipe: Recipe) -> float:
+def teacher_bytes(recipe: Recipe, work: StepWork) -> float:
     """Return the bytes of the frozen teacher's weights."""
-    if recipe.train.distill is None:
-        return 0.0
-    return float(DTYPE_BYTES[recipe.model.dtype] * count_parameters(teacher_shape(recipe)).total)
+    return (
+        0.0 if work.teacher is None else float(DTYPE_BYTES[recipe.model.dtype] * count_parameters(work.teacher).total)
+    )
 
 
-def can_be_sharded(recipe: Recipe) -> bool:
-    """Tell whether FSDP may divide the weights: widths are parts of whole matrices, and RL plays with whole models."""
-    train = recipe.train
-    parts = (train.nested, train.exits, train.distill, train.expanded)
-    return train.method not in ("ppo", "grpo") and not any(parts)
+def can_be_sharded(recipe: Recipe, shape: Shape) -> bool:
+    """Tell whether FSDP may divide the weights: not where parts of whole matrices are read, nor in RL."""
+    return not METHODS[recipe.train.method].plays and step_work(recipe, shape).shardable
 
 
 def needs_gradient_checkpointing(recipe: Recipe) -> bool:
@@ -241,9 +233,8 @@ def _measured_activations(shape: Shape, width: int) -> float:
 def logits_bytes(recipe: Recipe, shape: Shape, tokens: int) -> float:
     """Return the bytes of a micro-batch's logits: 16 bits or fp32, their fp32 copy, log-softmax and gradient.
 
-    SFT and nested training hold at most a block of them (`MAX_LOGITS_BYTES`, and as much again for the gradient).
+    SFT and some systems' objectives hold at most a block of them, and as much again for the gradient.
     """
     all_logits = (activation_bytes(recipe) + 3 * 4.0) * tokens * shape.vocab_size
-    train = recipe.train
-    in_blocks = train.method == "sft" or train.nested or train.exits or train.distill
+    in_blocks = recipe.train.method == "sft" or step_work(recipe, shape).in_blocks
     return min(all_logits, 2.0 * MAX_LOGITS_BYTES) if in_blocks else all_logits

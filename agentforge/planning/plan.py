@@ -88,6 +88,7 @@ def make_plan(recipe: Recipe) -> Plan:
     hardware, shape = load_hardware(recipe.hardware), shape_of(recipe)
     memory = estimate_memory(recipe, sharded=False)
     tokens = count_tokens(recipe)
+    shardable = hardware.devices > 1 and can_be_sharded(recipe, shape)
     base = storage.base_item(recipe, shape)
     downloads = ([base] if base else []) + storage.data_items(recipe)
     made = storage.made_items(recipe, shape)
@@ -100,7 +101,7 @@ def make_plan(recipe: Recipe) -> Plan:
         trained=trained_parameters(recipe, shape),
         tokens=tokens,
         memory=memory,
-        sharded=estimate_memory(recipe, sharded=True) if hardware.devices > 1 and can_be_sharded(recipe) else None,
+        sharded=estimate_memory(recipe, sharded=True) if shardable else None,
         stages=_stages(recipe, hardware, shape, memory, tokens, downloads, made),
         downloads=downloads,
         made=made,

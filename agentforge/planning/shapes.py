@@ -17,7 +17,7 @@ from agentforge.recipe.schema import Model, Recipe, Surgery, TokenizerTraining
 from agentforge.recipe.tables import fields_of
 from agentforge.recipe.yaml_files import config_roots, read_yaml
 from agentforge.references import resolve
-from agentforge.systems.registry import operations
+from agentforge.systems.registry import named, operations
 
 # Fields that add parameters which the table does not know, and the value at which they add none.
 PLAIN_HYBRID: dict[str, Any] = {
@@ -121,16 +121,6 @@ def shape_of(recipe: Recipe) -> Shape:
     return shape_from_config(config_of(recipe))
 
 
-def teacher_shape(recipe: Recipe) -> Shape:
-    """Return the shape of the model that `train.distill` learns from.
-
-    Raises:
-        UserError: nothing here says what it is.
-    """
-    assert recipe.train.distill is not None
-    return shape_of(recipe.model_copy(update={"model": Model(path=recipe.train.distill.teacher)}))
-
-
 def config_of(recipe: Recipe) -> dict[str, Any]:
     """Return the config of a recipe's base, from the first place that has it.
 
@@ -172,6 +162,8 @@ def _from_scratch(recipe: Recipe) -> dict[str, Any]:
     tokenizer = recipe.model.tokenizer
     if "vocab_size" not in config and isinstance(tokenizer, TokenizerTraining):
         config["vocab_size"] = tokenizer.vocab_size
+    elif "vocab_size" not in config and isinstance(tokenizer, str) and (make := named("tokenizers", tokenizer)):
+        config["vocab_size"] = len(make())  # a system's own
     elif "vocab_size" not in config and isinstance(tokenizer, str):  # of the model that it belongs to
         owner = recipe.model_copy(update={"model": Model(path=tokenizer)})
         config["vocab_size"] = shape_of(owner).vocab_size
@@ -202,8 +194,9 @@ def known_models() -> dict[str, dict[str, Any]]:
     return {name: config for path in files for name, config in read_yaml(path).items()}
 
 
+# names that stages give to the models they make
 MADE = re.compile(
-    r"-v\d+\.\d+\.\d+-(lora|model|merged|grafted|expanded|ordered|attention-dropped|sliced|width-\w+|depth-\d+)$"
+    rf"-v\d+\.\d+\.\d+-(lora|model|merged|{'|'.join(operation.suffixes for operation in operations().values())})$"
 )
 
 

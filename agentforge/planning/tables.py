@@ -9,7 +9,7 @@ from rich.text import Text
 from agentforge.planning.check import Check
 from agentforge.planning.cost import Range
 from agentforge.planning.memory import USABLE, Memory
-from agentforge.planning.pipeline_plan import Part, SystemPlan
+from agentforge.planning.pipeline_plan import Part, PipelinePlan
 from agentforge.planning.plan import Plan
 from agentforge.planning.spec_checks import Verdict
 from agentforge.planning.storage import Item
@@ -21,7 +21,7 @@ def plan_table(plan: Plan) -> RenderableType:
     return Group(*parts, *map(_verdict_line, plan.verdicts))
 
 
-def system_table(system: SystemPlan) -> RenderableType:
+def pipeline_table(system: PipelinePlan) -> RenderableType:
     """Return the training stages of a system as one table, the verdicts on stated figures last."""
     hardware = system.parts[0].plan.hardware
     table = Table(
