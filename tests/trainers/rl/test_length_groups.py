@@ -70,13 +70,18 @@ def test_learned_positions_are_scored_without_padding_before_them(
     """TRL pads prompts on the left and gives no positions: a GPT-2 read a short prompt as if it stood further on."""
     tokenizer = AutoTokenizer.from_pretrained(toy_base)
     config = GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2, n_positions=64)
-    GPT2LMHeadModel(config).save_pretrained(tmp_path / "base")
+    model = GPT2LMHeadModel(config)
+    torch.nn.init.normal_(model.transformer.wpe.weight)  # as large as what tokens bring
+    torch.nn.init.normal_(model.transformer.wte.weight)
+    model.save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    mixed: list[bool] = []
     original = GRPOTrainer._get_per_token_logps_and_entropies
 
     def watched(self: Any, model: Any, ids: torch.Tensor, mask: torch.Tensor, keep: int, *a: Any, **k: Any) -> Any:
         found = original(self, model, ids, mask, keep, *a, **k)
+        mixed.append(len(set(mask[:, :-keep].sum(1).tolist())) > 1)
         with torch.no_grad():
             for row, tokens in enumerate(mask.bool()):
                 own = ids[row][tokens][None]
@@ -91,7 +96,7 @@ def test_learned_positions_are_scored_without_padding_before_them(
         "long": {"class": f"{__name__}:Wordy"},
     }
     train(toy_recipe(tmp_path / "base", tmp_path / "runs", "grpo", environments=environments))
-    assert seen
+    assert seen and any(mixed)
     for together, alone in seen:
         assert torch.allclose(together, alone, atol=1e-5)
 
