@@ -28,3 +28,8 @@ def did_you_mean(word: str, known: list[str] | tuple[str, ...]) -> str:
     lowered = {name.lower(): name for name in known}
     near = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
     return f"; did you mean '{lowered[near[0]]}'?" if near else ""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, for a sentence of our own: libraries write paragraphs."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

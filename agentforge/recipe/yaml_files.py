@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from agentforge.errors import UserError, did_you_mean
+from agentforge.errors import UserError, did_you_mean, first_line
 
 PACKAGE_CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 REPOSITORY_CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -94,7 +94,7 @@ def parse_yaml(text: str, name: str) -> Any:
         tab = "; a tab stands there: indent with spaces" if "\t" in line else ""
         raise UserError(f"{name}{at}: this is not YAML: {error.problem or error.context}{tab}") from None
     except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{name}: this is not YAML: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{name}: this is not YAML: {first_line(error)}") from None
     finally:
         loader.dispose()
 

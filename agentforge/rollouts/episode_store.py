@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from agentforge.errors import UserError
+from agentforge.errors import UserError, first_line
 from agentforge.rollouts.episodes import Episode, Turn
 
 TURN = pa.struct(
@@ -74,7 +74,7 @@ def read_episodes(path: Path) -> Iterator[Episode]:
     try:
         file = pq.ParquetFile(path)
     except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(f"{path} is no file of episodes: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path} is no file of episodes: {first_line(error)}") from error
     with file:
         if missing := set(SCHEMA.names) - set(file.schema_arrow.names):
             raise UserError(f"{path} is no file of episodes: it has no column {', '.join(sorted(missing))}")

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 
-from agentforge.errors import UserError
+from agentforge.errors import UserError, first_line
 from agentforge.evaluation.statistics.intervals import Array
 from agentforge.rollouts.episodes import Episode
 from agentforge.rollouts.play import Task
@@ -83,7 +83,7 @@ def read_results(directory: Path) -> pa.Table:
     except FileNotFoundError:
         raise UserError(f"{directory} is no evaluation over environments: it has no {RESULTS}") from None
     except (pa.ArrowInvalid, ValueError, OSError) as error:
-        raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}; evaluate again with --replace") from None
+        raise UserError(f"{path} cannot be read: {first_line(error)}; evaluate again with --replace") from None
 
 
 def columns(table: pa.Table, *names: str) -> list[np.ndarray[Any, Any]]:
