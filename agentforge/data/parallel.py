@@ -53,10 +53,11 @@ def _pool(worker: Callable[[Any], Any], workers: int) -> Iterator[ProcessPoolExe
     pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(worker, alive, mine))
     try:
         yield pool
+        pool.shutdown()
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        os.close(mine)  # after an error or a signal nobody wants what the workers still do: they end here
+        pool.shutdown(cancel_futures=True)
         os.close(alive)
-        os.close(mine)
 
 
 def _start(worker: Callable[[Any], Any], alive: int, parents_end: int) -> None:
@@ -64,7 +65,8 @@ def _start(worker: Callable[[Any], Any], alive: int, parents_end: int) -> None:
     _worker = worker
     os.close(parents_end)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)  # the parent says what happened; a worker ends without a traceback
     threading.Thread(target=_die_with_parent, args=(alive,), daemon=True).start()
 
 
