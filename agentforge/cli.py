@@ -223,12 +223,18 @@ def surgery(context: typer.Context, recipe: RecipeName, profile: Profile = None,
 
 
 @app.command(context_settings=PASS_ON)
-def train(context: typer.Context, recipe: RecipeName, profile: Profile = None, replace: Replace = False) -> None:
+def train(
+    context: typer.Context,
+    recipe: RecipeName,
+    profile: Profile = None,
+    replace: Replace = False,
+    restart: Annotated[bool, typer.Option("--restart", help="delete a stopped run's checkpoints, begin anew")] = False,
+) -> None:
     """One training stage; run it again after a stop and it goes on from the newest complete checkpoint."""
     loaded = load(context, recipe, profile)
     from agentforge.trainers.train import train
 
-    done(train(loaded, replace=replace))
+    done(train(loaded, replace=replace, restart=restart))
 
 
 @app.command(context_settings=PASS_ON)

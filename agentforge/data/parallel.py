@@ -53,11 +53,12 @@ def _pool(worker: Callable[[Any], Any], workers: int) -> Iterator[ProcessPoolExe
     pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(worker, alive, mine))
     try:
         yield pool
-        pool.shutdown()
     finally:
-        os.close(mine)  # after an error or a signal nobody wants what the workers still do: they end here
+        # After an error or a signal too the workers end their chunks, a second or two. Killed while they send a result,
+        # they would leave the pool's thread waiting for the rest of it for ever.
         pool.shutdown(cancel_futures=True)
         os.close(alive)
+        os.close(mine)
 
 
 def _start(worker: Callable[[Any], Any], alive: int, parents_end: int) -> None:
@@ -66,7 +67,7 @@ def _start(worker: Callable[[Any], Any], alive: int, parents_end: int) -> None:
     os.close(parents_end)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)  # the parent says what happened; a worker ends without a traceback
+        signal.signal(number, signal.SIG_IGN)  # a terminal signals all of them; the parent ends its workers
     threading.Thread(target=_die_with_parent, args=(alive,), daemon=True).start()
 
 

@@ -41,6 +41,11 @@ def check_launch(recipe: Recipe, args: TrainingArguments) -> None:
         CheckRefused: with the command that does it right.
     """
     asked = int(os.environ.get("WORLD_SIZE", "1"))
+    if args.world_size == 1 and _accelerate_asked_for_more():
+        raise CheckRefused(
+            "accelerate launch was asked for several processes and started one, as it does on CPUs; use torchrun "
+            "--nproc_per_node N -m agentforge train ..."
+        )
     if args.world_size != asked:
         raise CheckRefused(f"the launcher asked for {asked} processes, {args.world_size} take part; use torchrun")
     gpus = load_hardware(recipe.hardware).gpus
@@ -59,3 +64,13 @@ def check_launch(recipe: Recipe, args: TrainingArguments) -> None:
                 "without CUDA GPUs; launch without it"
             )
     log.info("%d process(es) on %s", args.world_size, args.device)
+
+
+def _accelerate_asked_for_more() -> bool:
+    """Tell whether accelerate's launcher for one process was asked for more than one.
+
+    It does not pass the number on. It does set the address at which several processes would meet, and then starts no
+    second one and gives nobody a rank (`accelerate.utils.launch.prepare_simple_launcher_cmd_env`, 1.15).
+    """
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ
+    return launched and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ

@@ -25,7 +25,7 @@ from agentforge.trainers.callbacks.limits import LimitsCallback
 from agentforge.trainers.callbacks.metrics import FILE as METRICS
 from agentforge.trainers.callbacks.metrics import MetricsCallback
 from agentforge.trainers.callbacks.progress import ProgressCallback
-from agentforge.trainers.checkpoints import newest_complete
+from agentforge.trainers.checkpoints import has_sealed, newest_complete
 from agentforge.trainers.launch import check_launch, main_rank, share
 from agentforge.trainers.loop import GuardedTrainer, Tally
 from agentforge.trainers.stage import CACHE, Stage, refuse_keys
@@ -45,12 +45,13 @@ METHODS: dict[str, str] = {
 FINISHED = "training.json"
 
 
-def train(recipe: Recipe, replace: bool = False) -> Path:
+def train(recipe: Recipe, replace: bool = False, restart: bool = False) -> Path:
     """Run the recipe's training stage; run again after a kill or a signal, it goes on from the newest checkpoint.
 
     Args:
         recipe: `train.method` is one of `METHODS`.
         replace: make the artefact again if it is there from another recipe.
+        restart: delete the checkpoints of a stopped run and begin at step 0.
 
     Returns:
         the directory: ``-lora`` or ``-model``.
@@ -77,7 +78,7 @@ def train(recipe: Recipe, replace: bool = False) -> Path:
             if not work.done:
                 stage.args.output_dir = str(work.path)
                 if not (work.path / FINISHED).is_file():
-                    _train_in(work.path, stage)
+                    _train_in(work.path, stage, restart)
                 if main_rank():
                     work.metrics = _tidy(work.path)
     finally:
@@ -94,14 +95,20 @@ def _shared_directory(stage: Stage, replace: bool) -> Iterator[Workspace]:
         yield Workspace(Path(path), target, done=done)
         return
     with stage_directory(
-        target, stage="train", recipe=stage.relevant(), inputs=stage.inputs(), resumable=True, replace=replace
+        target,
+        stage="train",
+        recipe=stage.relevant(),
+        inputs=stage.inputs(),
+        resumable=True,
+        worth_keeping=lambda partial: has_sealed(partial) or (partial / FINISHED).is_file(),
+        replace=replace,
     ) as work:
         share((str(work.path), work.done))
         yield work
 
 
-def _train_in(directory: Path, stage: Stage) -> None:
-    checkpoint = _agreed_checkpoint(directory, stage.args)
+def _train_in(directory: Path, stage: Stage, restart: bool) -> None:
+    checkpoint = _agreed_checkpoint(directory, stage.args, restart)
     tally = Tally.load(checkpoint) if checkpoint else Tally()
     limits = LimitsCallback(stage.recipe.budget, _dollars_per_hour(stage.recipe), tally.seconds)
     trainer = stage.make_trainer(directory, tally, limits, [MetricsCallback(directory)])
@@ -126,12 +133,12 @@ def _train_in(directory: Path, stage: Stage) -> None:
     trainer.accelerator.wait_for_everyone()
 
 
-def _agreed_checkpoint(directory: Path, args: TrainingArguments) -> Path | None:
-    # verifying hashes gigabytes and renames: one process does it
+def _agreed_checkpoint(directory: Path, args: TrainingArguments, restart: bool) -> Path | None:
+    # verifying hashes gigabytes and deletes: one process does it
     if not main_rank():
         found = share(None)
         return Path(found) if found else None
-    checkpoint = newest_complete(directory, world_size=args.world_size)
+    checkpoint = newest_complete(directory, world_size=args.world_size, restart=restart)
     share(str(checkpoint) if checkpoint else None)
     return checkpoint
 
