@@ -13,6 +13,7 @@ from typing import Any
 
 from agentforge.errors import UserError, did_you_mean
 from agentforge.planning.operations import operated
+from agentforge.recipe.model_config import config_problems
 from agentforge.recipe.schema import Model, Recipe, TokenizerTraining
 from agentforge.recipe.yaml_files import config_roots, read_yaml
 
@@ -143,6 +144,8 @@ def shape_from_config(config: dict[str, Any]) -> Shape:
     Raises:
         UserError: the architecture is not of the Llama family, or the hybrid of it.
     """
+    if problems := config_problems(config):
+        raise UserError("; ".join(f"config of the base: {name} {problem}" for name, problem in problems))
     model_type = config.get("model_type")
     if model_type not in DEFAULTS:
         raise UserError(
@@ -256,9 +259,21 @@ def cached_config(model: Model) -> Path | None:
 
 
 def known_models() -> dict[str, dict[str, Any]]:
-    """Return the configs of configs/models by Hub id."""
+    """Return the configs of configs/models by Hub id.
+
+    Raises:
+        UserError: an entry is no config.
+    """
     files = [path for root in reversed(config_roots()) for path in sorted((root / "models").glob("*.yaml"))]
-    return {name: config for path in files for name, config in read_yaml(path).items()}
+    found: dict[str, dict[str, Any]] = {}
+    for path in files:
+        for name, config in read_yaml(path).items():
+            if not isinstance(config, dict):
+                raise UserError(f"{path}: {name} must be a mapping of config fields, it is {config!r}")
+            if problems := config_problems(config):
+                raise UserError(f"{path}: {name}: {problems[0][0]} {problems[0][1]}")
+            found[name] = config
+    return found
 
 
 MADE = re.compile(

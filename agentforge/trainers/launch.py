@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from accelerate.utils import DistributedType
 from transformers import TrainingArguments
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-from agentforge.errors import CheckRefused
+from agentforge.errors import CheckRefused, UserError
 from agentforge.recipe.hardware import load_hardware
 from agentforge.recipe.schema import Recipe
 
@@ -63,7 +64,21 @@ def check_launch(recipe: Recipe, args: TrainingArguments) -> None:
                 f"the launcher asked for {asked_for.value}, the run would be {effective.value}: it cannot be done "
                 "without CUDA GPUs; launch without it"
             )
+    check_trackers(args)
     log.info("%d process(es) on %s", args.world_size, args.device)
+
+
+def check_trackers(args: TrainingArguments) -> None:
+    """Refuse a tracker of `report_to` that cannot be used here, before the model is loaded and the rows are packed.
+
+    Raises:
+        UserError: with what the tracker's own callback says: the command that installs it.
+    """
+    for name in args.report_to or ():
+        try:
+            INTEGRATION_TO_CALLBACK[name]()
+        except (RuntimeError, ImportError, ValueError) as error:
+            raise UserError(f"train.args.report_to: {name} cannot be used here: {error}") from error
 
 
 def _accelerate_asked_for_more() -> bool:
