@@ -193,8 +193,7 @@ def argument_problems(recipe: Recipe) -> list[tuple[tuple[str, ...], str]]:
 
 def problems_in(values: dict[str, Any], config: str, section: str) -> list[tuple[tuple[str, ...], str]]:
     """Return what is wrong with the fields given for a config class: the key and a sentence."""
-    fields = fields_of(config)
-    owned = LORA_OWNED if config == "LoraConfig" else OWNED | PPO_OWNED if config == "PPOConfig" else OWNED
+    fields, owned = fields_of(config), owned_fields(config)
     found = []
     for name, value in values.items():
         path = (*section.split("."), name)
@@ -206,6 +205,11 @@ def problems_in(values: dict[str, Any], config: str, section: str) -> list[tuple
         elif problem := problem_with(value, fields[name]) or _pattern_problem(config, name, value):
             found.append((path, f"{section}.{name} is {show_value(value)}, {problem}"))
     return found
+
+
+def owned_fields(config: str) -> dict[str, str]:
+    """Return the fields of a config class that another key of the recipe decides, and which."""
+    return LORA_OWNED if config == "LoraConfig" else OWNED | PPO_OWNED if config == "PPOConfig" else OWNED
 
 
 def _pattern_problem(config: str, name: str, value: Any) -> str | None:

@@ -113,9 +113,11 @@ def files_of(path: Path, seen: tuple[Path, ...] = ()) -> tuple[Path, ...]:
     parent = read_yaml(path).get("extends")
     if parent is None:
         return (path,)
-    parent_path = path.parent / str(parent)
+    if not isinstance(parent, str):
+        raise UserError(f"{path}: extends must name one file beside it, it is {parent!r}")
+    parent_path = path.parent / parent
     if not os.path.isfile(parent_path):
-        near = did_you_mean(str(parent), [file.name for file in path.parent.glob("*.yaml")])
+        near = did_you_mean(parent, [file.name for file in path.parent.glob("*.yaml")])
         raise UserError(f"{path}: extends '{parent}', which is not a file beside it{near}")
     return (path, *files_of(parent_path, (*seen, path)))
 
@@ -131,11 +133,12 @@ def read_extended(path: Path) -> dict[str, Any]:
 
 def pop_profiles(raw: dict[str, Any], where: str) -> dict[str, dict[str, Any]]:
     """Take the overlays out of ``raw``."""
-    profiles = raw.pop("profiles", None) or {}
+    profiles = raw.pop("profiles", None)
+    profiles = {} if profiles is None else profiles
     if not isinstance(profiles, dict):
         raise UserError(f"{where}: profiles must be a mapping of names to overlays")
     for name, body in profiles.items():
-        if not isinstance(body or {}, dict):
+        if body is not None and not isinstance(body, dict):
             raise UserError(f"{where}: profiles.{name} must be a mapping of keys, it is {body!r}")
         if inner := next((key for key in ("extends", "profiles") if key in (body or {})), None):
             raise UserError(f"{where}: profiles.{name} must not hold '{inner}'; it belongs to the top of the file")
