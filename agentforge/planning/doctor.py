@@ -16,15 +16,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
-from agentforge.data.locate import MissingData, locate, registered
+from agentforge.data.sources.source_files import MissingData, locate, registered
 from agentforge.errors import UserError
 from agentforge.planning import storage
 from agentforge.planning.cost import compute_hours
-from agentforge.planning.hub import hub_check
+from agentforge.planning.flops import flops_per_token
+from agentforge.planning.hub_reachable import hub_check
 from agentforge.planning.memory import USABLE
 from agentforge.planning.plan import Plan, make_plan
 from agentforge.planning.shapes import cached_config, maker_of
-from agentforge.planning.work import flops_per_token
 from agentforge.recipe.hardware import load_hardware, this_machine
 from agentforge.recipe.schema import Recipe
 from agentforge.system_errors import system_errors_explained
@@ -217,7 +217,7 @@ def _writing(recipe: Recipe) -> Check:
             trial = Path(scratch) / directory.absolute().relative_to(there)
             trial.mkdir(parents=True, exist_ok=True)
             (trial / longest).write_bytes(bytes(4096))
-    except UserError as error:
+    except (UserError, OSError) as error:
         problem = re.sub(rf"/{re.escape(TRIAL)}\w+", "", str(error))
         return Check("writing", "missing", problem.partition(";")[0], problem.partition("; ")[2])
     return Check("writing", "ok", f"{directory} can be written to")

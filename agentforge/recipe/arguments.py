@@ -8,21 +8,12 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 from agentforge.errors import did_you_mean
+from agentforge.recipe.methods import METHODS, config_classes
 from agentforge.recipe.schema import Recipe
 from agentforge.recipe.tables import fields_of
 
 if TYPE_CHECKING:
     from jsonschema import ValidationError
-
-CONFIG_OF_METHOD = {
-    "pretrain": "TrainingArguments",
-    "sft": "SFTConfig",
-    "dpo": "DPOConfig",
-    "kto": "KTOConfig",
-    "grpo": "GRPOConfig",
-    "ppo": "PPOConfig",
-    "reward": "RewardConfig",
-}
 
 # Fields that another key of the recipe decides: setting both would leave it open which one holds.
 OWNED: dict[str, str] = {
@@ -185,7 +176,7 @@ PATTERNS = ("target_modules", "exclude_modules", "layers_pattern", "rank_pattern
 
 def argument_problems(recipe: Recipe) -> list[tuple[tuple[str, ...], str]]:
     """Return what is wrong with names, types and values of `train.args` and `train.lora`: key and sentence."""
-    found = problems_in(recipe.train.args, CONFIG_OF_METHOD[recipe.train.method], "train.args")
+    found = problems_in(recipe.train.args, METHODS[recipe.train.method].config, "train.args")
     if recipe.train.lora is not None:
         found += problems_in(recipe.train.lora, "LoraConfig", "train.lora")
     return found
@@ -237,7 +228,7 @@ def _suggest(name: str, config: str, section: str) -> str:
     if hint := did_you_mean(name, [*fields, *aliases]):
         near = hint.split("'")[1]
         return f"; did you mean '{section}.{aliases.get(near, near)}'?"
-    other = next((c for c in dict.fromkeys(CONFIG_OF_METHOD.values()) if name in fields_of(c)), None)
+    other = next((c for c in config_classes() if name in fields_of(c)), None)
     return f" (it is one of {other}; see train.method)" if other and config != "LoraConfig" else ""
 
 

@@ -12,12 +12,13 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from agentforge.recipe.arguments import CONFIG_OF_METHOD, owned_fields
+from agentforge.recipe.arguments import owned_fields
+from agentforge.recipe.methods import METHODS, config_classes
 from agentforge.recipe.model_config import SIZES, SWITCHES
 from agentforge.recipe.schema import Recipe
 from agentforge.recipe.tables import fields_of
 
-CONFIGS = tuple(dict.fromkeys(CONFIG_OF_METHOD.values()))
+CONFIGS = config_classes()
 
 
 def recipe_json_schema() -> dict[str, Any]:
@@ -83,9 +84,9 @@ def _arguments_by_method() -> list[dict[str, Any]]:
     named = [
         {
             "if": {"properties": {"method": {"const": method}}, "required": ["method"]},
-            "then": {"properties": {"args": {"$ref": f"#/$defs/{config}"}}},
+            "then": {"properties": {"args": {"$ref": f"#/$defs/{spec.config}"}}},
         }
-        for method, config in CONFIG_OF_METHOD.items()
+        for method, spec in METHODS.items()
     ]
     unnamed = {
         "if": {"not": {"required": ["method"]}},

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from agentforge.errors import UserError
 from agentforge.planning.shapes import known_models
-from agentforge.recipe.arguments import CONFIG_OF_METHOD
 from agentforge.recipe.explain import all_keys
 from agentforge.recipe.hardware import load_hardware
 from agentforge.recipe.loading import Origin, load_recipe, validate
+from agentforge.recipe.methods import METHODS, config_classes
 from agentforge.recipe.overrides import apply_override
 from agentforge.recipe.tables import fields_of
 
@@ -43,7 +43,7 @@ def keys() -> list[str]:
     found = list(all_keys())
     for section in LISTS:
         found = [key.replace(section, f"{section}0.") for key in found]
-    for config in CONFIG_OF_METHOD.values():
+    for config in config_classes():
         found += [f"train.args.{field}" for field in fields_of(config)]
     found += [f"train.lora.{field}" for field in fields_of("LoraConfig")]
     found += [f"model.config.{field}" for field in ("hidden_size", "num_attention_heads", "model_type", "x")]
@@ -69,7 +69,7 @@ VALUES = st.recursive(
 
 
 @settings(max_examples=800, deadline=None)
-@given(st.sampled_from(keys()), VALUES, st.sampled_from([*CONFIG_OF_METHOD, None]))
+@given(st.sampled_from(keys()), VALUES, st.sampled_from([*METHODS, None]))
 def test_any_value_of_any_key_is_loaded_or_refused_in_sentences(key: str, value: Any, method: str | None) -> None:
     raw = copy.deepcopy(WHOLE)
     if method is not None:
