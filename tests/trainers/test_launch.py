@@ -12,7 +12,7 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils.launch import prepare_simple_launcher_cmd_env
 from transformers import TrainingArguments
 
-from agentforge.errors import CheckRefused
+from agentforge.errors import CheckRefused, UserError
 from agentforge.recipe.schema import Recipe
 from agentforge.trainers.launch import check_launch
 
@@ -56,6 +56,12 @@ def test_a_launcher_that_starts_one_process_of_two_is_refused(
     for name, value in prepare_simple_launcher_cmd_env(launched)[1].items():
         monkeypatch.setenv(name, value)
     with pytest.raises(CheckRefused, match="asked for several processes") if refused else nullcontext():
+        check_launch(Recipe(name="x"), args)
+
+
+def test_a_tracker_that_is_not_installed_is_refused_with_its_command(tmp_path: Path) -> None:
+    args = TrainingArguments(str(tmp_path), use_cpu=True, report_to=["clearml"])
+    with pytest.raises(UserError, match=r"train\.args\.report_to: clearml cannot be used here: .*pip install clearml"):
         check_launch(Recipe(name="x"), args)
 
 
