@@ -116,7 +116,7 @@ def test_values_that_once_gave_a_traceback(override: str, says: str, tmp_path: P
         ("base: 3", "base must be a mapping of config fields, it is 3"),
         ("base:", "base must be a mapping of config fields, it is None"),
         ("base: {model_type: qwen3, hidden_size: big}", "base: hidden_size is 'big', it must be a whole number"),
-        ("base: {model_type: qwen3, num_hidden_layers: [1]}", "base: num_hidden_layers is [1]"),
+        ("base: {model_type: qwen3, num_hidden_layers: []}", "base: num_hidden_layers is []"),
     ],
 )
 def test_a_malformed_entry_of_the_known_models_names_its_file(
