@@ -6,15 +6,14 @@ without torch, and a typo is answered before seconds of imports.
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
-import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from agentforge.entry import Verbs, run_app
 from agentforge.errors import UserError
 
 PIPE_WIDTH = 160
@@ -22,6 +21,7 @@ PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 app = typer.Typer(
     name="agentforge",
+    cls=Verbs,
     help="Train agent language models from one recipe.",
     add_completion=False,
     no_args_is_help=True,
@@ -212,12 +212,18 @@ def surgery(context: typer.Context, recipe: RecipeName, profile: Profile = None,
 
 
 @app.command(context_settings=PASS_ON)
-def train(context: typer.Context, recipe: RecipeName, profile: Profile = None, replace: Replace = False) -> None:
+def train(
+    context: typer.Context,
+    recipe: RecipeName,
+    profile: Profile = None,
+    replace: Replace = False,
+    restart: Annotated[bool, typer.Option("--restart", help="delete a stopped run's checkpoints, begin anew")] = False,
+) -> None:
     """One training stage; run it again after a stop and it goes on from the newest complete checkpoint."""
     loaded = load(context, recipe, profile)
     from agentforge.trainers.train import train
 
-    done(train(loaded, replace=replace))
+    done(train(loaded, replace=replace, restart=restart))
 
 
 @app.command(context_settings=PASS_ON)
@@ -374,23 +380,4 @@ def announce(title: str, made: object) -> None:
 
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 failed, 2 wrong input, 3 refused by a check, 75 stopped."""
-    logging.basicConfig(level=os.environ.get("AGENTFORGE_LOG", "INFO"), format="%(message)s", stream=sys.stderr)
-    for noisy in ("httpx", "filelock", "urllib3", "huggingface_hub", "transformers", "datasets", "jax"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    # the stages show their own progress; these are read when the libraries are imported
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    # the pinned libraries' notices to each other about names that their next versions drop
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft|trl")
-    warnings.filterwarnings("ignore", message="Cannot enable progress bars")
-    try:
-        app()
-    except UserError as error:
-        typer.secho(f"agentforge: {error}", err=True, fg="red")
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.secho(
-            "agentforge: stopped; nothing half-written was left, run the same command again", err=True, fg="red"
-        )
-        sys.exit(75)
+    run_app(app)

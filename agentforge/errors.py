@@ -15,6 +15,12 @@ class CheckRefused(UserError):
     exit_code = 3
 
 
+class MachineRefused(UserError):
+    """The machine lacks something just now, such as disk space. The recipe is right: the same command works later."""
+
+    exit_code = 1
+
+
 class Stopped(UserError):
     """Stopped by a signal after everything was saved; running the same command again goes on."""
 
