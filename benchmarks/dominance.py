@@ -15,9 +15,9 @@ import numpy as np
 from scipy.special import betaincinv
 
 from agentforge.evaluation.dominance import RULES, Side
-from agentforge.evaluation.intervals import Array
 from agentforge.evaluation.posterior import dominance_probability, draw_all
 from agentforge.evaluation.power import difference_sd, smallest_difference
+from agentforge.proportions import Array
 
 PAIRS = 4000
 POSTERIOR_PAIRS = 1000

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from agentforge.evaluation.intervals import Array
+from agentforge.proportions import Array
 
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
 

@@ -14,6 +14,7 @@ from agentforge.artifacts import Workspace, hash_json, read_manifest, stage_dire
 from agentforge.data.tools import load_tools
 from agentforge.errors import UserError
 from agentforge.evaluation.baselines import baselines, scripted_policy
+from agentforge.evaluation.comparable import template_of
 from agentforge.evaluation.contamination import refuse_trained_questions, refuse_trained_tasks
 from agentforge.evaluation.environments import Chosen, Selection, identity
 from agentforge.evaluation.play import decoding, evaluate_environments, opened
@@ -183,6 +184,7 @@ def _answer(recipe: Recipe, work: Workspace, policy: Policy, questions: list[Que
             "max_new_tokens": settings.max_new_tokens,
             "temperature": settings.temperature,
             "seed": recipe.seed,
+            "template": template_of(policy, [question.conversation for question in questions]),
         },
         "interval": {"kind": "Beta-Jeffreys", "confidence": recipe.evaluate.confidence},
         "scores": scores,

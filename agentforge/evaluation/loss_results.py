@@ -13,7 +13,8 @@ import numpy as np
 
 from agentforge.artifacts import MANIFEST, read_manifest
 from agentforge.evaluation.comparison import labels, read_scores
-from agentforge.evaluation.intervals import Array, ratio_t
+from agentforge.evaluation.intervals import ratio_t
+from agentforge.proportions import Array
 
 LOSSES = "losses.json"
 FULL = "1"

@@ -17,7 +17,7 @@ from agentforge.data.store import load_prepared
 from agentforge.data.tokenizer import load_tokenizer
 from agentforge.errors import UserError
 from agentforge.evaluation.decoding_speed import CONTEXT, PROMPTS, TOKENS, TURNS, Decode, decoding_speed
-from agentforge.evaluation.intervals import ratio_t, share_over_rows
+from agentforge.evaluation.intervals import ratio_t
 from agentforge.evaluation.loss_results import FULL, LOSSES
 from agentforge.evaluation.losses import HeldOut, Measured, Read, held_out, measure
 from agentforge.models.adamba.exits import Exits, exits_of, load_exits
@@ -25,6 +25,7 @@ from agentforge.models.adamba.generation import generate
 from agentforge.models.adamba.router import parameters
 from agentforge.models.adamba.submodels import parse_width, submodel
 from agentforge.models.locate import ModelLocation
+from agentforge.proportions import share_over_rows
 from agentforge.recipe.schema import Losses, Recipe
 from agentforge.rollouts.transformers_policy import load_weights
 

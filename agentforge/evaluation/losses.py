@@ -13,12 +13,12 @@ from datasets import Dataset
 from torch import Tensor
 
 from agentforge.errors import CheckRefused, UserError
-from agentforge.evaluation.intervals import Array
 from agentforge.evaluation.loss_results import FULL
 from agentforge.models.adamba.depth import hidden_after
 from agentforge.models.adamba.elastic import head
 from agentforge.models.adamba.exits import Exits, confidence_of
 from agentforge.models.adamba.submodels import submodel
+from agentforge.proportions import Array
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from agentforge.evaluation.intervals import Array, beta_jeffreys, bootstrap_abc, effective_trials
+from agentforge.evaluation.intervals import bootstrap_abc
+from agentforge.proportions import Array, beta_jeffreys, effective_trials
 
 FULL = 1 - 1e-9
 """A score from here on is full: sums of thirds do not end at 1 exactly."""
@@ -121,7 +122,10 @@ def proportion(outcomes: Array, clusters: Clusters, confidence: float) -> Measur
     """Return a share with its Beta-Jeffreys interval, over effective trials where a task has several results."""
     rates = clusters.means(outcomes)
     value = float(rates.mean())
-    trials = float(len(outcomes)) if clusters.single else effective_trials(rates, len(outcomes))
+    trials = float(len(outcomes))
+    if not clusters.single:
+        # A task counts once, whatever number of its samples were lost: so every rate has the weight 1.
+        trials = effective_trials(rates, np.ones(clusters.count), trials, confidence)
     low, high = beta_jeffreys(value * trials, trials, confidence)
     return Measure(value, low, high, "Beta-Jeffreys", trials, _beta_variance(value * trials, trials))
 

@@ -12,7 +12,7 @@ from agentforge.data.messages import Message, normalize
 from agentforge.data.tool_calls import ParsedTurn, parse_assistant
 from agentforge.data.tools import ToolSet
 from agentforge.errors import UserError
-from agentforge.evaluation.intervals import beta_jeffreys
+from agentforge.proportions import beta_jeffreys
 from agentforge.rollouts.policies import Conversation, Generation
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentforge.evaluation.intervals import beta_jeffreys
+from agentforge.proportions import beta_jeffreys
 
 
 def posterior_mass(successes: int, n: int, low: float, high: float, steps: int = 4000) -> float:

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import bootstrap
 
-from agentforge.evaluation.intervals import beta_jeffreys, bootstrap_abc, effective_trials
+from agentforge.evaluation.intervals import bootstrap_abc
 from agentforge.evaluation.statistics import aggregate, summarise
+from agentforge.proportions import beta_jeffreys, effective_trials
 
 results = st.lists(st.tuples(st.integers(0, 6), st.sampled_from([0.0, 0.25, 0.5, 1.0])), min_size=1, max_size=40)
 
@@ -54,7 +55,7 @@ def test_samples_of_a_task_that_always_agree_count_once() -> None:
     summary = summarise(outcomes, outcomes, tasks, 0.8)
     assert summary.n == 400 and summary.success_rate.n == 100
     assert (summary.success_rate.low, summary.success_rate.high) == pytest.approx(beta_jeffreys(30, 100, 0.8))
-    assert effective_trials(np.full(50, 0.5), 100) == 100, "no variance between tasks: every sample counts"
+    assert effective_trials(np.full(50, 0.5), np.ones(50), 100, 0.8) == 100, "tasks do not differ: every sample counts"
 
 
 @pytest.mark.parametrize("spread", [0.3, 3.0])

@@ -14,7 +14,8 @@ from agentforge.data.tools import ToolSet
 from agentforge.errors import CheckRefused, UserError
 from agentforge.evaluation.contamination import refuse_trained_questions
 from agentforge.evaluation.evaluate import answer_questions, evaluate
-from agentforge.evaluation.report import compare_table, evaluations, relation
+from agentforge.evaluation.report import compare_table, evaluations
+from agentforge.evaluation.tables import relation
 from agentforge.evaluation.tool_calls import Question, judge, read_questions, score
 from agentforge.recipe.schema import Recipe
 from agentforge.rollouts.policies import Generation, Sampling

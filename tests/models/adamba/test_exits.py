@@ -12,7 +12,6 @@ import torch
 from transformers import FalconH1ForCausalLM
 
 from agentforge.errors import UserError
-from agentforge.evaluation.intervals import beta_jeffreys
 from agentforge.models.adamba.calibration import _smallest, calibrate, calibrate_exits, counted_tokens, interval
 from agentforge.models.adamba.exits import (
     GAIN,
@@ -26,6 +25,7 @@ from agentforge.models.adamba.exits import (
     save_gates,
 )
 from agentforge.models.adamba.modeling import AdambaForCausalLM
+from agentforge.proportions import beta_jeffreys
 from tests.models.adamba.checkpoints import some_gate
 from tests.models.adamba.decoding import heads_of_layers, prompts, random_model
 
