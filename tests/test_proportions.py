@@ -1,4 +1,4 @@
-"""The interval against Simpson's rule over the posterior's density and published limits; its coverage and its clusters."""
+"""The interval against Simpson's rule over the posterior's density and published limits; coverage and clusters."""
 
 from __future__ import annotations
 

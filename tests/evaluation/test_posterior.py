@@ -132,7 +132,7 @@ def slow_tail(scores: list[np.ndarray], row: int, column: int, rope: float) -> f
     worse = [difference_tail(one, -rope)[row, column] for one in scores]
     not_better = sorted(difference_tail(one, rope)[row, column] for one in scores)
     simes = min(environments * tail / (rank + 1) for rank, tail in enumerate(not_better))
-    return max(*worse, simes) if environments > 1 else max(worse[0], simes)
+    return max([*worse, simes])
 
 
 @given(st.integers(1, 4), st.integers(2, 4), st.integers(0, 1000))
@@ -165,10 +165,14 @@ def test_equal_models_are_rarely_said_to_dominate_however_many_there_are(models:
 def test_a_gap_below_the_rope_is_not_declared_because_there_are_many_environments() -> None:
     """Better by 0.015 in eight environments of 10,000 tasks: somewhere it looks like more than 0.02, and is not."""
     rng = np.random.default_rng(0)
-    runs = [played([[0.515] * 8, [0.5] * 8], 10_000, rng) for _ in range(20)]
-    assert sum(bool(declares(scores).any()) for scores in runs) <= 1
-    joint = [dominance_probability(draw_all(scores, draws=500))[0, 1] > 0.95 for scores in runs]
-    assert sum(joint) > 4, "the posterior of the maximum over environments is taken in"
+    declared = by_joint_posterior = 0
+    for _ in range(5):
+        scores = played([[0.515] * 8, [0.5] * 8], 10_000, rng)
+        drawn = draw_all(scores, draws=500)
+        declared += bool(declared_dominance(scores, drawn).any())
+        by_joint_posterior += dominance_probability(drawn)[0, 1] > 0.95
+    assert declared == 0
+    assert by_joint_posterior > 1, "a posterior probability of the maximum over environments is taken in"
 
 
 def test_a_model_that_is_worse_somewhere_is_not_said_to_dominate() -> None:

@@ -241,7 +241,7 @@ def test_models_that_were_decoded_otherwise_are_not_compared_unasked(
     prompts = str(tmp_path / "heldout.jsonl")
     recipes = [recipe(), recipe(name="U", evaluate={"tool_calls": {"prompts": prompts, "max_new_tokens": 3}})]
     pair = [evaluate(one, "base") for one in recipes]
-    with pytest.raises(UserError, match="was decoded with max_new_tokens 60, .* with 3"):
+    with pytest.raises(UserError, match=r"was decoded with max_new_tokens 60, .* with 3"):
         compare_table(pair)
     text = rendered(compare_table(pair, mixed=True))
     assert "greedy, 60 tokens" in text and "greedy, 3 tokens" in text
