@@ -3,7 +3,7 @@
     python -m benchmarks.dominance
 
 Model B succeeds on half of the tasks of every environment; A, the later one, differs from it as the table says. Rules
-get 4000 simulated pairs, the posterior 1000 of 1000 draws each. Of many models 1000 frontiers are simulated. The figures
+get 4000 simulated pairs, the posterior 1000 of 1000 draws each; of many models 1000 frontiers are simulated. Figures
 in brackets are those of 1500 simulations by another program, made before this one was written: the two have to agree
 within their error.
 """
