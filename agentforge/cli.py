@@ -75,7 +75,7 @@ def doctor(
 ) -> None:
     """What this machine has and lacks for a recipe, and the command that mends it."""
     from agentforge.planning.doctor import diagnose
-    from agentforge.planning.show import checks_table
+    from agentforge.planning.tables import checks_table
 
     command = " ".join([recipe or "RECIPE", *(["--profile", profile] if profile else []), *context.args])
     checks = diagnose(load(context, recipe, profile) if recipe else None, command)
@@ -111,9 +111,9 @@ def show(
 @app.command(context_settings=PASS_ON)
 def plan(context: typer.Context, recipe: RecipeName, profile: Profile = None) -> None:
     """Parameters, tokens, memory per GPU, hours and dollars, of each stage of a system; exit code 3 over budget."""
+    from agentforge.planning.pipeline_plan import check_system_budget, is_system, make_system_plan
     from agentforge.planning.plan import check_budget, make_plan
-    from agentforge.planning.show import plan_table, system_table
-    from agentforge.planning.system import check_system_budget, is_system, make_system_plan
+    from agentforge.planning.tables import plan_table, system_table
 
     loaded = load(context, recipe, profile)
     if is_system(loaded):
@@ -138,7 +138,7 @@ def download(
 ) -> None:
     """The data sets (and the base model) of a recipe into the Hub's cache."""
     if list_:
-        from agentforge.data.registry import cards_table
+        from agentforge.data.sources.dataset_cards import cards_table
 
         show_table(cards_table())
         return
@@ -146,7 +146,7 @@ def download(
         raise UserError("download needs a RECIPE, or --list")
     loaded = load(context, recipe, profile)
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "0"  # here the Hub's bars are the progress
-    from agentforge.data.download import download, report_table
+    from agentforge.data.sources.download import download, report_table
 
     show_table(report_table(download(loaded)))
 
@@ -156,7 +156,7 @@ def prepare(context: typer.Context, recipe: RecipeName, profile: Profile = None,
     """The mixed, deduplicated, decontaminated, split and tokenised set."""
     loaded = load(context, recipe, profile)
     from agentforge.data.prepare import prepare
-    from agentforge.data.summary import summary_table
+    from agentforge.data.prepare_table import summary_table
 
     made = prepare(loaded, replace=replace)
     show_table(summary_table(made))
@@ -223,8 +223,8 @@ def evaluate(
 ) -> None:
     """Scores of one model, each with n, interval and chance level."""
     loaded = load(context, recipe, profile)
+    from agentforge.evaluation.compare.side_by_side import tables
     from agentforge.evaluation.evaluate import evaluate
-    from agentforge.evaluation.report import tables
 
     made = evaluate(loaded, model, replace=replace)
     for table in tables([made]):
@@ -244,7 +244,7 @@ def compare(
     ] = False,
 ) -> None:
     """Evaluated models side by side, and over environments who dominates whom."""
-    from agentforge.evaluation.report import find_evaluations, tables
+    from agentforge.evaluation.compare.side_by_side import find_evaluations, tables
 
     options = next((i for i, name in enumerate(names) if name.startswith("-")), len(names))  # as in --a.b value
     things = [name for name in names[:options] if "=" not in name]
@@ -256,8 +256,8 @@ def compare(
 @app.command(context_settings=PASS_ON)
 def report(context: typer.Context, recipe: RecipeName, profile: Profile = None) -> None:
     """One page of a system for a browser: curves, scores, frontier, episodes, cost. Shows what is made by now."""
-    from agentforge.evaluation.page import report
-    from agentforge.evaluation.system import load_system
+    from agentforge.evaluation.pipeline_artifacts import load_system
+    from agentforge.evaluation.report.page import report
 
     done(report(load_system(recipe, overrides(context), profile)))
 
@@ -312,7 +312,7 @@ def serve(
 ) -> None:
     """OpenAI-compatible server with parsed tool calls."""
     loaded = load(context, recipe, profile)
-    from agentforge.serving.server import serve
+    from agentforge.serving.openai_server import serve
 
     serve(loaded, model, host=host, port=port)
 
@@ -345,7 +345,7 @@ def push(
 ) -> None:
     """To the Hub with a model card."""
     loaded = load(context, recipe, profile)
-    from agentforge.export.hub import push, report
+    from agentforge.export.push import push, report
 
     show_table(report(push(loaded, model, dry_run=dry_run)))
 

@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from agentforge.errors import UserError
-from agentforge.recipe import Recipe, load_recipe
-from agentforge.recipe.loading import load_stages
-from agentforge.recipe.schema import Stage
+from agentforge.recipe.loading import load_recipe, load_stages
+from agentforge.recipe.schema import Recipe, Stage
 
 log = logging.getLogger(__name__)
 
@@ -17,7 +16,7 @@ Made = Path | list[Path] | None
 
 
 def download(recipe: Recipe, stage: Stage, replace: bool) -> Made:
-    from agentforge.data.download import download
+    from agentforge.data.sources.download import download
 
     download(recipe)
     return None
@@ -79,8 +78,8 @@ STAGES: dict[str, Callable[[Recipe, Stage, bool], Made]] = {
 
 def report(recipe: Recipe, planned: Sequence[tuple[Stage, Recipe]]) -> Made:
     """Write the page about all the stages; it alone needs to know them."""
-    from agentforge.evaluation.page import report
-    from agentforge.evaluation.system import System
+    from agentforge.evaluation.pipeline_artifacts import System
+    from agentforge.evaluation.report.page import report
 
     return report(System(recipe, planned))
 

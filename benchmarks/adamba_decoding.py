@@ -24,12 +24,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from torch import Tensor
 
-from agentforge.models.adamba.calibration import calibrate_exits
-from agentforge.models.adamba.configuration import AdambaConfig
-from agentforge.models.adamba.depth import hidden_after
-from agentforge.models.adamba.exits import Exits
-from agentforge.models.adamba.modeling import AdambaForCausalLM
-from agentforge.models.adamba.submodels import submodel
+from agentforge.systems.adamba.exits.calibration import calibrate_exits
+from agentforge.systems.adamba.exits.depth import hidden_after
+from agentforge.systems.adamba.exits.exits import Exits
+from agentforge.systems.adamba.modeling.configuration import AdambaConfig
+from agentforge.systems.adamba.modeling.modeling import AdambaForCausalLM
+from agentforge.systems.adamba.widths.submodels import submodel
 
 ROOT = Path(__file__).parent.parent
 WIDTHS = ("1", "1/2", "1/4")

@@ -23,8 +23,8 @@ import transformers
 from torch import Tensor
 from transformers import BambaConfig, BambaForCausalLM, DynamicCache, FalconH1Config, FalconH1ForCausalLM
 
-from agentforge.models.adamba.configuration import AdambaConfig
-from agentforge.models.adamba.modeling import AdambaForCausalLM
+from agentforge.systems.adamba.modeling.configuration import AdambaConfig
+from agentforge.systems.adamba.modeling.modeling import AdambaForCausalLM
 
 VOCABULARY, PROMPT, TOKENS = 1024, 32, 32
 SIZES = ((128, 4, 8, 256), (256, 4, 8, 256), (256, 4, 8, 60), (512, 8, 2, 512))  # hidden, layers, batch, length

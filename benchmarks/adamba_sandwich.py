@@ -26,13 +26,13 @@ import torch
 import transformers
 
 from agentforge.losses.matryoshka import inplace_distillation
-from agentforge.models.adamba.configuration import AdambaConfig
-from agentforge.models.adamba.elastic import head
-from agentforge.models.adamba.modeling import AdambaForCausalLM
-from agentforge.models.adamba.shape import Shape
-from agentforge.models.adamba.submodels import cut
 from agentforge.recipe.schema import Train
-from agentforge.trainers.nested_objective import Moment, NestedObjective
+from agentforge.systems.adamba.modeling.configuration import AdambaConfig
+from agentforge.systems.adamba.modeling.modeling import AdambaForCausalLM
+from agentforge.systems.adamba.modeling.shape import Shape
+from agentforge.systems.adamba.training.objective import Moment, NestedObjective
+from agentforge.systems.adamba.widths.elastic import head
+from agentforge.systems.adamba.widths.submodels import cut
 
 WIDTHS = ("1/2", "1/4")
 LAYERS, VOCABULARY, LENGTH, ALPHA = 6, 4096, 128, 0.5

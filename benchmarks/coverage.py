@@ -17,8 +17,13 @@ import numpy as np
 from scipy.special import betainc
 from scipy.stats import binom, binomtest, multinomial, norm, t
 
-from agentforge.evaluation.intervals import bootstrap_abc
-from agentforge.proportions import Array, beta_jeffreys, jeffreys_coverage, share_over_rows
+from agentforge.evaluation.statistics.intervals import (
+    Array,
+    beta_jeffreys,
+    bootstrap_abc,
+    jeffreys_coverage,
+    share_over_rows,
+)
 
 CONFIDENCE = 0.8
 COUNTS = (3, 5, 10, 27, 100, 400)

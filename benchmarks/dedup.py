@@ -22,8 +22,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 from datasketch import MinHash, MinHashLSH
 
-from agentforge.data.dedup import near_duplicates, sign
-from agentforge.data.words import word_hashes
+from agentforge.data.cleaning.dedup import near_duplicates, sign
+from agentforge.data.cleaning.ngram_hashing import word_hashes
 from benchmarks.prepare import words_of
 
 NGRAM, BANDS, BAND_ROWS, THRESHOLD = 5, 14, 8, 0.8

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import betaincinv
 
-from agentforge.evaluation.dominance import RULES, Side
-from agentforge.evaluation.posterior import declared_dominance, dominance_probability, draw_all
-from agentforge.evaluation.power import difference_sd, smallest_difference
-from agentforge.proportions import Array
+from agentforge.evaluation.statistics.dominance import RULES, Side
+from agentforge.evaluation.statistics.intervals import Array
+from agentforge.evaluation.statistics.posterior import declared_dominance, dominance_probability, draw_all
+from agentforge.evaluation.statistics.power import difference_sd, smallest_difference
 
 PAIRS = 4000
 POSTERIOR_PAIRS = 1000

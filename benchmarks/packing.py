@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 
 from agentforge.models.build import from_scratch
 from agentforge.recipe.schema import Model
-from agentforge.trainers.examples import IGNORED, make_collator, packing_fill, training_rows
+from agentforge.trainers.batching import IGNORED, make_collator, packing_fill, training_rows
 
 VOCABULARY = 1024
 CONFIG = {

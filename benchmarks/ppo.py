@@ -30,8 +30,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 from agentforge.environments.base import Environment, Info, Step
 from agentforge.recipe.schema import Recipe
 from agentforge.trainers.callbacks.limits import LimitsCallback
-from agentforge.trainers.loop import Tally
-from agentforge.trainers.rl_stage import RLStage
+from agentforge.trainers.guarded_trainer import RunCounters
+from agentforge.trainers.rl.method import RLMethod
 
 EPISODES, TURNS, WRITTEN, HEARD, PASSES, VOCABULARY = 16, 3, 24, 40, 4, 2048
 MARKERS = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"]
@@ -113,9 +113,9 @@ def measure(method: str, base: Path, directory: Path, rollouts: int) -> list[lis
             "train": {"method": method, "args": args | own, "collapse": None},
         }
     )
-    stage, times = RLStage(recipe), StepTimes()
+    stage, times = RLMethod(recipe), StepTimes()
     stage.args.output_dir = str(directory / "run")
-    trainer = stage.make_trainer(directory, Tally(), LimitsCallback(recipe.budget, 0.0, 0.0), [times])
+    trainer = stage.make_trainer(directory, RunCounters(), LimitsCallback(recipe.budget, 0.0, 0.0), [times])
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     stage.close()

@@ -34,10 +34,10 @@ from agentforge.data import chat_template
 from agentforge.data.tokenizer import train_tokenizer
 from agentforge.environments.actions import find_action
 from agentforge.environments.base import Environment, Info, Step
+from agentforge.rollouts.environment_pool import EnvironmentPool
 from agentforge.rollouts.play import Task, play
-from agentforge.rollouts.policies import Sampling
-from agentforge.rollouts.pool import EnvironmentPool
-from agentforge.rollouts.transformers_policy import TransformersPolicy
+from agentforge.rollouts.policies.policies import Sampling
+from agentforge.rollouts.policies.transformers_policy import TransformersPolicy
 
 EPISODES = 32
 NEW_TOKENS = 64

@@ -18,8 +18,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from agentforge.environments.sandbox import PROGRAM_LIMITS, isolation, run_program
-from agentforge.environments.sandbox_pool import INTERPRETER, PROGRAMS, PYTHON, Zygote
+from agentforge.environments.sandbox.pool import INTERPRETER, PROGRAMS, PYTHON, Zygote
+from agentforge.environments.sandbox.sandbox import PROGRAM_LIMITS, isolation, run_program
 
 ROUNDS = 60
 THROUGHPUT_SECONDS = 5.0

@@ -33,9 +33,9 @@ from trl import SFTConfig, SFTTrainer
 from agentforge.models.build import from_scratch
 from agentforge.recipe.schema import Model, Recipe
 from agentforge.trainers.arguments import build_arguments
-from agentforge.trainers.examples import PackedRows, training_rows
-from agentforge.trainers.loop import Tally
-from agentforge.trainers.sft import SupervisedTrainer
+from agentforge.trainers.batching import PackedRows, training_rows
+from agentforge.trainers.guarded_trainer import Guards
+from agentforge.trainers.supervised.sft import SupervisedTrainer
 
 VOCABULARY, LENGTH, ROWS, BATCH, TRAINED = 4096, 256, 256, 8, 0.4
 CONFIG = {
@@ -118,8 +118,7 @@ def contestants(directory: Path, steps: int) -> dict[str, Callable[[], list[floa
             packed,
             processing_class=tokenizer(),
             callbacks=[times],
-            tally=Tally(),
-            max_nonfinite_steps=3,
+            guards=Guards(),
         )
 
     def plain(model: Any, times: StepTimes) -> Trainer:

@@ -14,9 +14,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from agentforge.evaluation.dominance import RULES, Side, dominates
-from agentforge.evaluation.posterior import declared_dominance, dominance_probability, draw_all
-from agentforge.evaluation.statistics import aggregate, summarise
+from agentforge.evaluation.statistics.dominance import RULES, Side, dominates
+from agentforge.evaluation.statistics.policy_summary import aggregate, summarise
+from agentforge.evaluation.statistics.posterior import declared_dominance, dominance_probability, draw_all
 
 TOTAL = 1_000_000
 ENVIRONMENTS = 8

@@ -34,7 +34,7 @@ def run(*words: str, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]
         (["prepare", "aj", "data.mix=[{dataset: wildchatt}]", "--profile", "tiny"], "wildchat"),
         (["surgery", "aj"], "the recipe has no `surgery:` section"),
         (["collect", "aj"], "has no environments to collect from"),
-        (["train", "aj", "train.method=reward", "train.args={}"], "comes with a later"),
+        (["train", "aj", "train.method=reward", "train.args={}"], "it must be one of pretrain, sft"),
         (["chat", "aj", "--model", "q5kmm", "--prompt", "hi"], "did you mean 'q5km'?"),
     ],
 )

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from agentforge.data.ingest import Rows
-from agentforge.data.mix import Allocation, Selection, allocate, select, shuffled
-from agentforge.data.sources import OpenSource
-from agentforge.data.split import is_eval
+from agentforge.data.cleaning.ingest import Rows
+from agentforge.data.mixing import Allocation, Selection, allocate, select, shuffled
+from agentforge.data.sources.open_sources import OpenSource
 from agentforge.data.tokenise import Tokens
+from agentforge.data.train_eval_split import is_eval
 from agentforge.recipe.schema import Data
 
 log = logging.getLogger(__name__)

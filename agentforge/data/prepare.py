@@ -21,24 +21,26 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from agentforge.artifacts import Workspace, hash_json, sha256_file, stage_directory
+from agentforge.artifacts import Workspace, hash_json, stage_directory
 from agentforge.data.chat_template import install_template, template_hash
-from agentforge.data.decontaminate import EvaluationSet, collect_evaluation
-from agentforge.data.dedup import first_occurrences, near_duplicates
-from agentforge.data.ingest import Ingestor, Raws, Rows, Tally, collect
-from agentforge.data.mix import allocate, select
+from agentforge.data.cleaning.decontaminate import EvaluationSet, collect_evaluation
+from agentforge.data.cleaning.dedup import first_occurrences, near_duplicates
+from agentforge.data.cleaning.ingest import Ingestor, Raws, Rows, Tally, collect
+from agentforge.data.disk_buffer import Spool
+from agentforge.data.mixing import allocate, select
 from agentforge.data.mixture import mix_tokens
-from agentforge.data.parallel import default_workers, ordered_map
-from agentforge.data.prose import tokenizer_text
-from agentforge.data.report import evaluation_metrics, mix_metrics
-from agentforge.data.sources import OpenSource, open_evaluation, open_sources
-from agentforge.data.spool import Spool
+from agentforge.data.parallel_map import default_workers, ordered_map
+from agentforge.data.prepare_metrics import evaluation_metrics, mix_metrics
+from agentforge.data.row_text import tokenizer_text
+from agentforge.data.sources.open_sources import OpenSource, open_evaluation, open_sources
 from agentforge.data.store import TokenisedRow, load_prepared, write_rows
 from agentforge.data.tokenise import Tokeniser, Tokens, collect_tokens
-from agentforge.data.tokenizer import load_tokenizer, train_tokenizer
+from agentforge.data.tokenizer import load_tokenizer, tokenizer_files_hash, train_tokenizer
 from agentforge.data.tools import load_tools
 from agentforge.errors import CheckRefused, UserError
+from agentforge.recipe.methods import METHODS
 from agentforge.recipe.schema import Data, Recipe, TokenizerTraining
+from agentforge.systems.registry import named
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -92,7 +94,7 @@ def _identity(recipe: Recipe) -> dict[str, Any]:
 
 
 def _documents(recipe: Recipe) -> bool:
-    return recipe.train.method == "pretrain"
+    return METHODS[recipe.train.method].reads == "documents"
 
 
 def _inputs(recipe: Recipe, sources: Sequence[OpenSource], tools: list[dict[str, Any]] | None) -> dict[str, Path | str]:
@@ -158,7 +160,7 @@ def _make(
         **mix_metrics(data, sources, tallies, rows, keep, tokens, mixture),
         "decontaminated_against": evaluation_metrics(held_out),
         "template_hash": template_hash(tokenizer) if tokenizer.chat_template else None,
-        "tokenizer_hash": sha256_file(work.path / "tokenizer" / "tokenizer.json"),
+        "tokenizer_hash": tokenizer_files_hash(work.path / "tokenizer"),
         "vocab_size": len(tokenizer),
     }
 
@@ -233,11 +235,14 @@ def _open_tokenizer(
     if isinstance(wanted, TokenizerTraining):
         texts = _tokenizer_texts(sources, rows, keep, wanted.max_characters, recipe.seed)
         tokenizer = train_tokenizer(_progress(texts, "tokenizer"), wanted.vocab_size)
+    elif isinstance(wanted, str) and (make := named("tokenizers", wanted)) is not None:
+        tokenizer = make()
     elif path := wanted or recipe.model.path:
         tokenizer = load_tokenizer(path, recipe.model.revision if path == recipe.model.path else None)
     else:
         raise UserError(
-            "the recipe has no tokenizer: set model.path, or model.tokenizer to a path or to {vocab_size: ...}"
+            "the recipe has no tokenizer: set model.path, or model.tokenizer to a path, to {vocab_size: ...} or to "
+            "the name of a system's tokenizer"
         )
     try:
         install_template(tokenizer, recipe.data.template)

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from agentforge.artifacts import MANIFEST
 from agentforge.data.chat_template import install_template
-from agentforge.data.ingest import Ingestor, Raws
-from agentforge.data.prose import Row, tokenizer_text
-from agentforge.data.sources import OpenSource, open_sources
+from agentforge.data.cleaning.ingest import Ingestor, Raws
+from agentforge.data.row_text import Row, tokenizer_text
+from agentforge.data.sources.open_sources import OpenSource, open_sources
 from agentforge.data.tokenise import encode_rows
 from agentforge.data.tokenizer import load_tokenizer, train_tokenizer
 from agentforge.data.tools import load_tools
 from agentforge.errors import CheckRefused, UserError
+from agentforge.recipe.methods import METHODS
 from agentforge.recipe.schema import MinHash, Recipe, TokenizerTraining
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def preview_rows(recipe: Recipe, rows_per_source: int = 1) -> list[PreviewRow]:
         raise UserError("data.mix is empty: name at least one data set (`agentforge download --list`) or file")
     sources, _ = open_sources(recipe.data)
     tools = load_tools(recipe.data.tools).schemas if recipe.data.tools else None
-    documents = recipe.train.method == "pretrain"
+    documents = METHODS[recipe.train.method].reads == "documents"
     ingestor = Ingestor(sources, MinHash(enabled=False), None, documents, tools)
     found = [_accepted(ingestor, index, source, rows_per_source) for index, source in enumerate(sources)]
     tokenizer = _open_tokenizer(recipe, [row for rows in found for row in rows])
@@ -245,6 +246,6 @@ def _open_tokenizer(recipe: Recipe, rows: Sequence[Row]) -> PreTrainedTokenizerB
         )
     else:
         tokenizer = load_tokenizer(wanted, recipe.model.revision if wanted == recipe.model.path else None)
-    if recipe.train.method != "pretrain":
+    if METHODS[recipe.train.method].reads != "documents":
         install_template(tokenizer, recipe.data.template)
     return tokenizer

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agentforge.data.chat_template import Encoding, encode_batch, encode_documents
-from agentforge.data.ingest import Chunk, Rows
-from agentforge.data.prose import Row
-from agentforge.data.spool import Spool
-from agentforge.data.words import Hashes, scramble
+from agentforge.data.cleaning.ingest import Chunk, Rows
+from agentforge.data.cleaning.ngram_hashing import Hashes, scramble
+from agentforge.data.disk_buffer import Spool
+from agentforge.data.row_text import Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
+from agentforge.artifacts import hash_json, sha256_file
 from agentforge.errors import CheckRefused, UserError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+TOKENIZER_JSON = "tokenizer.json"
 # Qwen2's own pattern (transformers/models/qwen2/tokenization_qwen2.py): with it llama.cpp's "qwen2" pre-tokenizer reads
 # the GGUF exactly as the tokenizers library reads the original.
 QWEN2_PATTERN = (
@@ -75,22 +77,37 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     )
 
 
+def open_tokenizer(path: str | Path, **options: Any) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a directory or a Hub id, as `AutoTokenizer.from_pretrained` with the same options.
+
+    A directory without ``tokenizer.json`` may hold a tokenizer that a system brings (bytes have no vocabulary file):
+    its class must be known to transformers first.
+    """
+    from transformers import AutoTokenizer
+
+    if Path(path).is_dir() and not (Path(path) / TOKENIZER_JSON).is_file():
+        from agentforge.models.auto import register_all
+
+        register_all()
+    opened: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, **options)
+    return opened
+
+
 def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedTokenizerFast:
     """Load a tokenizer and check that it reads and writes as its ``tokenizer.json`` says.
 
     transformers 5 rebuilds some tokenizers from their class instead of the file (transformers #45488, #47296), which
-    changes every token id without an error.
+    changes every token id without an error. A system's tokenizer without such a file is its class, and is taken as is.
 
     Args:
         path: directory or Hub id.
         revision: commit or tag of a Hub id.
 
     Raises:
-        UserError: it cannot be found or has no ``tokenizer.json``.
+        UserError: it cannot be found.
         CheckRefused: the loaded tokenizer differs from the file.
     """
     from tokenizers import Tokenizer
-    from transformers import AutoTokenizer
     from transformers.utils import cached_file
 
     if not Path(path).is_dir() and str(path).count("/") != 1:  # a Hub id has one slash
@@ -98,11 +115,13 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedT
             f"no tokenizer could be loaded from {path}: there is no such directory; run the stage that makes it"
         )
     try:
-        tokenizer = cast("PreTrainedTokenizerFast", AutoTokenizer.from_pretrained(path, revision=revision))
-        file = cached_file(path, "tokenizer.json", revision=revision)
+        tokenizer = cast("PreTrainedTokenizerFast", open_tokenizer(path, revision=revision))
+        file = cached_file(path, TOKENIZER_JSON, revision=revision, _raise_exceptions_for_missing_entries=False)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"no tokenizer could be loaded from {path}: {reason}") from error
+    if file is None:
+        return _refuse_lossy(tokenizer, path)
     original = Tokenizer.from_file(str(file))
     if (text := _first_difference(tokenizer, original)) is not None:
         raise CheckRefused(
@@ -110,6 +129,26 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedT
             "use another version of transformers"
         )
     return tokenizer
+
+
+def _refuse_lossy(tokenizer: PreTrainedTokenizerFast, path: str | Path) -> PreTrainedTokenizerFast:
+    """Return a tokenizer without ``tokenizer.json`` if it gives texts back as they were."""
+    for text in BATTERY:
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        if tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False) != text:
+            raise CheckRefused(
+                f"the tokenizer of {path} has no {TOKENIZER_JSON} and does not give {text!r} back as it was; save it "
+                "as a fast tokenizer, or choose another"
+            )
+    return tokenizer
+
+
+def tokenizer_files_hash(directory: Path) -> str:
+    """Return what identifies a saved tokenizer: the hash of its ``tokenizer.json``, or of all its files without one."""
+    file = directory / TOKENIZER_JSON
+    if file.is_file():
+        return sha256_file(file)
+    return hash_json({path.name: sha256_file(path) for path in sorted(directory.iterdir())})
 
 
 def _first_difference(tokenizer: PreTrainedTokenizerFast, original: Tokenizer) -> str | None:

@@ -11,15 +11,15 @@ from agentforge.errors import UserError, did_you_mean
 
 # id to "module:class"; imported when it is made, because some need an extra.
 ENVIRONMENTS: dict[str, str] = {
-    "affine:sat": "agentforge.environments.sat:Sat",
-    "affine:abd": "agentforge.environments.programs:Abduction",
-    "affine:ded": "agentforge.environments.programs:Deduction",
-    "agentgym:babyai": "agentforge.environments.babyai:BabyAI",
-    "agentgym:textcraft": "agentforge.environments.textcraft:TextCraft",
-    "agentgym:sciworld": "agentforge.environments.sciworld:SciWorld",
-    "agentgym:alfworld": "agentforge.environments.alfworld:ALFWorld",
-    "agentgym:webshop": "agentforge.environments.agentgym:WebShop",
-    "shop": "agentforge.environments.shop:Shop",
+    "affine:sat": "agentforge.environments.sat.environment:Sat",
+    "affine:abd": "agentforge.environments.programs.environment:Abduction",
+    "affine:ded": "agentforge.environments.programs.environment:Deduction",
+    "agentgym:babyai": "agentforge.environments.babyai.environment:BabyAI",
+    "agentgym:textcraft": "agentforge.environments.textcraft.environment:TextCraft",
+    "agentgym:sciworld": "agentforge.environments.sciworld.environment:SciWorld",
+    "agentgym:alfworld": "agentforge.environments.alfworld.environment:ALFWorld",
+    "agentgym:webshop": "agentforge.environments.agentgym.environment:WebShop",
+    "shop": "agentforge.environments.shop.environment:Shop",
 }
 
 

@@ -7,13 +7,13 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from agentforge.data.prose import prompt_text
-from agentforge.data.split import split_hash
+from agentforge.data.row_text import prompt_text
+from agentforge.data.train_eval_split import split_hash
 from agentforge.errors import CheckRefused
-from agentforge.evaluation.environments import Chosen
 from agentforge.evaluation.provenance import training_files
-from agentforge.evaluation.tool_calls import Question
-from agentforge.models.locate import ModelLocation
+from agentforge.evaluation.tasks.reserved_tasks import Chosen
+from agentforge.evaluation.tool_calls.questions import Question
+from agentforge.models.locate_model import ModelLocation
 from agentforge.recipe.schema import Recipe
 
 

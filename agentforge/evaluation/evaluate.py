@@ -13,20 +13,22 @@ from typing import Any
 from agentforge.artifacts import Workspace, hash_json, read_manifest, stage_directory, write_json
 from agentforge.data.tools import load_tools
 from agentforge.errors import UserError
-from agentforge.evaluation.baselines import baselines, scripted_policy
 from agentforge.evaluation.comparable import template_of
 from agentforge.evaluation.contamination import refuse_trained_questions, refuse_trained_tasks
-from agentforge.evaluation.environments import Chosen, Selection, identity
-from agentforge.evaluation.play import decoding, evaluate_environments, opened
-from agentforge.evaluation.tool_calls import Answer, Question, judge, read_questions, score
-from agentforge.models.locate import ModelLocation, locate_model, model_inputs
+from agentforge.evaluation.own_scores import asked_for, evaluate_own
+from agentforge.evaluation.scores_file import SCORES
+from agentforge.evaluation.tasks.baselines import baselines, scripted_policy
+from agentforge.evaluation.tasks.reserved_tasks import Chosen, Selection, identity
+from agentforge.evaluation.tasks.score_policy import decoding, evaluate_environments, opened
+from agentforge.evaluation.tool_calls.questions import Answer, Question, judge, read_questions, score
+from agentforge.models.locate_model import ModelLocation, locate_model, model_inputs
 from agentforge.recipe.schema import Recipe, ToolCalls
-from agentforge.rollouts.actors import Actor
-from agentforge.rollouts.policies import Policy, Sampling, open_policy
+from agentforge.rollouts.experts import Actor
+from agentforge.rollouts.policies.policies import Policy, Sampling, open_policy
+from agentforge.systems.registry import names_of, without_unused_keys
 
 log = logging.getLogger(__name__)
 
-SCORES = "scores.json"
 ROWS = "rows.jsonl"
 
 
@@ -48,10 +50,12 @@ def evaluate(recipe: Recipe, model: str | None = None, replace: bool = False) ->
         CheckRefused: a question or a task is among the recipe's training data.
     """
     chosen = recipe.evaluate
-    if chosen.tool_calls is None and chosen.environments is None and chosen.loss is None:
+    own = asked_for(recipe)
+    if chosen.tool_calls is None and chosen.environments is None and chosen.loss is None and not own:
+        others = ", ".join(f"evaluate.{name}" for name in ("environments", "loss", *names_of("evaluations")))
         raise UserError(
-            f"{recipe.full_name} has nothing to evaluate on: set evaluate.tool_calls.prompts to a JSONL file, "
-            "evaluate.environments, or evaluate.loss"
+            f"{recipe.full_name} has nothing to evaluate on: set evaluate.tool_calls.prompts to a JSONL file, or one "
+            f"of {others}"
         )
     with opened(recipe) as selection:
         actor = scripted_policy(selection.chosen, model) if selection.chosen else None
@@ -94,7 +98,7 @@ def _evaluate_model(recipe: Recipe, selection: Selection, model: str | None, rep
 
 def _depends(recipe: Recipe, chosen: list[Chosen], location: ModelLocation) -> dict[str, Any]:
     depends = {
-        "evaluate": recipe.evaluate.model_dump(exclude={"batch_size"}),
+        "evaluate": _without_unused(recipe),
         "tools": recipe.data.tools,
         "system": recipe.data.system,
         "template": location.template,
@@ -103,6 +107,14 @@ def _depends(recipe: Recipe, chosen: list[Chosen], location: ModelLocation) -> d
     if chosen:
         depends |= {**identity(recipe, chosen), "decoding": decoding(recipe)}
     return depends
+
+
+def _without_unused(recipe: Recipe) -> dict[str, Any]:
+    found = without_unused_keys("evaluate", recipe.evaluate)
+    del found["batch_size"]  # the scores do not depend on it
+    if recipe.evaluate.loss is not None:
+        found["loss"] = without_unused_keys("evaluate.loss", recipe.evaluate.loss)
+    return found
 
 
 def _score_model(recipe: Recipe, selection: Selection, location: ModelLocation, work: Workspace) -> None:
@@ -115,9 +127,10 @@ def _score_model(recipe: Recipe, selection: Selection, location: ModelLocation, 
         "model": {"label": location.label, "kind": location.kind, "path": location.path, "base": location.base},
     }
     if recipe.evaluate.loss is not None:
-        from agentforge.evaluation.loss_stage import evaluate_losses
+        from agentforge.evaluation.losses.evaluate_loss import evaluate_losses
 
         report |= evaluate_losses(recipe, location, work)
+    report |= evaluate_own(recipe, location, work)
     if questions or selection.chosen:
         policy = open_policy(location, engine=recipe.rollouts.engine)
         if questions:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from agentforge.artifacts import MANIFEST, read_manifest
-from agentforge.models.locate import ModelLocation
+from agentforge.models.locate_model import ModelLocation
 
 ROWS = (".jsonl", ".parquet")
 

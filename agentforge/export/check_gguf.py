@@ -13,7 +13,7 @@ import numpy as np
 
 from agentforge.artifacts import write_json
 from agentforge.errors import CheckRefused, UserError
-from agentforge.export.compare import Agreement, agreement, tokenizer_texts
+from agentforge.export.agreement import Agreement, agreement, tokenizer_texts
 from agentforge.export.llama_cpp import ask_llama_cpp
 from agentforge.recipe.schema import Quantization, Recipe
 

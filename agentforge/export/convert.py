@@ -17,6 +17,7 @@ from agentforge.errors import CheckRefused
 from agentforge.export.llama_cpp import VERSION, ask_llama_cpp, converter_source
 from agentforge.models.checkpoint import INDEX_FILE, Checkpoint, write_shard
 from agentforge.recipe.schema import Quantization
+from agentforge.systems.registry import system_of
 
 log = logging.getLogger(__name__)
 
@@ -56,11 +57,8 @@ def plan_conversion(config: dict[str, Any], tree: Path) -> Conversion:
         CheckRefused: llama.cpp does not know the architecture, or is known to compute it differently.
     """
     architecture = (config.get("architectures") or ["none"])[0]
-    if config.get("model_type") == "adamba":
-        raise CheckRefused(
-            f"GGUF has no way to say {_nanochat_parts(config)}, which this model has from its nanochat base; serve the "
-            "merged checkpoint with transformers instead"
-        )
+    if (system := system_of(config)) is not None and (refusal := system.gguf_refusal(config)) is not None:
+        raise CheckRefused(refusal)
     if architecture not in known_architectures(tree):
         raise CheckRefused(
             f"GGUF has no architecture for {architecture} (llama.cpp of llama-cpp-python {VERSION}); "
@@ -86,12 +84,6 @@ def plan_conversion(config: dict[str, Any], tree: Path) -> Conversion:
         older = {"linear_attention": "mamba", "full_attention": "attention"}
         return Conversion(config={"layer_types": [older.get(kind, kind) for kind in config["layer_types"]]})
     return Conversion()
-
-
-def _nanochat_parts(config: dict[str, Any]) -> str:
-    from agentforge.models.adamba.configuration import SWITCHES
-
-    return ", ".join(f"{name}={config[name]}" for name, plain in SWITCHES.items() if config.get(name, plain) != plain)
 
 
 def is_qwen2_pre_tokenizer(tokenizer_json: Path) -> bool:

@@ -15,13 +15,13 @@ import torch
 
 from agentforge.artifacts import is_current, read_manifest, stage_directory, write_json
 from agentforge.errors import CheckRefused
-from agentforge.export.check_gguf import Reference, check_file, refuse_disagreement
-from agentforge.export.compare import (
+from agentforge.export.agreement import (
     comparison_place,
     comparison_rows,
     load_model,
     logits_of,
 )
+from agentforge.export.check_gguf import Reference, check_file, refuse_disagreement
 from agentforge.export.convert import (
     BYTES_PER_WEIGHT,
     conversion_view,
@@ -33,7 +33,7 @@ from agentforge.export.convert import (
 from agentforge.export.deployment import write_deployment
 from agentforge.export.llama_cpp import converter_source, require_library
 from agentforge.models.checkpoint import DTYPES, Checkpoint
-from agentforge.models.files import require_space
+from agentforge.models.checkpoint_files import require_space
 from agentforge.recipe.schema import Quantization, Recipe
 
 log = logging.getLogger(__name__)

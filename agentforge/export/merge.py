@@ -12,8 +12,7 @@ import torch
 
 from agentforge.artifacts import stage_directory
 from agentforge.errors import CheckRefused, UserError
-from agentforge.export.adapters import Adapter, combine
-from agentforge.export.compare import (
+from agentforge.export.agreement import (
     Agreement,
     Place,
     agreement,
@@ -22,9 +21,10 @@ from agentforge.export.compare import (
     load_model,
     logits_of,
 )
-from agentforge.export.weights import MergedWeights
+from agentforge.export.lora_weights import Adapter, combine
+from agentforge.export.merged_weights import MergedWeights
 from agentforge.models.checkpoint import Checkpoint, checkpoint_directory
-from agentforge.models.files import TOKENIZER_FILES, copy_present, require_space
+from agentforge.models.checkpoint_files import TOKENIZER_FILES, copy_present, require_space
 from agentforge.models.fingerprint import BASE_FILE, base_fingerprint
 from agentforge.recipe.schema import Recipe
 

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from agentforge.artifacts import read_manifest
-from agentforge.models.locate import QUANTIZATIONS
+from agentforge.models.locate_model import QUANTIZATIONS
 from agentforge.recipe.schema import Recipe
 
 RELATIONS = {"lora": "adapter", **dict.fromkeys(QUANTIZATIONS, "quantized")}  # the Hub's names; others: "finetune"

@@ -19,14 +19,16 @@ from transformers import (
     PreTrainedModel,
     set_seed,
 )
+from transformers.initialization import no_init_weights
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from agentforge.artifacts import hash_json
 from agentforge.errors import CheckRefused, UserError, did_you_mean
-from agentforge.models.adamba.nanochat_layers import NormedEmbedding, SoftcappedHead
-from agentforge.models.auto import model_class
+from agentforge.models.auto import load_config, model_class, register
 from agentforge.recipe.schema import Model
+from agentforge.references import resolve
+from agentforge.systems.registry import system_of
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +85,7 @@ def from_scratch(model: Model, vocab_size: int, *, seed: int, dtype: torch.dtype
             not fit.
     """
     fields = dict(model.config)
+    register(fields)
     config_class = _config_class(fields.pop("model_type", None))
     known = [field.name for field in dataclasses.fields(config_class)]
     for name in fields:
@@ -115,6 +118,29 @@ def _config_class(model_type: str | None) -> type[PretrainedConfig]:
         raise UserError(f"model.config.model_type '{model_type}' is unknown to transformers{hint}")
     config_class: type[PretrainedConfig] = CONFIG_MAPPING[model_type]
     return config_class
+
+
+def config_of(model: Model) -> PretrainedConfig:
+    """Return the config of a recipe's base, without its weights.
+
+    Raises:
+        UserError: it cannot be read, or is not that of a model.
+    """
+    try:
+        if model.path is not None:
+            return load_config(model.path, revision=model.revision or "main", trust_remote_code=model.trust_remote_code)
+        register(model.config)
+        fields = dict(model.config)
+        return AutoConfig.for_model(fields.pop("model_type", ""), **fields)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"model {model.path or 'model.config'} cannot be read: {_first_line(error)}") from error
+
+
+def empty_model(model: Model) -> PreTrainedModel:
+    """Return a recipe's base on the meta device: its modules, names and shapes, without memory for the weights."""
+    config = config_of(model)
+    with no_init_weights(), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
 
 
 def load_model(model: Model, *, dtype: torch.dtype, device: torch.device | None = None) -> PreTrainedModel:
@@ -218,11 +244,9 @@ def add_lora(model: PreTrainedModel, options: dict[str, Any], *, seed: int) -> P
             f"train.lora.target_modules: this {model.config.model_type} has no {', '.join(unknown)}; "
             f"it has {', '.join(linear_names(model))}"
         )
-    if bent := sorted(_bent_outputs(model) & set(targets or [])):
-        raise UserError(
-            f"train.lora.target_modules: {', '.join(bent)} of this nanochat graft bends what it returns, so its LoRA "
-            "could not be merged; leave it out"
-        )
+    system = system_of(model.config.to_dict())
+    if system is not None and system.lora is not None:
+        options = resolve(system.lora)(model, options)
     set_seed(seed)
     if getattr(model, "is_quantized", False):
         from peft import prepare_model_for_kbit_training
@@ -233,11 +257,6 @@ def add_lora(model: PreTrainedModel, options: dict[str, Any], *, seed: int) -> P
     except (ValueError, TypeError) as error:
         known = ", ".join(linear_names(model))
         raise UserError(f"train.lora: {_first_line(error)} (linear modules here: {known})") from error
-
-
-def _bent_outputs(model: torch.nn.Module) -> set[str]:
-    bent = (NormedEmbedding, SoftcappedHead)
-    return {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, bent)}
 
 
 def linear_names(model: torch.nn.Module) -> list[str]:

@@ -14,15 +14,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from agentforge.data.locate import MissingData, locate, registered
+from agentforge.data.sources.source_files import MissingData, locate, registered
 from agentforge.errors import UserError
 from agentforge.planning import storage
 from agentforge.planning.cost import compute_hours
-from agentforge.planning.hub import hub_check
+from agentforge.planning.flops import flops_per_token
+from agentforge.planning.hub_reachable import hub_check
 from agentforge.planning.memory import USABLE
 from agentforge.planning.plan import Plan, make_plan
 from agentforge.planning.shapes import cached_config, maker_of
-from agentforge.planning.work import flops_per_token
 from agentforge.recipe.hardware import load_hardware, this_machine
 from agentforge.recipe.schema import Recipe
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from agentforge.errors import CheckRefused
 from agentforge.planning import storage
-from agentforge.planning.claims import Verdict, check_claims, claims_for
 from agentforge.planning.cost import DISK_RATES, DOWNLOAD_RATES, Range, compute_hours, dollars, transfer_hours
+from agentforge.planning.flops import Tokens, count_tokens, flops_per_token
 from agentforge.planning.memory import Memory, can_be_sharded, estimate_memory, trained_parameters
 from agentforge.planning.parameters import count_parameters
-from agentforge.planning.play import playing_hours
+from agentforge.planning.rollout_time import playing_hours
 from agentforge.planning.shapes import Shape, shape_of
-from agentforge.planning.work import Tokens, count_tokens, flops_per_token
+from agentforge.planning.spec_checks import Verdict, check_claims, claims_for
 from agentforge.recipe.hardware import Hardware, load_hardware
 from agentforge.recipe.schema import Recipe
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from agentforge.errors import UserError, did_you_mean
-from agentforge.planning.operations import operated
-from agentforge.recipe.schema import Model, Recipe, TokenizerTraining
+from agentforge.recipe.schema import Model, Recipe, Surgery, TokenizerTraining
 from agentforge.recipe.yaml_files import config_roots, read_yaml
+from agentforge.references import resolve
+from agentforge.systems.registry import operations
 
 # Defaults of the config classes in transformers, for the fields that decide a size (tested against the classes).
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -218,7 +219,7 @@ def config_of(recipe: Recipe) -> dict[str, Any]:
             return loaded
     if (maker := maker_of(model.path)) is not None:
         made = maker[1]
-        return operated(config_of(made), made.surgery) if made.surgery else config_of(made)
+        return _operated(config_of(made), made.surgery) if made.surgery else config_of(made)
     known = known_models()
     if model.path not in known:
         raise UserError(
@@ -226,6 +227,13 @@ def config_of(recipe: Recipe) -> dict[str, Any]:
             "download or make it, or add its config to a file in configs/models"
         )
     return known[model.path]
+
+
+def _operated(config: dict[str, Any], surgery: Surgery) -> dict[str, Any]:
+    """Return the config.json that an operation of surgery makes of another."""
+    changes = operations()[surgery.operation].config
+    changed: dict[str, Any] = resolve(changes)(config, surgery) if changes else config
+    return changed
 
 
 def _from_scratch(recipe: Recipe) -> dict[str, Any]:

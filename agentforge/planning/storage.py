@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentforge.data.locate import MissingData, locate, registered
+from agentforge.data.sources.source_files import MissingData, locate, registered
 from agentforge.errors import UserError
 from agentforge.planning.memory import DTYPE_BYTES, optimizer_bytes, trained_parameters
 from agentforge.planning.parameters import count_parameters

@@ -1,6 +1,1 @@
-"""The typed recipe: schema, loading, and errors that name the key."""
-
-from agentforge.recipe.loading import load_recipe
-from agentforge.recipe.schema import Recipe
-
-__all__ = ["Recipe", "load_recipe"]
+"""The recipe: found, extended, overlaid, overridden, and validated into typed sections."""

@@ -6,18 +6,9 @@ import math
 from typing import Any
 
 from agentforge.errors import did_you_mean
+from agentforge.recipe.methods import METHODS, config_classes
 from agentforge.recipe.schema import Recipe
 from agentforge.recipe.tables import fields_of
-
-CONFIG_OF_METHOD = {
-    "pretrain": "TrainingArguments",
-    "sft": "SFTConfig",
-    "dpo": "DPOConfig",
-    "kto": "KTOConfig",
-    "grpo": "GRPOConfig",
-    "ppo": "PPOConfig",
-    "reward": "RewardConfig",
-}
 
 # Fields that another key of the recipe decides: setting both would leave it open which one holds.
 OWNED: dict[str, str] = {
@@ -177,7 +168,7 @@ WORDS = {
 
 def argument_problems(recipe: Recipe) -> list[tuple[tuple[str, ...], str]]:
     """Return what is wrong with names, types and values of `train.args` and `train.lora`: key and sentence."""
-    found = problems_in(recipe.train.args, CONFIG_OF_METHOD[recipe.train.method], "train.args")
+    found = problems_in(recipe.train.args, METHODS[recipe.train.method].config, "train.args")
     if recipe.train.lora is not None:
         found += problems_in(recipe.train.lora, "LoraConfig", "train.lora")
     return found
@@ -214,7 +205,7 @@ def _suggest(name: str, config: str, section: str) -> str:
     if hint := did_you_mean(name, [*fields, *aliases]):
         near = hint.split("'")[1]
         return f"; did you mean '{section}.{aliases.get(near, near)}'?"
-    other = next((c for c in dict.fromkeys(CONFIG_OF_METHOD.values()) if name in fields_of(c)), None)
+    other = next((c for c in config_classes() if name in fields_of(c)), None)
     return f" (it is one of {other}; see train.method)" if other and config != "LoraConfig" else ""
 
 

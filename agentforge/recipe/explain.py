@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from agentforge.errors import did_you_mean
-from agentforge.recipe.arguments import ALIASES, CONFIG_OF_METHOD, ELSEWHERE, is_number, show_value
+from agentforge.recipe.arguments import ALIASES, ELSEWHERE, is_number, show_value
+from agentforge.recipe.methods import config_classes
 from agentforge.recipe.schema import Recipe
 from agentforge.recipe.tables import fields_of
 
@@ -104,7 +105,7 @@ def _elsewhere(name: str) -> str | None:
     if name in ELSEWHERE:
         return ELSEWHERE[name]
     field = ALIASES.get(name, name)
-    if any(field in fields_of(config) for config in dict.fromkeys(CONFIG_OF_METHOD.values())):
+    if any(field in fields_of(config) for config in config_classes()):
         return f"train.args.{field}"
     if name in fields_of("LoraConfig"):
         return f"train.lora.{name}"

@@ -9,11 +9,12 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from agentforge.recipe.arguments import CONFIG_OF_METHOD, LORA_OWNED, OWNED
+from agentforge.recipe.arguments import LORA_OWNED, OWNED
+from agentforge.recipe.methods import METHODS, config_classes
 from agentforge.recipe.schema import Recipe
 from agentforge.recipe.tables import fields_of
 
-CONFIGS = tuple(dict.fromkeys(CONFIG_OF_METHOD.values()))
+CONFIGS = config_classes()
 
 
 def recipe_json_schema() -> dict[str, Any]:
@@ -64,9 +65,9 @@ def _arguments_by_method() -> list[dict[str, Any]]:
     named = [
         {
             "if": {"properties": {"method": {"const": method}}, "required": ["method"]},
-            "then": {"properties": {"args": {"$ref": f"#/$defs/{config}"}}},
+            "then": {"properties": {"args": {"$ref": f"#/$defs/{spec.config}"}}},
         }
-        for method, config in CONFIG_OF_METHOD.items()
+        for method, spec in METHODS.items()
     ]
     unnamed = {
         "if": {"not": {"required": ["method"]}},

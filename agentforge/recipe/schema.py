@@ -1,32 +1,28 @@
 """The sections of a recipe, as pydantic models. Unknown keys are refused; `loading` names the nearest right one.
 
 Only names, types and defaults live here. `train.args`, `train.lora` and the like are handed to the parent library's
-config class and are checked by `recipe.arguments` against the tables of that class's fields.
+config class and are checked by `recipe.arguments` against the tables of that class's fields. What belongs to one model
+family is not here either: its system brings the keys, and `with_system_keys` adds them where the sections are defined.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
+
+from agentforge.recipe.methods import METHODS
+from agentforge.recipe.section import Section
+from agentforge.systems.registry import operations, with_system_keys
 
 Quantization = Literal["f16", "q8", "q5km", "q4km"]
-SURGERY_SUFFIXES = {
-    "graft": "grafted",
-    "expand": "expanded",
-    "slice": "sliced",
-    "order": "ordered",
-    "drop_attention": "attention-dropped",
-}
-
-
-class Section(BaseModel):
-    """A part of the recipe: strict keys, immutable once loaded."""
-
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, validate_default=True, protected_namespaces=(), defer_build=True
-    )
+if TYPE_CHECKING:  # the type checker cannot read a table; what it need not know is that only these words are allowed
+    MethodName = str
+    OperationName = str
+else:
+    MethodName = Literal[tuple(METHODS)]
+    OperationName = Literal[tuple(operations())]
 
 
 class Budget(Section):
@@ -102,6 +98,7 @@ class Decontaminate(Section):
     ngram: int = Field(13, ge=3, description="words")
 
 
+@with_system_keys("data")
 class Data(Section):
     max_length: int = Field(2048, ge=16, description="tokens")
     mix: list[Source] = Field(default_factory=list)
@@ -169,58 +166,26 @@ class Collapse(Section):
     patience: int = Field(5, ge=1, description="logged steps in a row")
 
 
-class Distill(Section):
-    """The model also learns the next-token distribution of a frozen teacher."""
+class Optimizer(Section):
+    """An optimiser that a system brings."""
 
-    teacher: str = Field(description="directory or Hub id; its vocabulary is the model's")
-    weight: float = Field(1.0, gt=0, description="of the divergence beside the labels' 1")
-    temperature: float = Field(1.0, gt=0)
-
-
-class Nested(Section):
-    """Narrow models inside the full one are trained with it: in each step the narrowest, and some between."""
-
-    widths: list[str] = Field(["1/2", "1/4"], min_length=1, description="shares of the full width")
-    random: int = Field(1, ge=0, description="widths between that a step draws")
-    alpha: float = Field(0.5, ge=0, le=1, description="share of the full width's prediction; the labels have the rest")
-    temperature: float = Field(1.0, gt=0)
-    mix_and_match: bool = Field(False, description="draw also models whose layers have widths of their own")
-    router: float | None = Field(
-        None, ge=0, description="fit a router on the eval rows that loses so much at most, in nats a token; null: none"
-    )
+    name: str
+    options: dict[str, Any] = Field(default_factory=dict, description="arguments of its constructor")
 
 
-class ExitTraining(Section):
-    """Early exits: the head is trained to read hidden states between the layers (LayerSkip)."""
-
-    layers: list[int] = Field(min_length=1, description="exits after so many layers")
-    scale: float = Field(0.2, ge=0, description="what the exits count beside the last layer; 0: only gates are trained")
-    rotate: bool = Field(False, description="one exit a step in turn, which saves heads where there are many")
-    layer_dropout: float = Field(0.0, ge=0, lt=1, description="probability that a row skips the last layer")
-    gates: bool = Field(True, description="each exit learns when it agrees with full depth")
-    agreement: float | None = Field(
-        0.95,
-        gt=0,
-        lt=1,
-        description="thresholds are calibrated to it on the eval rows, of tokens that leave; null: not",
-    )
-
-
+@with_system_keys("train")
 class Train(Section):
-    method: Literal["pretrain", "sft", "dpo", "kto", "grpo", "ppo", "reward"] = "sft"
+    method: MethodName = "sft"
     args: dict[str, Any] = Field(default_factory=dict, description="fields of TrainingArguments, SFTConfig ...")
     lora: dict[str, Any] | None = Field(None, description="fields of peft.LoraConfig; none: all weights are trained")
+    optimizer: Optimizer | None = Field(None, description="one that a system brings; none: `train.args.optim`")
+    ema: float | None = Field(
+        None, gt=0, lt=1, description="decay of an average of the weights, which is evaluated and published; none: none"
+    )
     max_nonfinite_steps: int = Field(3, ge=1, description="skipped NaN/inf batches in a row at which the run stops")
     trainable: list[str] = Field(
         default_factory=list, description="patterns of parameters' names (*.mamba.*), the rest is frozen; none: all"
     )
-    distill: Distill | None = None
-    nested: Nested | None = None
-    exits: ExitTraining | None = None
-    expanded: Literal["expanded_only", "graded"] | None = Field(
-        None, description="of an expanded model: train only the new entries, or the old ones at a lower rate"
-    )
-    old_learning_rate_share: float = Field(0.1, gt=0, lt=1, description="graded: of the new entries' rate")
     episodes: list[str] = Field(
         default_factory=list, description="dpo, kto: directories that `collect` made; none: this recipe's own"
     )
@@ -247,21 +212,12 @@ class Environments(Section):
     samples: int = Field(1, ge=1, description="episodes per task")
 
 
+@with_system_keys("evaluate.loss")
 class Losses(Section):
     """Next-token loss on the eval rows of the recipe's prepared data."""
 
     rows: int | None = Field(None, ge=2, description="so many of them; none: all")
-    widths: list[str] = Field(["1"], min_length=1, description="shares of an Adamba's width; others have only 1")
-    exits: bool = Field(False, description="also at each early exit, if the model has any")
-    speed: bool = Field(False, description="also milliseconds a token of decoding, of each of them")
-
-
-class Evaluate(Section):
-    tool_calls: ToolCalls | None = None
-    environments: Environments | None = None
-    loss: Losses | None = None
-    confidence: float = Field(0.8, gt=0, lt=1, description="mass of the Beta-Jeffreys interval")
-    batch_size: int = Field(16, ge=1)
+    speed: bool = Field(False, description="also milliseconds a token of decoding")
 
 
 class Export(Section):
@@ -281,45 +237,26 @@ class Export(Section):
     license: str | None = None
 
 
-class GraftedMamba(Section):
-    """The mixers that graft adds to every layer."""
-
-    heads: int | None = Field(None, ge=1, description="none: as many as make the mixer as wide as the residual stream")
-    d_head: int | None = Field(None, ge=1, description="channels of a head; none: those of an attention head")
-    d_state: int = Field(128, ge=1, description="size of the state per channel")
-    d_conv: int = Field(4, ge=2, le=4, description="taps of the convolution")
-    chunk: int = Field(128, ge=1, description="positions that the scan treats at once")
-
-
-class Sizes(Section):
-    """Sizes of an Adamba by their names in its config; what is not given stays. The size of a head always does."""
-
-    hidden_size: int | None = Field(None, ge=1)
-    num_attention_heads: int | None = Field(None, ge=1)
-    num_key_value_heads: int | None = Field(None, ge=1)
-    intermediate_size: int | None = Field(None, ge=1)
-    mamba_n_heads: int | None = Field(None, ge=1)
-    num_hidden_layers: int | None = Field(None, ge=1)
-
-
+@with_system_keys("surgery")
 class Surgery(Section):
     """One operation on the checkpoint `model.path`, proved before it is published."""
 
-    operation: Literal["graft", "expand", "slice", "truncate", "order", "drop_attention"]
-    mamba: GraftedMamba | None = Field(None, description="graft: sizes of the mixers")
-    width: str | None = Field(None, description="expand, slice: all widths times this, such as 5/4 or 1/2")
-    shape: Sizes | None = Field(None, description="expand, slice: sizes, after width")
-    layers: int | None = Field(
-        None, ge=1, description="truncate: how many stay; drop_attention: how many, the cheapest"
-    )
-    indices: list[int] | None = Field(None, description="drop_attention: which layers instead, counted from 0")
-    rows: int | None = Field(None, ge=1, description="order, drop_attention: prepared rows measured on; none: 64")
+    operation: OperationName
     max_logit_difference: float = Field(
         1e-5,
         ge=0,
-        description="expand, order, graft of a nanochat: against the old model in fp32, times its largest logit "
-        "where that is above 1; above: refused",
+        description="operations that keep the function: against the old model in fp32, times its largest logit where "
+        "that is above 1; above: refused",
     )
+
+
+@with_system_keys("evaluate")
+class Evaluate(Section):
+    tool_calls: ToolCalls | None = None
+    environments: Environments | None = None
+    loss: Losses | None = None
+    confidence: float = Field(0.8, gt=0, lt=1, description="mass of the Beta-Jeffreys interval")
+    batch_size: int = Field(16, ge=1)
 
 
 class Stage(Section):
@@ -370,14 +307,9 @@ class Recipe(Section):
     @property
     def operated(self) -> Path:
         """What `surgery` makes: ``-grafted``, ``-expanded``, ``-width-1of2``, ``-depth-4``, ``-ordered`` ..."""
-        chosen = self.surgery
-        if chosen is None:
+        if self.surgery is None:
             return self.artifact("operated")
-        if chosen.operation == "slice" and chosen.width is not None and chosen.shape is None:
-            return self.artifact(f"width-{chosen.width.replace('/', 'of')}")
-        if chosen.operation == "truncate":
-            return self.artifact(f"depth-{chosen.layers}")
-        return self.artifact(SURGERY_SUFFIXES[chosen.operation])
+        return self.artifact(operations()[self.surgery.operation].suffix(self.surgery))
 
     @property
     def trained(self) -> Path:

@@ -14,15 +14,15 @@ from agentforge.artifacts import Workspace, stage_directory
 from agentforge.environments.base import Environment
 from agentforge.environments.splits import COUNTABLE, task_ids
 from agentforge.errors import CheckRefused, UserError, did_you_mean
-from agentforge.models.locate import ModelLocation, locate_model, model_inputs
+from agentforge.models.locate_model import ModelLocation, locate_model, model_inputs
 from agentforge.recipe.schema import Recipe
-from agentforge.rollouts.actors import Actor, Baseline, Expert
 from agentforge.rollouts.collected_rows import ROWS, write_rows
+from agentforge.rollouts.environment_pool import EnvironmentPool
 from agentforge.rollouts.episode_store import read_episodes, write_episodes
 from agentforge.rollouts.episodes import Episode
+from agentforge.rollouts.experts import Actor, Baseline, Expert
 from agentforge.rollouts.play import Task, play
-from agentforge.rollouts.policies import Policy, Sampling, open_policy
-from agentforge.rollouts.pool import EnvironmentPool
+from agentforge.rollouts.policies.policies import Policy, Sampling, open_policy
 
 log = logging.getLogger(__name__)
 

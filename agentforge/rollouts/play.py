@@ -9,12 +9,12 @@ from random import Random
 
 from agentforge.environments.base import EnvironmentFailed
 from agentforge.errors import CheckRefused
-from agentforge.rollouts.actors import Actor, as_call, written
-from agentforge.rollouts.dialogue import Act, Dialogue, SampledDialogue
+from agentforge.rollouts.environment_pool import EnvironmentPool
 from agentforge.rollouts.episodes import Episode
-from agentforge.rollouts.games import Game, OnEpisode, OnFailure, Table, Task
-from agentforge.rollouts.policies import Completion, Decoder, Policy, Request, Sampling
-from agentforge.rollouts.pool import EnvironmentPool
+from agentforge.rollouts.experts import Actor, as_call, written
+from agentforge.rollouts.policies.policies import Completion, Decoder, Policy, Request, Sampling
+from agentforge.rollouts.scheduler import Game, OnEpisode, OnFailure, Table, Task
+from agentforge.rollouts.transcript import Act, Dialogue, SampledDialogue
 
 __all__ = ["Task", "play"]
 

@@ -12,14 +12,14 @@ from typing import Any, get_args
 from rich.console import Console
 
 from agentforge.data.tools import ToolSet, load_tools
-from agentforge.environments.sandbox import isolation
+from agentforge.environments.sandbox.sandbox import isolation
 from agentforge.errors import UserError, did_you_mean
 from agentforge.evaluation.evaluate import load_questions
-from agentforge.models.locate import locate_model
+from agentforge.models.locate_model import locate_model
 from agentforge.recipe.schema import Recipe
-from agentforge.rollouts.policies import Policy, Sampling, open_policy
+from agentforge.rollouts.policies.policies import Policy, Sampling, open_policy
+from agentforge.serving.chat_session import Listener, Session
 from agentforge.serving.local_tools import LocalTools, ToolMode, read_files
-from agentforge.serving.session import Listener, Session
 from agentforge.serving.turns import Delta
 
 MAX_NEW_TOKENS = 1024

@@ -26,7 +26,7 @@ from agentforge.environments.registry import make
 from agentforge.environments.splits import split_of
 from agentforge.errors import UserError
 from agentforge.serving.environment_sessions import Refused, Sessions
-from agentforge.serving.server import listen
+from agentforge.serving.openai_server import listen
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from agentforge.environments.sandbox import TIMEOUT, Sandbox, SandboxResult
+from agentforge.environments.sandbox.sandbox import TIMEOUT, Sandbox, SandboxResult
 from agentforge.errors import UserError
 
 ToolMode = Literal["show", "sandbox"]

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from agentforge.errors import UserError
-from agentforge.rollouts.policies import Conversation, Generation, Policy, Sampling
+from agentforge.rollouts.policies.policies import Conversation, Generation, Policy, Sampling
 from agentforge.serving.turns import Delta, Spoken
 
 # What would change the answer and is not built: refused, because leaving it out would be another answer.

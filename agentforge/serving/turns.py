@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from agentforge.data.tool_calls import CALL, END_THINK, THINK, parse_assistant, split_reasoning, unescape_tags
-from agentforge.rollouts.policies import Conversation, Generation, Policy, Sampling
+from agentforge.rollouts.policies.policies import Conversation, Generation, Policy, Sampling
 
 Delta = tuple[Literal["content", "reasoning"], str]
 UNFINISHED_TAG = re.compile(r"\s*(?:<\\*/?[a-z_]{0,9})?\Z")

@@ -13,6 +13,7 @@ from transformers import TrainingArguments, get_scheduler
 
 from agentforge.errors import UserError
 from agentforge.planning.memory import needs_gradient_checkpointing
+from agentforge.recipe.methods import METHODS
 from agentforge.recipe.schema import Recipe
 
 # Keys that TRL would act on while it tokenises and packs; here `prepare` has tokenised and `examples` packs.
@@ -99,7 +100,7 @@ def _bf16_pays(recipe: Recipe) -> bool:
     """Tell whether the hardware multiplies in bf16: half the time of fp32. Other CPUs emulate it, and take longer."""
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported()
-    if recipe.train.method not in ("pretrain", "sft"):
+    if not METHODS[recipe.train.method].supervised:
         return False  # episodes are sampled in fp32: the update must see the same probabilities
     try:
         flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
 import shutil
@@ -20,27 +19,20 @@ from agentforge.errors import CheckRefused, Stopped, UserError
 from agentforge.models.fingerprint import write_base
 from agentforge.models.history import check_history
 from agentforge.recipe.hardware import load_hardware
+from agentforge.recipe.methods import METHODS
 from agentforge.recipe.schema import Recipe
+from agentforge.references import resolve
 from agentforge.trainers.callbacks.limits import LimitsCallback
 from agentforge.trainers.callbacks.metrics import FILE as METRICS
 from agentforge.trainers.callbacks.metrics import MetricsCallback
 from agentforge.trainers.callbacks.progress import ProgressCallback
 from agentforge.trainers.checkpoints import newest_complete
+from agentforge.trainers.guarded_trainer import GuardedTrainer, RunCounters
 from agentforge.trainers.launch import check_launch, main_rank, share
-from agentforge.trainers.loop import GuardedTrainer, Tally
-from agentforge.trainers.stage import CACHE, Stage, refuse_keys
+from agentforge.trainers.method import CACHE, Method, refuse_keys
 
 log = logging.getLogger(__name__)
 
-# Method to "module:class"; imported when it is used, because each brings a part of TRL with it.
-METHODS: dict[str, str] = {
-    "pretrain": "agentforge.trainers.supervised:SupervisedStage",
-    "sft": "agentforge.trainers.supervised:SupervisedStage",
-    "dpo": "agentforge.trainers.preference_stage:PreferenceStage",
-    "kto": "agentforge.trainers.preference_stage:PreferenceStage",
-    "grpo": "agentforge.trainers.rl_stage:RLStage",
-    "ppo": "agentforge.trainers.rl_stage:RLStage",
-}
 # Written last, with everything that the manifest needs: training is over, what remains is to tidy up.
 FINISHED = "training.json"
 
@@ -49,7 +41,7 @@ def train(recipe: Recipe, replace: bool = False) -> Path:
     """Run the recipe's training stage; run again after a kill or a signal, it goes on from the newest checkpoint.
 
     Args:
-        recipe: `train.method` is one of `METHODS`.
+        recipe: its `train` section says what is done.
         replace: make the artefact again if it is there from another recipe.
 
     Returns:
@@ -61,50 +53,45 @@ def train(recipe: Recipe, replace: bool = False) -> Path:
             is used up.
         Stopped: a signal ended the run after a checkpoint.
     """
-    if recipe.train.method not in METHODS:
-        raise UserError(
-            f"train.method {recipe.train.method} comes with a later version; now there are {', '.join(METHODS)}"
-        )
     refuse_keys(recipe.train)
     check_history(recipe.model)
     if recipe.model.quantize and recipe.train.lora is None:
         raise UserError("model.quantize: 4-bit weights cannot be trained themselves; give train.lora")
-    module, _, name = METHODS[recipe.train.method].partition(":")
-    stage: Stage = getattr(importlib.import_module(module), name)(recipe)
+    method: Method = resolve(METHODS[recipe.train.method].implementation)(recipe)
     try:
-        check_launch(recipe, stage.args)
-        with _shared_directory(stage, replace) as work:
+        check_launch(recipe, method.args)
+        with _shared_directory(method, replace) as work:
             if not work.done:
-                stage.args.output_dir = str(work.path)
+                method.args.output_dir = str(work.path)
                 if not (work.path / FINISHED).is_file():
-                    _train_in(work.path, stage)
+                    _train_in(work.path, method)
                 if main_rank():
                     work.metrics = _tidy(work.path)
     finally:
-        stage.close()
+        method.close()
     return recipe.trained
 
 
 @contextmanager
-def _shared_directory(stage: Stage, replace: bool) -> Iterator[Workspace]:
-    """Open the stage's directory on the first process only; the others get its path and write nothing of their own."""
-    target = stage.recipe.trained
+def _shared_directory(method: Method, replace: bool) -> Iterator[Workspace]:
+    """Open the artefact's directory on the first process only; the others get its path and write nothing."""
+    target = method.recipe.trained
     if not main_rank():
         path, done = share(None)
         yield Workspace(Path(path), target, done=done)
         return
     with stage_directory(
-        target, stage="train", recipe=stage.relevant(), inputs=stage.inputs(), resumable=True, replace=replace
+        target, stage="train", recipe=method.relevant(), inputs=method.inputs(), resumable=True, replace=replace
     ) as work:
         share((str(work.path), work.done))
         yield work
 
 
-def _train_in(directory: Path, stage: Stage) -> None:
-    checkpoint = _agreed_checkpoint(directory, stage.args)
-    tally = Tally.load(checkpoint) if checkpoint else Tally()
-    limits = LimitsCallback(stage.recipe.budget, _dollars_per_hour(stage.recipe), tally.seconds)
-    trainer = stage.make_trainer(directory, tally, limits, [MetricsCallback(directory)])
+def _train_in(directory: Path, method: Method) -> None:
+    checkpoint = _agreed_checkpoint(directory, method.args)
+    counters = RunCounters.load(checkpoint) if checkpoint else RunCounters()
+    limits = LimitsCallback(method.recipe.budget, _dollars_per_hour(method.recipe), counters.seconds)
+    trainer = method.make_trainer(directory, counters, limits, [MetricsCallback(directory)])
     trainer.remove_callback(PrinterCallback)
     progress = ProgressCallback()
     trainer.add_callback(progress)
@@ -117,12 +104,13 @@ def _train_in(directory: Path, stage: Stage) -> None:
     finally:
         progress.close()
     _raise_if_ended(limits, trainer)
-    stage.check(trainer)
-    metrics = _final_metrics(trainer, limits) | stage.metrics(trainer)
-    _save_final(trainer, stage.recipe, directory)
-    metrics |= stage.finish(trainer, directory)
+    method.check(trainer)
+    metrics = _final_metrics(trainer, limits) | method.metrics(trainer)
+    with trainer.published_weights():
+        _save_final(trainer, method.recipe, directory)
+        metrics |= method.finish(trainer, directory)
     if main_rank():
-        write_json(directory / FINISHED, {"metrics": metrics, "arguments": _shown(stage.args)})
+        write_json(directory / FINISHED, {"metrics": metrics, "arguments": _shown(method.args)})
     trainer.accelerator.wait_for_everyone()
 
 
@@ -150,7 +138,7 @@ def _raise_if_ended(limits: LimitsCallback, trainer: GuardedTrainer) -> None:
 
 
 def _final_metrics(trainer: GuardedTrainer, limits: LimitsCallback) -> dict[str, Any]:
-    tally = trainer.tally
+    counters = trainer.counters
     last = [
         line for line in trainer.state.log_history if line["step"] == trainer.state.global_step and "eval_loss" in line
     ]
@@ -158,14 +146,14 @@ def _final_metrics(trainer: GuardedTrainer, limits: LimitsCallback) -> dict[str,
     seconds = trainer.seconds()
     parameters = [(p.numel(), p.requires_grad) for p in trainer.accelerator.unwrap_model(trainer.model).parameters()]
     return {
-        "loss": tally.loss,
+        "loss": counters.loss,
         "eval_loss": evaluated.get("eval_loss"),
         "steps": trainer.state.global_step,
-        "skipped_steps": tally.skipped_steps,
-        "tokens": tally.tokens,
-        "trained_tokens": tally.trained_tokens,
+        "skipped_steps": counters.skipped_steps,
+        "tokens": counters.tokens,
+        "trained_tokens": counters.trained_tokens,
         "seconds": round(seconds, 1),
-        "tokens_per_second": round(tally.tokens / seconds, 1),
+        "tokens_per_second": round(counters.tokens / seconds, 1),
         "dollars": round(limits.dollars(), 2),
         "parameters": sum(count for count, _ in parameters),
         "trainable_parameters": sum(count for count, trainable in parameters if trainable),

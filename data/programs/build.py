@@ -16,7 +16,7 @@ from typing import Any
 from sources import arithmetic, dynamic, lists, loops, parsing, simulation, strings  # noqa: F401  they register
 from sources.problem import PROBLEMS, Problem, text
 
-from agentforge.environments.program_judge import Runner, failure
+from agentforge.environments.programs.judge import Runner, failure
 
 HERE = Path(__file__).parent
 TESTS = 6

@@ -16,8 +16,7 @@ from agentforge.data import chat_template as ct
 from agentforge.data.messages import BadRow, normalize
 from agentforge.data.tool_calls import parse_assistant
 from agentforge.errors import UserError
-
-from .small_tokenizers import CONVERSATION, TOOLS, chatml_tokenizer, r1_tokenizer
+from tests.data.small_tokenizers import CONVERSATION, TOOLS, chatml_tokenizer, r1_tokenizer
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 PLAIN = [  # nothing that our preparation changes: rendered by itself the stored template must give the same

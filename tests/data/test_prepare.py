@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentforge.artifacts import read_manifest
+from agentforge.data.disk_buffer import Spool
 from agentforge.data.prepare import load_prepared, prepare
-from agentforge.data.spool import Spool
 from agentforge.data.tokenizer import load_tokenizer, train_tokenizer
 from agentforge.errors import CheckRefused, UserError
 from agentforge.recipe.schema import Recipe

@@ -17,8 +17,7 @@ from agentforge.data.messages import normalize
 from agentforge.data.preview import PreviewRow, preview_row, preview_rows, render_terminal, token_texts, write_html
 from agentforge.errors import CheckRefused, UserError
 from agentforge.recipe.schema import Data, Model, Recipe, Source, TokenizerTraining
-
-from .small_tokenizers import CONVERSATION, TOOLS, chatml_tokenizer
+from tests.data.small_tokenizers import CONVERSATION, TOOLS, chatml_tokenizer
 
 HOSTILE = "<script>alert(1)</script> & \x1b[31mred\x1b[0m \x07 [bold]x[/bold] ${{}} {legend}"
 ROW = {"messages": normalize(CONVERSATION), "tools": TOOLS}

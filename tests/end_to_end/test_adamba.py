@@ -14,14 +14,13 @@ from safetensors.torch import load_file
 
 from agentforge.artifacts import MANIFEST, read_manifest
 from agentforge.errors import CheckRefused
-from agentforge.models.adamba.configuration import AdambaConfig
-from agentforge.models.adamba.shape import index_of, take
 from agentforge.models.surgery import surgery
-from agentforge.recipe import Recipe, load_recipe
-from agentforge.recipe.loading import find_recipe, merge, read_extended, recipe_names
+from agentforge.recipe.loading import find_recipe, load_recipe, merge, read_extended, recipe_names
+from agentforge.recipe.schema import Recipe
+from agentforge.systems.adamba.modeling.configuration import AdambaConfig
+from agentforge.systems.adamba.modeling.shape import index_of, take
 from agentforge.trainers.train import train
-
-from .conftest import REPOSITORY, agentforge
+from tests.end_to_end.conftest import REPOSITORY, agentforge
 
 pytestmark = pytest.mark.end_to_end
 

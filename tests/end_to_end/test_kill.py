@@ -16,8 +16,7 @@ from pathlib import Path
 import pytest
 
 from agentforge.artifacts import read_manifest
-
-from .conftest import agentforge, command, environment, make_project
+from tests.end_to_end.conftest import agentforge, command, environment, make_project
 
 KILLS = int(os.environ.get("AGENTFORGE_KILLS", "2"))
 MADE = {

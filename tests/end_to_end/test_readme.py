@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from agentforge.artifacts import read_manifest
-
-from .conftest import REPOSITORY, environment
+from tests.end_to_end.conftest import REPOSITORY, environment
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 # the demo in a minute: the same stages over the same code, with a base that has learnt nothing

@@ -16,7 +16,7 @@ import uvicorn
 from fastapi import Body, FastAPI
 from fastapi.responses import PlainTextResponse
 
-from agentforge.serving.server import listen
+from agentforge.serving.openai_server import listen
 
 Body_ = dict[str, Any]
 Posted = Annotated[Body_, Body()]

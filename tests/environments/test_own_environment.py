@@ -12,8 +12,7 @@ from agentforge.environments.base import Environment
 from agentforge.environments.registry import ENVIRONMENTS, make
 from agentforge.environments.splits import split_of, task_ids
 from agentforge.errors import UserError
-
-from .playing import baseline, expert, play, success_rate
+from tests.environments.playing import baseline, expert, play, success_rate
 
 PAGE = (Path(__file__).parents[2] / "docs" / "environments.md").read_text(encoding="utf-8")
 SECTION = PAGE.split("## Add one in ten minutes")[1]

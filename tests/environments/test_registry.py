@@ -8,7 +8,7 @@ import pytest
 
 from agentforge.environments.base import Environment, Info, Step
 from agentforge.environments.registry import ENVIRONMENTS, load_class, make
-from agentforge.environments.sat import Sat
+from agentforge.environments.sat.environment import Sat
 from agentforge.errors import UserError
 
 

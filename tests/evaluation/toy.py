@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from agentforge.environments.base import Environment, EnvironmentFailed, Info, Step
 from agentforge.recipe.schema import Recipe
-from agentforge.rollouts.scripted import ScriptedPolicy
+from agentforge.rollouts.policies.scripted import ScriptedPolicy
 
 NUMBERS = 4
 

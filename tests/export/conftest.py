@@ -12,8 +12,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from agentforge.data.chat_template import install_template
 from agentforge.data.tokenizer import train_tokenizer
-
-from .export_models import MakeBase
+from tests.export.export_models import MakeBase
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,8 @@ from agentforge.data.chat_template import MARKERS
 from agentforge.errors import CheckRefused
 from agentforge.export.deployment import deployment_files, template_kind, vllm_server, write_deployment
 from agentforge.export.ollama import go_template
-from agentforge.recipe import Recipe, load_recipe
+from agentforge.recipe.loading import load_recipe
+from agentforge.recipe.schema import Recipe
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 

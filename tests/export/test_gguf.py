@@ -24,8 +24,7 @@ from agentforge.export.gguf import Unquantized, gguf
 from agentforge.export.llama_cpp import converter_source
 from agentforge.export.merge import merge_stage
 from agentforge.recipe.schema import Recipe
-
-from .export_models import MakeBase, make_adapter, make_recipe, needs_llama_cpp
+from tests.export.export_models import MakeBase, make_adapter, make_recipe, needs_llama_cpp
 
 pytestmark = [pytest.mark.gguf, needs_llama_cpp]
 

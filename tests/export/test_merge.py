@@ -14,11 +14,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agentforge.artifacts import read_manifest
 from agentforge.errors import CheckRefused, UserError
-from agentforge.export.adapters import Adapter, combine
+from agentforge.export.lora_weights import Adapter, combine
 from agentforge.export.merge import merge_stage
 from agentforge.models.checkpoint import Checkpoint
-
-from .export_models import MakeBase, make_adapter, make_recipe
+from tests.export.export_models import MakeBase, make_adapter, make_recipe
 
 
 def logits(model: Any) -> torch.Tensor:

@@ -10,14 +10,14 @@ import torch
 from transformers import FalconH1Config, FalconH1ForCausalLM
 
 from agentforge.errors import UserError
-from agentforge.export.compare import Place
-from agentforge.export.compare import load_model as load_to_compare
-from agentforge.models.adamba.modeling import AdambaForCausalLM
+from agentforge.export.agreement import Place
+from agentforge.export.agreement import load_model as load_to_compare
 from agentforge.models.build import add_lora, build_model, from_scratch, load_model, packing_refusal
-from agentforge.models.locate import ModelLocation
+from agentforge.models.locate_model import ModelLocation
 from agentforge.recipe.schema import Model
-from agentforge.rollouts.transformers_policy import load_weights
-from agentforge.trainers.examples import choose_packing
+from agentforge.rollouts.policies.transformers_policy import load_weights
+from agentforge.systems.adamba.modeling.modeling import AdambaForCausalLM
+from agentforge.trainers.batching import choose_packing
 
 SIZES: dict[str, Any] = {
     "hidden_size": 32,

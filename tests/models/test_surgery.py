@@ -15,16 +15,15 @@ from agentforge.artifacts import read_manifest
 from agentforge.data.prepare import prepare
 from agentforge.data.tokenizer import train_tokenizer
 from agentforge.errors import CheckRefused, UserError
-from agentforge.models.adamba.elastic import head
-from agentforge.models.adamba.exits import Exit, ExitGate, load_exits, load_gates, save_exits, save_gates
-from agentforge.models.adamba.proof import load
-from agentforge.models.adamba.shape import Shape
 from agentforge.models.checkpoint import Checkpoint
 from agentforge.models.surgery import surgery
 from agentforge.pipeline import run
 from agentforge.recipe.schema import Recipe
-
-from .adamba.checkpoints import loud, some_gate
+from agentforge.systems.adamba.exits.exits import Exit, ExitGate, load_exits, load_gates, save_exits, save_gates
+from agentforge.systems.adamba.modeling.shape import Shape
+from agentforge.systems.adamba.surgery.proof import load
+from agentforge.systems.adamba.widths.elastic import head
+from tests.systems.adamba.checkpoints import loud, some_gate
 
 MAMBA = {"d_state": 4, "chunk": 16}
 

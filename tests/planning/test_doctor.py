@@ -8,8 +8,8 @@ import pytest
 
 from agentforge.planning import doctor
 from agentforge.planning.doctor import Check, diagnose, requirements
-from agentforge.recipe import load_recipe
 from agentforge.recipe.hardware import Gpu, Machine
+from agentforge.recipe.loading import load_recipe
 
 H200 = Gpu("NVIDIA H200", 140.4)
 

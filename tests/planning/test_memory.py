@@ -8,7 +8,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from agentforge.planning.memory import estimate_memory, needs_gradient_checkpointing, optimizer_bytes
-from agentforge.recipe import Recipe, load_recipe
+from agentforge.recipe.loading import load_recipe
+from agentforge.recipe.schema import Recipe
 
 CONFIG = {
     "model_type": "qwen3",

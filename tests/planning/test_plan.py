@@ -8,14 +8,15 @@ import pytest
 from rich.console import Console
 
 from agentforge.errors import CheckRefused, UserError
-from agentforge.planning.claims import check_claims, claims_for
 from agentforge.planning.cost import Range, compute_hours, dollars
+from agentforge.planning.flops import count_tokens, flops_per_token
 from agentforge.planning.plan import check_budget, make_plan
 from agentforge.planning.shapes import shape_of
-from agentforge.planning.show import plan_table
-from agentforge.planning.work import count_tokens, flops_per_token
-from agentforge.recipe import Recipe, load_recipe
+from agentforge.planning.spec_checks import check_claims, claims_for
+from agentforge.planning.tables import plan_table
 from agentforge.recipe.hardware import load_hardware
+from agentforge.recipe.loading import load_recipe
+from agentforge.recipe.schema import Recipe
 
 
 def test_aj_on_one_h200() -> None:

@@ -4,7 +4,8 @@ import inspect
 
 import pytest
 
-from agentforge.recipe.arguments import CONFIG_OF_METHOD, OWNED, PPO_OWNED, problems_in
+from agentforge.recipe.arguments import OWNED, PPO_OWNED, problems_in
+from agentforge.recipe.methods import config_classes
 from agentforge.recipe.tables import HERE, fields_of
 
 
@@ -96,7 +97,7 @@ def test_a_field_of_another_method_names_it() -> None:
 
 @pytest.mark.parametrize("name", sorted(OWNED))
 def test_fields_that_the_recipe_owns_say_where_to_set_them(name: str) -> None:
-    config = next(c for c in CONFIG_OF_METHOD.values() if name in fields_of(c))
+    config = next(c for c in config_classes() if name in fields_of(c))
     assert f"train.args.{name} is not set here: {OWNED[name]}" in problem({name: 1}, config)
 
 
@@ -115,14 +116,13 @@ def test_the_tables_are_those_of_the_installed_versions() -> None:
 
     for name, table in all_tables().items():
         committed = (HERE / f"{name}.json").read_text(encoding="utf-8")
-        assert committed == to_json(table), f"{name} has changed: run `python -m agentforge.recipe.tables`"
+        assert committed == to_json(table), f"{name} has changed: run `python -m agentforge.trainers.field_tables`"
 
 
 def test_hand_written_choices_stand_in_the_libraries_source() -> None:
+    from agentforge.recipe.tables.__main__ import CHOICES, DPO_LOSSES
     from trl import DPOTrainer, GRPOTrainer
     from trl.generation import vllm_generation
-
-    from agentforge.recipe.tables.__main__ import CHOICES, DPO_LOSSES
 
     sources = {
         "GRPOConfig": inspect.getsource(inspect.getmodule(GRPOTrainer)) + inspect.getsource(vllm_generation),

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from agentforge.errors import UserError
-from agentforge.recipe import Recipe
 from agentforge.recipe.loading import find_recipe, load_recipe, read_extended, recipe_names, resolved_yaml
+from agentforge.recipe.schema import Recipe
 
 
 def write(directory: Path, text: str, name: str = "r.yaml") -> str:

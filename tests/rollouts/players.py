@@ -9,8 +9,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from agentforge.data import chat_template
-from agentforge.rollouts.policies import Completion, Message, OnToken, Policy, Request, Sampling, ToolSchema
-from agentforge.rollouts.transformers_policy import TransformersPolicy
+from agentforge.rollouts.policies.policies import Completion, Message, OnToken, Policy, Request, Sampling, ToolSchema
+from agentforge.rollouts.policies.transformers_policy import TransformersPolicy
 
 TOYS: dict[str, dict[str, Any]] = {
     "add": {"class": "tests.rollouts.toys:Add"},

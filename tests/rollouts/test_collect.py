@@ -19,10 +19,9 @@ from agentforge.recipe.schema import Recipe
 from agentforge.rollouts import collect as stage
 from agentforge.rollouts.collect import collect
 from agentforge.rollouts.episode_store import read_episodes
-
-from ..data.small_tokenizers import chatml_tokenizer
-from .players import SIZES, random_policy
-from .toys import Add, Count
+from tests.data.small_tokenizers import chatml_tokenizer
+from tests.rollouts.players import SIZES, random_policy
+from tests.rollouts.toys import Add, Count
 
 TOYS = {"add": {"class": "tests.rollouts.toys:Add"}, "count": {"class": "tests.rollouts.toys:Count"}}
 

@@ -11,14 +11,13 @@ import pytest
 from agentforge.data import chat_template
 from agentforge.errors import UserError
 from agentforge.rollouts import episode_store
-from agentforge.rollouts.actors import Expert
+from agentforge.rollouts.environment_pool import EnvironmentPool
 from agentforge.rollouts.episode_store import read_episodes, write_episodes
+from agentforge.rollouts.experts import Expert
 from agentforge.rollouts.play import Task, play
-from agentforge.rollouts.policies import Sampling
-from agentforge.rollouts.pool import EnvironmentPool
-
-from ..data.small_tokenizers import chatml_tokenizer
-from .players import TOYS, random_policy
+from agentforge.rollouts.policies.policies import Sampling
+from tests.data.small_tokenizers import chatml_tokenizer
+from tests.rollouts.players import TOYS, random_policy
 
 
 def test_round_trip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

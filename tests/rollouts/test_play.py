@@ -11,16 +11,15 @@ from transformers import PreTrainedTokenizerFast
 
 from agentforge.data import chat_template
 from agentforge.errors import CheckRefused, UserError
-from agentforge.rollouts.actors import Actor, Baseline, Expert
+from agentforge.rollouts.environment_pool import EnvironmentPool
 from agentforge.rollouts.episodes import Episode
+from agentforge.rollouts.experts import Actor, Baseline, Expert
 from agentforge.rollouts.play import Task, play
-from agentforge.rollouts.policies import Conversation, Policy, Sampling
-from agentforge.rollouts.pool import EnvironmentPool
-from agentforge.rollouts.scripted import ScriptedPolicy
-
-from ..data.small_tokenizers import chatml_tokenizer, r1_tokenizer
-from .players import TOYS, Scripted
-from .toys import Count
+from agentforge.rollouts.policies.policies import Conversation, Policy, Sampling
+from agentforge.rollouts.policies.scripted import ScriptedPolicy
+from tests.data.small_tokenizers import chatml_tokenizer, r1_tokenizer
+from tests.rollouts.players import TOYS, Scripted
+from tests.rollouts.toys import Count
 
 SAMPLING = Sampling(max_new_tokens=48)
 TOOL_CALL = '<tool_call>\n{"name": "act", "arguments": {"action": "%s"}}\n</tool_call>'

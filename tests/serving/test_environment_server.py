@@ -16,16 +16,15 @@ import httpx2 as httpx
 import pytest
 
 from agentforge.environments.actions import act_tool
-from agentforge.environments.agentgym import Remote, Served
+from agentforge.environments.agentgym.environment import Remote, Served
 from agentforge.environments.base import Environment, EnvironmentFailed, Step
-from agentforge.environments.game import Game, InvalidAction, Outcome, say
 from agentforge.environments.registry import make
 from agentforge.environments.splits import split_of, task_ids
+from agentforge.environments.text_game import Game, InvalidAction, Outcome, say
 from agentforge.errors import UserError
 from agentforge.serving.environment_server import create_app
 from agentforge.serving.environment_sessions import Sessions
-
-from ..environments.fake_agentgym import serving
+from tests.environments.fake_agentgym import serving
 
 TOY = f"{__name__}:Toy"
 http = httpx.Client()  # each of its own would read the certificates

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agentforge.rollouts.policies import Conversation, Sampling
-from agentforge.rollouts.scripted import ScriptedPolicy
+from agentforge.rollouts.policies.policies import Conversation, Sampling
+from agentforge.rollouts.policies.scripted import ScriptedPolicy
 from agentforge.serving.turns import Delta, TurnStream, read_turn, speak
 
 CALL = '<tool_call>\n{"name": "bash", "arguments": {"command": "ls </tool_call>"}}\n</tool_call>'

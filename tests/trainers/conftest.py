@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from datasets import disable_progress_bars
-from transformers import FalconH1Config
 
-from agentforge.models.adamba.expand import expand
-from agentforge.models.adamba.shape import Shape
-from agentforge.recipe.schema import Model, Recipe
-
-from .adamba import write_adamba
-from .tiny import TINY, make_rows, write_prepared
-from .toys import toy_recipe, write_base
+from agentforge.recipe.schema import Recipe
+from tests.trainers.tiny import TINY, make_rows, write_prepared
+from tests.trainers.toys import toy_recipe, write_base
 
 disable_progress_bars()
 
@@ -53,32 +46,6 @@ def make_recipe(tmp_path: Path) -> MakeRecipe:
         return recipe
 
     return make
-
-
-@pytest.fixture(scope="session")
-def adamba_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Adamba of four layers."""
-    return write_adamba(tmp_path_factory.mktemp("adamba") / "base")
-
-
-@pytest.fixture
-def make_adamba(make_recipe: MakeRecipe, adamba_base: Path) -> MakeRecipe:
-    """Return a function that makes a recipe on the tiny Adamba, or on ``path``; keywords go into `train.args`."""
-
-    def make(name: str, method: str, train: dict[str, Any], path: Path = adamba_base, **args: Any) -> Recipe:
-        recipe = make_recipe(name, method, train, **args)
-        return recipe.model_copy(update={"model": Model(path=str(path), dtype="float32")})
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def expanded(adamba_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Shape]:
-    """A larger model around the tiny Adamba, and the shape that it had."""
-    smaller = Shape.of(FalconH1Config.from_pretrained(adamba_base))
-    target = tmp_path_factory.mktemp("expanded")
-    expand(adamba_base, target, replace(smaller.scaled(Fraction(5, 4)), num_hidden_layers=5), seed=1)
-    return target, smaller
 
 
 @pytest.fixture(scope="session")

@@ -27,9 +27,8 @@ from agentforge.trainers import train as stage
 from agentforge.trainers.callbacks.limits import LimitsCallback
 from agentforge.trainers.callbacks.metrics import read_metrics
 from agentforge.trainers.train import train
-
-from .conftest import MakeRecipe
-from .tiny import LORA, figures, make_rows, write_prepared
+from tests.trainers.conftest import MakeRecipe
+from tests.trainers.tiny import LORA, figures, make_rows, write_prepared
 
 LORA_TRAIN = {"lora": LORA}
 
@@ -226,7 +225,6 @@ def test_a_run_over_its_budget_is_stopped_with_a_checkpoint_and_goes_on_with_a_l
 @pytest.mark.parametrize(
     ("method", "train_section", "args", "words"),
     [
-        ("reward", {}, {}, "comes with a later version"),
         ("sft", {}, {"save_total_limit": 1}, "give 2"),
         ("sft", {}, {"packing_strategy": "wrapped"}, "keeps every conversation whole"),
         ("sft", {}, {"lr_scheduler_type": "zigzag"}, r"train\.args: .*zigzag"),

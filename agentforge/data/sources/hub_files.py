@@ -1,0 +1,163 @@
+"""The network half of `download`: list a repository, fetch a file, compare its hash. A failure becomes one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from agentforge.artifacts import sha256_file
+from agentforge.data.sources.source_files import LockedFile
+from agentforge.errors import CheckRefused, UserError
+
+Kind = Literal["dataset", "model"]
+TIMEOUT = 15.0
+"""Seconds to wait for an answer."""
+
+
+class Unreachable(UserError):
+    """The Hub does not answer: asking it for the next data set is of no use."""
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file as the Hub lists it; one in LFS has a SHA-256, any other the id of its git blob."""
+
+    name: str
+    size: int
+    sha256: str | None
+    git_id: str | None
+
+
+def list_files(hub_id: str, revision: str | None, kind: Kind = "dataset") -> tuple[str, list[RemoteFile]]:
+    """Return the commit that a revision (None: the newest) stands for, and its files.
+
+    Raises:
+        UserError: the repository or revision is not there, or needs a login.
+        Unreachable: the Hub does not answer.
+    """
+    from huggingface_hub import HfApi
+
+    with hub_errors(hub_id, revision):
+        api = HfApi()
+        read = api.dataset_info if kind == "dataset" else api.model_info
+        info = read(hub_id, revision=revision, files_metadata=True, timeout=TIMEOUT)
+    files = [
+        RemoteFile(
+            name=entry.rfilename,
+            size=entry.size or 0,
+            sha256=entry.lfs.sha256 if entry.lfs else None,
+            git_id=None if entry.lfs else entry.blob_id,
+        )
+        for entry in info.siblings or []
+    ]
+    return str(info.sha), files
+
+
+def fetch_file(hub_id: str, commit: str, file: RemoteFile, kind: Kind = "dataset") -> LockedFile:
+    """Fetch a file into the Hub's cache and compare its hash.
+
+    The Hub's client goes on where a connection broke; what a killed process had of a file it fetches again.
+
+    Raises:
+        UserError, Unreachable: as `list_files`.
+        CheckRefused: the bytes are not those that the Hub lists; they are deleted.
+    """
+    from huggingface_hub import hf_hub_download
+
+    with hub_errors(hub_id, commit):
+        path = Path(hf_hub_download(hub_id, file.name, repo_type=kind, revision=commit))
+    sha256 = sha256_file(path)
+    right = sha256 == file.sha256 if file.sha256 else file.git_id in (None, git_blob_id(path))
+    if not right or path.stat().st_size != file.size:
+        path.resolve().unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+        raise CheckRefused(
+            f"{hub_id}: {file.name} arrived with other bytes than the Hub lists (SHA-256 {sha256[:12]}...); it was "
+            "deleted, run the same command again"
+        )
+    return LockedFile(size=file.size, sha256=sha256)
+
+
+def git_blob_id(path: Path) -> str:
+    """Return the id that git gives a file's content: SHA-1 of ``blob SIZE NUL`` and the bytes."""
+    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def hub_errors(hub_id: str, revision: str | None) -> Iterator[None]:
+    """Turn what the Hub's client raises into one sentence."""
+    from huggingface_hub import constants, errors
+
+    where = f"at revision {revision}" if revision else "on the Hub"
+    try:
+        yield
+    except errors.GatedRepoError:
+        raise UserError(
+            f"{hub_id} is gated: accept its terms at https://huggingface.co/datasets/{hub_id}, then `hf auth login`"
+        ) from None
+    except errors.RepositoryNotFoundError:
+        raise UserError(f"{hub_id} is not {where}, or it is private; check the name, or `hf auth login`") from None
+    except errors.RevisionNotFoundError:
+        raise UserError(f"{hub_id} has no revision {revision}; mend `revision` in its card") from None
+    except errors.OfflineModeIsEnabled:
+        raise Unreachable("the Hub is switched off by HF_HUB_OFFLINE; unset it to download") from None
+    except (errors.HTTPError, OSError) as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status is not None and status < 500:
+            raise UserError(f"{hub_id}: the Hub answers {status} ({_first_line(error)})") from None
+        if isinstance(error, OSError) and error.errno is not None and status is None and not _is_network(error):
+            raise
+        raise Unreachable(
+            f"the Hub ({constants.ENDPOINT}) cannot be reached ({_first_line(error)}); mend the network, set "
+            "data.hub_mirror to a local copy, or data.allow_missing=true to go on with what is here"
+        ) from None
+
+
+def _is_network(error: OSError) -> bool:
+    return isinstance(error, (ConnectionError, TimeoutError))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:160]
+
+
+def fetch_url(url: str, target: Path) -> None:
+    """Fetch a file from an address that is not the Hub, going on where an earlier attempt stopped.
+
+    Raises:
+        UserError: the address does not answer, or not with the file.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial")
+    have = partial.stat().st_size if partial.is_file() else 0
+    request = urllib.request.Request(
+        url, headers={"User-Agent": "agentforge"} | ({"Range": f"bytes={have}-"} if have else {})
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+            resumed = answer.status == 206
+            with partial.open("ab" if resumed else "wb") as file:
+                shutil.copyfileobj(answer, file)
+            length = answer.headers.get("Content-Length")
+        if length is not None and partial.stat().st_size != int(length) + (have if resumed else 0):
+            raise UserError(f"{url} broke off; run the same command again, it goes on where it stopped")
+    except urllib.error.HTTPError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(
+            f"{url} answers {error.code} {error.reason}; save the file yourself and name its path"
+        ) from None
+    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        raise UserError(f"{url} cannot be reached ({_first_line(error)})") from None
+    os.replace(partial, target)

@@ -1,0 +1,164 @@
+"""The lines of `data.mix`, opened: their files, adapters and filters, joined from the recipe and the registry."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agentforge.artifacts import hash_json
+from agentforge.data.cleaning.filters import RowFilter, effective_filters
+from agentforge.data.row_text import Row
+from agentforge.data.sources.adapters import Adapter, Rejected, SourceOptions, detect_adapter, get_adapter
+from agentforge.data.sources.readers import ReadCounts, read_rows
+from agentforge.data.sources.source_files import MissingData, evaluation_source, locate, registered, resolved_revision
+from agentforge.errors import UserError, did_you_mean
+from agentforge.recipe.schema import Data, Source
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class OpenSource:
+    """A source whose files are there and whose adapter is known.
+
+    Attributes:
+        name: unique in the mix; the dataset, with a number if it stands in the mix more than once.
+        dataset: as the recipe has it.
+        licence, revision: from the registry's card; None for local files.
+        card_hash: what identifies the card's content; None for local files.
+    """
+
+    name: str
+    dataset: str
+    weight: float
+    max_repeats: float
+    max_rows: int | None
+    files: list[Path]
+    adapter: Adapter
+    options: SourceOptions
+    row_filter: RowFilter
+    split_key: str | None
+    system: str | None
+    licence: str | None
+    revision: str | None
+    card_hash: str | None
+
+    @staticmethod
+    def new_counts() -> ReadCounts:
+        """Return empty counts for one reading of the files."""
+        return ReadCounts()
+
+    def raw_rows(self, counts: ReadCounts) -> Iterator[dict[str, Any]]:
+        """Yield the raw rows of all files; unreadable ones are counted in ``counts``."""
+        for file in self.files:
+            yield from read_rows(file, counts)
+
+    def adapt(self, raw: dict[str, Any]) -> tuple[list[Row], list[str]]:
+        """Return the rows that a raw row gives, and the reasons of those that it does not."""
+        answer = self.adapter(raw, self.options)
+        answers = answer if isinstance(answer, list) else [answer]
+        return (
+            [row for row in answers if not isinstance(row, Rejected)],
+            [row.reason for row in answers if isinstance(row, Rejected)],
+        )
+
+    def split_value(self, raw: dict[str, Any]) -> str:
+        """Return the value of `split_key`.
+
+        Raises:
+            UserError: the rows have no such column.
+        """
+        if self.split_key not in raw:
+            near = did_you_mean(str(self.split_key), list(raw))
+            raise UserError(f"{self.name}: the rows have no column '{self.split_key}' to split by{near}")
+        return str(raw[self.split_key])
+
+    def all_rows(self) -> Iterator[Row]:
+        """Yield the adapted rows of all files, as they are: what evaluation sets are read by.
+
+        Raises:
+            CheckRefused: a row cannot be read; what is not known cannot be kept out of training.
+        """
+        counts = self.new_counts()
+        for raw in self.raw_rows(counts):
+            yield from self.adapt(raw)[0]
+        counts.check(self.name, max_bad_rows=0.0)
+
+
+def open_sources(data: Data) -> tuple[list[OpenSource], list[str]]:
+    """Open every line of `data.mix`.
+
+    Returns:
+        the sources, and the data sets that are missing (only with `data.allow_missing`; otherwise they are refused).
+
+    Raises:
+        UserError: a data set is unknown, switched off, or not downloaded.
+    """
+    names = [source.dataset for source in data.mix]
+    opened: list[OpenSource] = []
+    missing: list[str] = []
+    for position, source in enumerate(data.mix):
+        before = names[:position].count(source.dataset)
+        name = f"{source.dataset}#{before + 1}" if names.count(source.dataset) > 1 else source.dataset
+        try:
+            opened.append(_open(source, data, name))
+        except MissingData as error:
+            if not data.allow_missing:
+                raise MissingData(f"{error}, or set data.allow_missing=true to go on without it") from None
+            log.warning("%s is left out, and the others share its weight: %s", name, error)
+            missing.append(name)
+    if not opened:
+        raise MissingData(
+            f"none of the data sets of data.mix is here ({', '.join(missing)}); run `agentforge download`"
+        )
+    return opened, missing
+
+
+def open_evaluation(data: Data) -> list[OpenSource]:
+    """Open the evaluation sets of `data.decontaminate.against`: ids (with a split as in ``gsm8k:test``) or files."""
+    opened = []
+    for entry in data.decontaminate.against:
+        try:
+            opened.append(_open(evaluation_source(entry), data, entry))
+        except MissingData as error:
+            raise MissingData(f"{error}, or take it out of data.decontaminate.against") from None
+    return opened
+
+
+def _open(source: Source, data: Data, name: str) -> OpenSource:
+    card = registered(source)
+    files = locate(source, data)
+    columns = {**(card.adapter_columns if card else {}), **source.columns}
+    filters = effective_filters(data.filters, card.filters if card else None, source.filters)
+    options = SourceOptions(columns, source.split or (card.default_split if card else None))
+    adapter = source.adapter or (card.adapter if card else None) or _detect(files, name)
+    return OpenSource(
+        name=name,
+        dataset=source.dataset,
+        weight=source.weight,
+        max_repeats=source.max_repeats or data.max_repeats,
+        max_rows=source.max_rows,
+        files=files,
+        adapter=get_adapter(adapter),
+        options=options,
+        row_filter=RowFilter(filters, columns),
+        split_key=source.split_key or (card.split_key if card else None),
+        system=source.system or data.system,
+        licence=card.licence if card else None,
+        revision=resolved_revision(card) if card else None,
+        card_hash=hash_json(card.model_dump()) if card else None,
+    )
+
+
+def _detect(files: list[Path], name: str) -> str:
+    """Find the adapter by the first row that can be read."""
+    for file in files:
+        for raw in read_rows(file, ReadCounts()):
+            try:
+                return detect_adapter(raw)
+            except UserError as error:
+                raise UserError(f"{name}: {error}") from None
+    raise UserError(f"{name}: its files ({', '.join(file.name for file in files[:3])}) hold no row that can be read")

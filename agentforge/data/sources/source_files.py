@@ -1,0 +1,234 @@
+"""Where the files of a source are on this machine: local paths, a mirror laid out like the Hub, or the Hub's cache."""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import json
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from agentforge.artifacts import write_json
+from agentforge.data.sources.dataset_cards import DatasetCard, card_ids, load_card
+from agentforge.data.sources.readers import SUFFIXES
+from agentforge.errors import UserError, did_you_mean
+from agentforge.recipe.schema import Data, Source
+
+
+class MissingData(UserError):
+    """The files of a source are not on this machine; of a line of the mix, `data.allow_missing` goes on without it."""
+
+
+def cache_directory() -> Path:
+    """Return where agentforge keeps lock files and generated text: ``AGENTFORGE_CACHE``, or ``~/.cache/agentforge``."""
+    if given := os.environ.get("AGENTFORGE_CACHE"):
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "agentforge"
+
+
+def evaluation_source(entry: str) -> Source:
+    """Return an entry of `data.decontaminate.against` as a source: an id, ``id:split`` or a path."""
+    dataset, _, split = entry.partition(":")
+    return Source(dataset=dataset, split=split or None, enabled=True)
+
+
+def registered(source: Source) -> DatasetCard | None:
+    """Return the card of a source that names a registered data set; None for local files.
+
+    Raises:
+        UserError: the name is neither.
+    """
+    name = source.dataset
+    if "/" in name or "\\" in name or "*" in name or name.endswith(SUFFIXES) or Path(name).exists():
+        return None
+    if name in (known := card_ids()):
+        return load_card(name)
+    raise UserError(
+        f"there is no data set '{name}'{did_you_mean(name, known)}; name one of `agentforge download --list` or a path"
+    )
+
+
+def locate(source: Source, data: Data) -> list[Path]:
+    """Return the files of a source, sorted.
+
+    Args:
+        source: a registry id, a path, a directory or a glob.
+        data: for its `hub_mirror`.
+
+    Raises:
+        MissingData: they are not here; the sentence says what is missing and how to get it.
+        UserError: the data set is unknown, or off.
+    """
+    card = registered(source)
+    if card is None:
+        return _local_files(source.dataset)
+    refuse_disabled(card, source)
+    if card.generator is not None:
+        from agentforge.data.sources.stdlib_corpus import generated_file
+
+        return [generated_file(card.generator)]
+    if card.urls:
+        return _fetched(card)
+    globs = card.globs(source.split)
+    if data.hub_mirror is not None and (found := _in_mirror(card, globs, Path(data.hub_mirror))):
+        return found
+    if found := in_cache(card, globs):
+        return found
+    where = f"{data.hub_mirror} and the Hub's cache" if data.hub_mirror else "the Hub's cache"
+    raise MissingData(
+        f"data set {card.id} ({card.hub_id}: {' or '.join(globs)}) is not in {where}; run `agentforge download` where "
+        "the Hub is reachable"
+    )
+
+
+def refuse_disabled(card: DatasetCard, source: Source) -> None:
+    """Refuse a data set that is off in the registry, unless the source says ``enabled: true``.
+
+    Raises:
+        UserError: with the reason, and what to use instead.
+    """
+    if card.enabled and source.enabled is not False:
+        return
+    if card.enabled:
+        raise UserError(f"data set {card.id} has `enabled: false` in data.mix; take the line out")
+    if source.enabled and card.hub_id and card.files:
+        return
+    instead = f"; use {' or '.join(card.fallbacks)} instead" if card.fallbacks else ""
+    switch = ", or set `enabled: true` on its line if you may use it" if card.hub_id and card.files else ""
+    raise UserError(f"data set {card.id} is off: {card.reason}{instead}{switch}")
+
+
+def _local_files(pattern: str) -> list[Path]:
+    path = Path(pattern).expanduser()
+    if path.is_dir():
+        found = sorted(p for p in path.rglob("*") if _is_data(p))
+        if not found:
+            raise MissingData(f"the directory {pattern} holds no data files ({', '.join(SUFFIXES)})")
+        return found
+    found = (
+        [path] if path.is_file() else sorted(Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file())
+    )
+    if found:
+        return found
+    hint = ""
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", pattern):
+        hint = "; if it is meant to be on the Hub, give it a card (configs/datasets/NAME.yaml) and name that"
+    raise MissingData(f"there is no file {pattern}{hint}")
+
+
+def _is_data(path: Path) -> bool:
+    return path.is_file() and path.name.removesuffix(".gz").endswith(SUFFIXES) and not path.name.startswith(".")
+
+
+def url_file(card: DatasetCard, name: str) -> Path:
+    """Return where `download` puts a file that is not on the Hub."""
+    return cache_directory() / "files" / card.id / name
+
+
+def _fetched(card: DatasetCard) -> list[Path]:
+    files = [url_file(card, name) for name in card.urls]
+    if absent := [url for (name, url), path in zip(card.urls.items(), files, strict=True) if not path.is_file()]:
+        raise MissingData(
+            f"data set {card.id} ({', '.join(absent)}) is not here; run `agentforge download` where that address is "
+            "reachable"
+        )
+    return files
+
+
+def _in_mirror(card: DatasetCard, globs: list[str], mirror: Path) -> list[Path]:
+    if not mirror.is_dir():
+        raise UserError(f"data.hub_mirror: there is no directory {mirror}; it must hold ORG/NAME/files like the Hub")
+    return _match(mirror / str(card.hub_id), globs)
+
+
+def _match(root: Path, globs: list[str]) -> list[Path]:
+    for pattern in globs:
+        if found := sorted(path for path in root.glob(pattern) if path.is_file()):
+            return found
+    return []
+
+
+def choose_files(names: Iterable[str], globs: list[str]) -> list[str]:
+    """Return the names that the first matching glob picks, sorted; ``*`` does not cross a ``/``."""
+    named = [(name, name.split("/")) for name in names]
+    for pattern in globs:
+        wanted = pattern.split("/")
+        found = [
+            name for name, parts in named if len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))
+        ]
+        if found:
+            return sorted(found)
+    return []
+
+
+# -- what was downloaded --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LockedFile:
+    """A file as it was checked when it was downloaded."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Lock:
+    """What a download fixed: the commit, so that the next one gets the same data, and the hashes of its files."""
+
+    hub_id: str
+    revision: str
+    files: dict[str, LockedFile]
+
+
+def lock_path(hub_id: str, revision: str | None, kind: str = "dataset") -> Path:
+    """Return the lock file of a repository at a pin (None: no pin)."""
+    return cache_directory() / "locks" / f"{kind}--{hub_id.replace('/', '--')}@{revision or 'unpinned'}.json"
+
+
+def read_lock(hub_id: str, revision: str | None, kind: str = "dataset") -> Lock | None:
+    """Return what a download of this repository fixed, None if there was none."""
+    try:
+        raw: dict[str, Any] = json.loads(lock_path(hub_id, revision, kind).read_text(encoding="utf-8"))
+        return Lock(raw["hub_id"], raw["revision"], {name: LockedFile(**entry) for name, entry in raw["files"].items()})
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write_lock(lock: Lock, revision: str | None, kind: str = "dataset") -> None:
+    """Record a download."""
+    path = lock_path(lock.hub_id, revision, kind)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, asdict(lock))
+
+
+def snapshot(hub_id: str, revision: str, kind: str = "dataset") -> Path:
+    """Return the directory of a commit in the Hub's cache."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE) / f"{kind}s--{hub_id.replace('/', '--')}" / "snapshots" / revision
+
+
+def resolved_revision(card: DatasetCard) -> str | None:
+    """Return the commit of a card's files in the cache: its pin, or what the first download recorded."""
+    lock = read_lock(card.hub_id, card.revision) if card.hub_id else None
+    return lock.revision if lock else card.revision
+
+
+def in_cache(card: DatasetCard, globs: list[str]) -> list[Path]:
+    """Return the files of a card that the Hub's cache holds completely, else an empty list.
+
+    Complete means: all that our own download recorded for these globs, with the recorded sizes; or, in a cache that
+    other programs filled, all that matches at the pinned commit (there is no record to compare with).
+    """
+    if (lock := read_lock(str(card.hub_id), card.revision)) is not None:
+        root = snapshot(lock.hub_id, lock.revision)
+        names = choose_files(lock.files, globs)
+        if all((root / name).is_file() and (root / name).stat().st_size == lock.files[name].size for name in names):
+            return [root / name for name in names]
+        return []
+    return _match(snapshot(str(card.hub_id), card.revision), globs) if card.revision else []

@@ -1,0 +1,135 @@
+"""Scores that a system brings: figures with intervals under names of its own, shown wherever evaluations are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from agentforge.artifacts import Workspace
+from agentforge.evaluation.scores_file import read_scores
+from agentforge.models.locate_model import ModelLocation
+from agentforge.recipe.schema import Recipe
+from agentforge.systems.registry import named, names_of
+
+OWN = "own"
+"""Key of scores.json under which they stand."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured quantity.
+
+    Attributes:
+        value, low, high: the estimate and its interval.
+        n: what it was measured on: rows, tokens, tasks.
+        chance: what knowing nothing would give; None: there is no such value.
+        unit: for people: ``bits a byte``.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    chance: float | None = None
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What one of a system's evaluations found.
+
+    Attributes:
+        title: a line for people.
+        measured_on: identifies what was measured on and how; figures of another are never put beside these.
+        confidence: of the intervals.
+        figures: by name.
+    """
+
+    title: str
+    measured_on: str
+    confidence: float
+    figures: Mapping[str, Figure]
+
+
+def asked_for(recipe: Recipe) -> list[str]:
+    """Return the evaluations of systems whose keys the recipe sets."""
+    return [name for name in names_of("evaluations") if getattr(recipe.evaluate, name) is not None]
+
+
+def evaluate_own(recipe: Recipe, location: ModelLocation, work: Workspace) -> dict[str, Any]:
+    """Run the evaluations of systems that the recipe asks for, and return their part of scores.json."""
+    found: dict[str, Any] = {}
+    for name in asked_for(recipe):
+        evaluation = named("evaluations", name)
+        assert evaluation is not None
+        scores: Scores = evaluation(recipe, location, work)
+        found[name] = asdict(scores)
+        work.metrics.update({f"{name}/{key}": figure.value for key, figure in scores.figures.items()})
+    return {OWN: found} if found else {}
+
+
+@dataclass(frozen=True)
+class OwnGroup:
+    """Models that were measured on the same: a column each, a row for each figure."""
+
+    title: str
+    confidence: float
+    labels: list[str]
+    rows: dict[str, list[Figure | None]]
+
+
+def own_groups(paths: Sequence[Path]) -> list[OwnGroup]:
+    """Return what systems' evaluations found, in groups that may be put side by side."""
+    together: dict[tuple[str, str, float], list[tuple[str, dict[str, Any]]]] = {}
+    for path in paths:
+        report = read_scores(path)
+        for name, scores in report.get(OWN, {}).items():
+            key = name, scores["measured_on"], scores["confidence"]
+            together.setdefault(key, []).append((report["model"]["label"], scores))
+    return [_group(columns, confidence) for (_, _, confidence), columns in together.items()]
+
+
+def _group(columns: list[tuple[str, dict[str, Any]]], confidence: float) -> OwnGroup:
+    names = dict.fromkeys(name for _, scores in columns for name in scores["figures"])
+    rows = {
+        name: [Figure(**found) if (found := scores["figures"].get(name)) else None for _, scores in columns]
+        for name in names
+    }
+    return OwnGroup(columns[0][1]["title"], confidence, [label for label, _ in columns], rows)
+
+
+def cell(figure: Figure | None) -> str:
+    """Return a figure for people: value, interval, n."""
+    if figure is None:
+        return ""
+    return f"{figure.value:.4g} [{figure.low:.4g}, {figure.high:.4g}] (n {figure.n:,})"
+
+
+def heading(name: str, figures: Sequence[Figure | None]) -> str:
+    """Return the name of a row, with its unit and what chance would give."""
+    known = next(figure for figure in figures if figure is not None)
+    chance = f", chance {known.chance:.4g}" if known.chance is not None else ""
+    return f"{name.replace('_', ' ')}{f', {known.unit}' if known.unit else ''}{chance}"
+
+
+def page_groups(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """Return sections for a report's page."""
+    return [
+        {
+            "id": f"own-{number}",
+            "title": group.title,
+            "explanation": f"Value [{group.confidence:.0%} interval] (n).",
+            "charts": [],
+            "tables": [
+                {
+                    "headings": ["", *group.labels],
+                    "rows": [[heading(name, row), *map(cell, row)] for name, row in group.rows.items()],
+                    "caption": None,
+                }
+            ],
+            "tiles": [],
+        }
+        for number, group in enumerate(own_groups(paths))
+    ]

@@ -1,0 +1,87 @@
+"""A system: a recipe, those that its stages read, and what of them is made by now."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from agentforge.artifacts import MANIFEST, read_manifest
+from agentforge.evaluation.scores_file import SCORES
+from agentforge.recipe.loading import load_recipe
+from agentforge.recipe.schema import Recipe, Stage
+
+
+@dataclass(frozen=True)
+class System:
+    """A recipe with its stages.
+
+    Attributes:
+        recipe: the system's own.
+        stages: each with the recipe it reads.
+    """
+
+    recipe: Recipe
+    stages: Sequence[tuple[Stage, Recipe]]
+
+    @property
+    def recipes(self) -> list[Recipe]:
+        """The system's own recipe and its stages', each once."""
+        everyone = [self.recipe, *(recipe for _, recipe in self.stages)]
+        return list({(one.output_dir, one.full_name): one for one in everyone}.values())
+
+    @property
+    def missing(self) -> list[str]:
+        """A sentence for each artefact that a stage is to make and has not."""
+        return [
+            f"{path.name}: agentforge {stage.verb} {stage.recipe or recipe.name}"
+            for stage, recipe in self.stages
+            for path in _makes(stage, recipe)
+            if not (path / MANIFEST).is_file()
+        ]
+
+
+def load_system(name: str, overrides: Sequence[str] = (), profile: str | None = None) -> System:
+    """Read a recipe and those of its stages.
+
+    Raises:
+        UserError: one of them is wrong.
+    """
+    recipe = load_recipe(name, overrides, profile)
+    read = [
+        (stage, load_recipe(stage.recipe, overrides, profile) if stage.recipe else recipe) for stage in recipe.stages
+    ]
+    return System(recipe, read)
+
+
+def _makes(stage: Stage, recipe: Recipe) -> list[Path]:
+    if stage.verb == "evaluate" and stage.model is not None:
+        return [recipe.artifact(f"eval-{re.sub(r'[^A-Za-z0-9_.-]+', '-', Path(stage.model).name)}")]
+    if stage.verb in ("train", "surgery"):
+        return [recipe.trained if stage.verb == "train" else recipe.operated]
+    made: dict[str, list[str]] = {
+        "collect": ["episodes"],
+        "prepare": ["data"],
+        "merge": ["merged"],
+        "gguf": [*recipe.export.gguf],
+    }
+    return [recipe.artifact(suffix) for suffix in made.get(stage.verb, [])]
+
+
+def find_artifacts(recipe: Recipe) -> list[Path]:
+    """Return a recipe's finished artefacts but its report, in the order of their making."""
+    made = recipe.artifact("x").parent.glob(f"{recipe.full_name}-*")
+    found = [path for path in made if (path / MANIFEST).is_file() and path != recipe.artifact("report")]
+    return sorted(found, key=lambda path: (str(read_manifest(path)["finished"]), path.name))
+
+
+def finished_evaluations(recipe: Recipe) -> list[Path]:
+    """Return a recipe's evaluations: the base first, the others in the order of their making."""
+    found = [path for path in find_artifacts(recipe) if (path / SCORES).is_file()]
+    return sorted(found, key=lambda path: path != recipe.artifact("eval-base"))
+
+
+def evaluations_of(recipes: Sequence[Recipe]) -> list[Path]:
+    """Return the finished evaluations of several recipes."""
+    return [path for recipe in recipes for path in finished_evaluations(recipe)]

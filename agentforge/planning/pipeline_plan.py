@@ -1,0 +1,177 @@
+"""What a system takes: the plans of its training stages as one sum, and what has been stated of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from agentforge.errors import CheckRefused, UserError
+from agentforge.planning.cost import Range
+from agentforge.planning.parameters import count_parameters
+from agentforge.planning.plan import Plan, check_budget, make_plan
+from agentforge.planning.shapes import maker_of, shape_of
+from agentforge.planning.spec_checks import TOLERANCE, Claim, Verdict, claims_for
+from agentforge.recipe.loading import load_recipe, load_stages
+from agentforge.recipe.schema import Recipe
+
+COUNTED = {"train", "play"}
+TOKENS_FROM_SCRATCH = 20
+"""Tokens a parameter that a model made from scratch has use for (Hoffmann et al., arXiv 2203.15556)."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A training stage.
+
+    Attributes:
+        name: of its recipe.
+        trained: parameters that the stage is there for: of an expanded model the new ones.
+    """
+
+    name: str
+    plan: Plan
+    trained: int
+
+    @property
+    def hours(self) -> Range:
+        """Of training and playing."""
+        return sum((cost.hours for cost in self.plan.stages if cost.stage in COUNTED), Range(0, 0, 0))
+
+    @property
+    def dollars(self) -> Range:
+        """Of the same."""
+        return sum((cost.dollars for cost in self.plan.stages if cost.stage in COUNTED), Range(0, 0, 0))
+
+
+@dataclass(frozen=True)
+class SystemPlan:
+    """What `agentforge plan` prints of a recipe with several training stages."""
+
+    recipe: Recipe
+    parts: list[Part]
+    verdicts: list[Verdict] = field(default_factory=list)
+
+    @property
+    def hours(self) -> Range:
+        """Of all parts."""
+        return sum((part.hours for part in self.parts), Range(0, 0, 0))
+
+    @property
+    def dollars(self) -> Range:
+        """Of all parts."""
+        return sum((part.dollars for part in self.parts), Range(0, 0, 0))
+
+
+def is_system(recipe: Recipe) -> bool:
+    """Tell whether more than one of the recipe's stages train."""
+    return sum(stage.verb == "train" for stage in recipe.stages) > 1
+
+
+def make_system_plan(
+    recipe: Recipe, name: str, overrides: Sequence[str] = (), profile: str | None = None
+) -> SystemPlan:
+    """Return the plan of a system.
+
+    Args:
+        recipe: the system's own.
+        name: what it was loaded by; stages without a recipe of their own are called so, and other profiles are loaded.
+        overrides: of all stages' recipes.
+        profile: of all stages' recipes.
+
+    Raises:
+        UserError: a recipe is wrong, or a shape or a data set is not known.
+    """
+    plan = SystemPlan(recipe, _parts(recipe, name, overrides, profile))
+    claims = claims_for(recipe) if profile is None else []
+    others = {other: _other(name, overrides, other) for other in {claim.profile for claim in claims} - {None}}
+    return SystemPlan(recipe, plan.parts, [_verdict(claim, plan, others) for claim in claims])
+
+
+def _parts(recipe: Recipe, name: str, overrides: Sequence[str], profile: str | None) -> list[Part]:
+    read = load_stages(recipe, overrides, profile)
+    trained = [(stage.recipe or name, each) for stage, each in read if stage.verb == "train"]
+    return [Part(called, plan, _purpose(plan)) for called, plan in ((n, make_plan(each)) for n, each in trained)]
+
+
+def _other(name: str, overrides: Sequence[str], profile: str | None) -> SystemPlan:
+    recipe = load_recipe(name, overrides, profile)
+    return SystemPlan(recipe, _parts(recipe, name, overrides, profile))
+
+
+def _purpose(plan: Plan) -> int:
+    """Return the parameters that a stage is there for."""
+    path = plan.recipe.model.path
+    if plan.recipe.train.expanded is None or path is None or (maker := maker_of(path)) is None:
+        return plan.trained
+    try:
+        return plan.parameters - count_parameters(shape_of(maker[1])).total
+    except UserError:
+        return plan.trained
+
+
+def _verdict(claim: Claim, system: SystemPlan, others: dict[str | None, SystemPlan]) -> Verdict:
+    return Verdict(
+        claim.says, "; ".join(_objections(claim, system, others)) or None, "; ".join(_notes(claim, system)) or None
+    )
+
+
+def _objections(claim: Claim, system: SystemPlan, others: dict[str | None, SystemPlan]) -> Iterator[str]:
+    hours = _part(claim, system).hours if claim.recipe else system.hours
+    if claim.hours is not None and not hours.low <= claim.hours <= hours.high:
+        yield f"{hours.mid:.3g} h are likely ({hours.low:.3g} to {hours.high:.3g})"
+    if claim.dollars is not None and not system.dollars.low <= claim.dollars <= system.dollars.high:
+        yield f"${system.dollars.mid:,.0f} are likely ({system.dollars.low:,.0f} to {system.dollars.high:,.0f})"
+    hardware = system.parts[0].plan.hardware
+    price = hardware.devices * hardware.dollars_per_gpu_hour
+    if claim.dollars_per_hour is not None and claim.dollars_per_hour < price * (1 - TOLERANCE):
+        likely = system.hours.mid
+        yield (
+            f"{hardware.name} costs ${price:.2f} an hour ({hardware.price_date}), {price / claim.dollars_per_hour:.2g} "
+            f"times as much: ${price * likely:,.0f} instead of ${claim.dollars_per_hour * likely:,.0f} for the likely "
+            f"{likely:.3g} h"
+        )
+    if claim.saves is not None:
+        saved = system.dollars.mid - others[claim.profile].dollars.mid
+        if abs(claim.saves - saved) > TOLERANCE * saved:
+            yield f"--profile {claim.profile} is likely to save ${saved:,.0f}: what comes after is smaller, too"
+
+
+def _notes(claim: Claim, system: SystemPlan) -> Iterator[str]:
+    if claim.recipe is not None:
+        part = _part(claim, system)
+        tokens = part.plan.tokens
+        share = None if tokens is None else tokens.slots / part.trained
+        if part.plan.recipe.train.method == "pretrain" and share is not None and share < TOKENS_FROM_SCRATCH:
+            yield (
+                f"{share:.2g} tokens for each parameter that it is there for; from scratch "
+                f"{TOKENS_FROM_SCRATCH} are usual"
+            )
+        return
+    if claim.hours is not None and system.hours.low <= claim.hours <= system.hours.high:
+        yield f"{system.hours.mid:.3g} h are likely; preparing, surgery and evaluation come on top"
+    if claim.dollars is not None and system.dollars.low <= claim.dollars <= system.dollars.high:
+        yield f"${system.dollars.mid:,.0f} are likely, {system.dollars.mid / claim.dollars:.2g} times as much"
+
+
+def _part(claim: Claim, system: SystemPlan) -> Part:
+    for part in system.parts:
+        if part.name == claim.recipe:
+            return part
+    raise UserError(f"configs/claims: '{claim.says}' is about {claim.recipe}, which no training stage reads")
+
+
+def check_system_budget(system: SystemPlan) -> None:
+    """Refuse a system that is likely to cost more than its budget, or one of whose stages cannot run.
+
+    Raises:
+        CheckRefused: the sentence has the figures.
+    """
+    budget, name = system.recipe.budget, system.recipe.full_name
+    for likely, most, unit in (
+        (system.dollars.mid, budget.max_cost, "dollars"),
+        (system.hours.mid, budget.max_hours, "hours"),
+    ):
+        if most is not None and likely > most:
+            raise CheckRefused(f"{name} is likely to take {likely:,.1f} {unit}, its budget is {most:,g}; raise it")
+    for part in system.parts:
+        check_budget(part.plan)

@@ -1,0 +1,199 @@
+"""Policies of llama.cpp: a GGUF file, its own tokenizer and its own chat template."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+from collections.abc import Sequence
+from random import Random
+from typing import Any, ClassVar
+
+from agentforge.data.chat_template import any_of, guard_control_tokens
+from agentforge.data.messages import escape, normalize
+from agentforge.errors import UserError
+from agentforge.models.locate_model import ModelLocation
+from agentforge.rollouts.policies.policies import Completion, Message, OnToken, Policy, Request, Sampling, ToolSchema
+
+DEFAULT_CONTEXT = 8192
+"""Tokens. llama.cpp allocates the whole cache at once: a 32B model's own 131072 would take 32 GiB."""
+SMALL_FILE = 64 << 20
+"""Bytes. llama.cpp's threads wait for each other by spinning, some hundred times a token: where a token takes less than
+a millisecond that is most of the time, and on a machine with other work it is a hundred times the time."""
+
+
+def _threads(path: str) -> int:
+    if os.path.exists(path) and os.path.getsize(path) < SMALL_FILE:
+        return 1
+    return (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) or 1
+
+
+def _trained_length(path: str) -> int:
+    """Return the tokens that a file's model was made for; 0: it is no model, or does not say so."""
+    import llama_cpp
+
+    logging.getLogger("llama-cpp-python").setLevel(logging.CRITICAL)  # as `Llama(verbose=False)` does, later
+    options = llama_cpp.llama_model_default_params()
+    options.vocab_only = True  # no weights
+    model = llama_cpp.llama_model_load_from_file(path.encode(), options)
+    if not model:
+        return 0
+    try:
+        architecture = _metadata(model, "general.architecture")
+        return int(_metadata(model, f"{architecture}.context_length") or 0)
+    finally:
+        llama_cpp.llama_model_free(model)
+
+
+def _metadata(model: Any, key: str) -> str:
+    import llama_cpp
+
+    buffer = ctypes.create_string_buffer(128)
+    found = llama_cpp.llama_model_meta_val_str(model, key.encode(), buffer, len(buffer))
+    return buffer.value.decode("utf-8", errors="replace") if found >= 0 else ""
+
+
+class GGUFPolicy(Policy):
+    """A model in llama.cpp. What was read before is kept: a prompt that begins alike is read from where it differs.
+
+    Args:
+        llama: an open `llama_cpp.Llama`.
+        template: the chat template out of the file.
+        label: see `ModelLocation`.
+    """
+
+    most_seats: ClassVar[int | None] = 1  # it holds one conversation: a second would push the first out
+
+    def __init__(self, llama: Any, template: str, label: str) -> None:
+        import llama_cpp
+        from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+
+        self.llama = llama
+        self.label = label
+        self.context_length = min(int(llama.n_ctx()), int(llama_cpp.llama_model_n_ctx_train(llama.model)))
+        self._library = llama_cpp
+        self._vocabulary = llama_cpp.llama_model_get_vocab(llama.model)
+        self._pieces: dict[int, bytes] = {}
+        tokens = range(llama_cpp.llama_vocab_n_tokens(self._vocabulary))
+        ends = [t for t in tokens if llama_cpp.llama_vocab_is_eog(self._vocabulary, t)]
+        self.stop_ids = list(dict.fromkeys([llama.token_eos(), *ends]))
+        self._control = self._control_tokens()
+        self._control_pattern = any_of(self._control)
+        eos, bos = (self._piece(token).decode("utf-8") for token in (llama.token_eos(), llama.token_bos()))
+        # It renders as transformers does, in jinja2's immutable sandbox: a template is code from whoever made the file.
+        self._format: Any = Jinja2ChatFormatter(template, eos_token=eos, bos_token=bos)
+
+    @classmethod
+    def open(cls, location: ModelLocation, context_length: int | None = None) -> GGUFPolicy:
+        """Open a GGUF file.
+
+        Raises:
+            UserError: llama-cpp-python is not installed, the file is no model, or it has no chat template.
+        """
+        try:
+            import llama_cpp
+        except ImportError:
+            raise UserError("a GGUF needs llama-cpp-python, which is not installed; run `make gguf-setup`") from None
+        threads = _threads(location.path)
+        try:
+            length = context_length or min(DEFAULT_CONTEXT, _trained_length(location.path) or DEFAULT_CONTEXT)
+            llama = llama_cpp.Llama(
+                location.path, n_ctx=length, n_threads=threads, n_threads_batch=threads, n_gpu_layers=-1, verbose=False
+            )
+        except (ValueError, AssertionError) as error:
+            raise UserError(
+                f"{location.path} cannot be loaded by llama.cpp {llama_cpp.__version__}: {error}"
+            ) from error
+        template = llama_cpp.llama_model_chat_template(llama.model, None)
+        if template is None:
+            raise UserError(f"{location.path} has no chat template; make it with `agentforge gguf`, which stores one")
+        return cls(llama, template.decode("utf-8"), location.label)
+
+    def encode(self, messages: Sequence[Message], tools: Sequence[ToolSchema] = ()) -> list[int]:
+        turns, guard = guard_control_tokens([escape(normalize(messages)), list(tools) or None], self._control_pattern)
+        prompt = self._format(messages=turns[0], tools=turns[1]).prompt
+        return [token for piece in self._control_pattern.split(prompt) for token in self._tokenize(piece, guard)]
+
+    def _tokenize(self, piece: str, guard: str) -> list[int]:
+        """Return a piece's tokens. A control token spelt in a message is cut at its guard: llama.cpp would read it."""
+        if piece in self._control:
+            return [self._control[piece]]
+        parts = piece.split(guard) if guard else [piece]
+        return [t for part in parts for t in self.llama.tokenize(part.encode("utf-8"), add_bos=False, special=False)]
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return b"".join(self._piece(token) for token in token_ids).decode("utf-8", errors="replace")
+
+    def complete(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, on_token: OnToken | None = None
+    ) -> list[Completion]:
+        return [self._one(row, prompt, sampling, on_token) for row, prompt in enumerate(prompts)]
+
+    def draw(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+        return [self._draw_one(request, sampling) for request in requests]
+
+    def _draw_one(self, request: Request, sampling: Sampling) -> Completion:
+        """Write a turn with the draws of `sampling.draw`: llama.cpp's own do not say how likely a token was."""
+        import numpy as np
+        import torch
+        from llama_cpp import LogitsProcessorList
+
+        from agentforge.rollouts.policies.sampling import draw
+
+        random = Random(request.seed)
+        logprobs: list[float] = []
+
+        def choose(_: Any, scores: Any) -> Any:
+            logits = torch.from_numpy(np.array(scores))[None]
+            (token,), (logprob,) = draw(logits, sampling.temperature, sampling.top_p, [random.random()])
+            logprobs.append(logprob)
+            only = np.full_like(scores, -1e30)
+            only[token] = 0.0
+            return only
+
+        chosen = self.llama.generate(
+            list(request.token_ids), temp=0.0, repeat_penalty=1.0, logits_processor=LogitsProcessorList([choose])
+        )
+        written: list[int] = []
+        for token in chosen:
+            written.append(int(token))
+            if written[-1] in self.stop_ids or len(written) == request.room:
+                break
+        return Completion(written, written[-1] in self.stop_ids, logprobs[: len(written)])
+
+    def _one(self, row: int, prompt: Sequence[int], sampling: Sampling, on_token: OnToken | None) -> Completion:
+        room = self.room([prompt], sampling)
+        self.llama.set_seed(sampling.seed)
+        tokens = self.llama.generate(
+            list(prompt), temp=sampling.temperature, top_p=sampling.top_p, top_k=0, min_p=0.0, repeat_penalty=1.0
+        )
+        written: list[int] = []
+        for token in tokens:
+            written.append(int(token))
+            if self._library.llama_vocab_is_eog(self._vocabulary, token):
+                return Completion(written, stopped=True)
+            if (on_token is not None and on_token(row, int(token))) or len(written) == room:
+                break
+        return Completion(written, stopped=False)
+
+    def _control_tokens(self) -> dict[str, int]:
+        """Return the text and id of every token that is no ordinary text."""
+        kinds = self._library.LLAMA_TOKEN_ATTR_CONTROL | self._library.LLAMA_TOKEN_ATTR_USER_DEFINED
+        tokens = range(self._library.llama_vocab_n_tokens(self._vocabulary))
+        special = (t for t in tokens if self._library.llama_vocab_get_attr(self._vocabulary, t) & kinds)
+        return {text: t for t in special if (text := self._piece(t).decode("utf-8", errors="replace"))}
+
+    def _piece(self, token: int) -> bytes:
+        """Return a token's bytes. `Llama.detokenize` is not used: it loses tokens of more than 32 bytes."""
+        if token < 0:
+            return b""
+        if token not in self._pieces:
+            size = 64
+            buffer = ctypes.create_string_buffer(size)
+            length = self._library.llama_token_to_piece(self._vocabulary, token, buffer, size, 0, True)
+            if length < 0:  # too small: the length that it needs
+                size = -length
+                buffer = ctypes.create_string_buffer(size)
+                length = self._library.llama_token_to_piece(self._vocabulary, token, buffer, size, 0, True)
+            self._pieces[token] = buffer.raw[:length]
+        return self._pieces[token]

@@ -1,0 +1,298 @@
+"""A policy answers conversations: messages to prompt tokens, prompt tokens to new tokens, tokens to text.
+
+The token level (`encode`, `continuation`, `decoder`, `decode`) is what rollouts use: token ids go in and come out, and
+nothing is decoded and encoded again in between. `generate` and `chat` are what evaluation and serving use.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
+
+from agentforge.errors import UserError
+from agentforge.models.locate_model import ModelLocation
+
+Message = dict[str, Any]
+ToolSchema = dict[str, Any]
+OnToken = Callable[[int, int], bool]
+"""Called with (row of the batch, new token id) after every token but the stop token; True stops that row."""
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What is answered: the messages so far and the tools on offer."""
+
+    messages: Sequence[Message]
+    tools: Sequence[ToolSchema] = ()
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn.
+
+    Attributes:
+        max_new_tokens: the stop token counts.
+        temperature: 0 takes the likeliest token.
+        top_p: mass of the nucleus; 1 leaves every token in.
+        seed: the same seed, prompts and batch give the same tokens on the same machine.
+    """
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Completion:
+    """New tokens of one prompt.
+
+    Attributes:
+        stopped: the last of them is a stop token.
+        logprobs: of the tokens under the distribution they were drawn from (temperature and top_p in it; at
+            temperature 0 the model's own); empty where nobody asked for them.
+    """
+
+    token_ids: list[int]
+    stopped: bool
+    logprobs: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A turn to be written.
+
+    Attributes:
+        token_ids: everything before it.
+        room: tokens that it may have, the stop token with them.
+        seed: decides what is drawn, whatever else is written in the same batch.
+    """
+
+    token_ids: Sequence[int]
+    room: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Generation:
+    """An answered conversation.
+
+    Attributes:
+        text: the decoded answer without its stop token.
+        prompt_ids: what the model read.
+        token_ids: what the model wrote, the stop token with it.
+        stopped: the model ended its turn itself.
+    """
+
+    text: str
+    prompt_ids: list[int] = field(repr=False)
+    token_ids: list[int] = field(repr=False)
+    stopped: bool
+
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self.prompt_ids)
+
+
+STUB = "stub"
+ASKED: Message = {"role": "user", "content": ""}
+CALLED: Message = {
+    "role": "assistant",
+    "content": "",
+    "tool_calls": [{"type": "function", "function": {"name": STUB, "arguments": {}}}],
+}
+
+
+class Policy(ABC):
+    """A model (or a script) that answers. Not thread-safe: one caller at a time.
+
+    Attributes:
+        label: short name, for artefacts and episodes.
+        context_length: tokens read and written at most.
+        stop_ids: tokens that end a turn; the first is the one that the template writes.
+        most_seats: episodes that it can usefully play at once; None: any number.
+    """
+
+    label: str
+    context_length: int
+    stop_ids: list[int]
+    most_seats: ClassVar[int | None] = None
+
+    @abstractmethod
+    def encode(self, messages: Sequence[Message], tools: Sequence[ToolSchema] = ()) -> list[int]:
+        """Return the prompt's token ids, up to where the assistant's next turn begins."""
+
+    @abstractmethod
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of tokens, special tokens written out; broken UTF-8 becomes U+FFFD."""
+
+    @abstractmethod
+    def complete(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, on_token: OnToken | None = None
+    ) -> list[Completion]:
+        """Continue every prompt (token ids) until a stop token, ``max_new_tokens``, or ``on_token`` says so.
+
+        Raises:
+            UserError: a prompt leaves no room in the context.
+        """
+
+    def draw(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+        """Write several turns, each with its own room and seed, and with the log-probabilities of its tokens."""
+        return [
+            self.complete([r.token_ids], replace(sampling, max_new_tokens=r.room, seed=r.seed))[0] for r in requests
+        ]
+
+    @contextmanager
+    def decoder(self, sampling: Sampling, seats: int) -> Iterator[Decoder]:
+        """Yield what writes the turns of up to ``seats`` episodes at once."""
+        yield PlainDecoder(self, sampling)
+
+    def continuation(self, messages: Sequence[Message]) -> list[int]:
+        """Return the tokens between an assistant's stop token and its next turn when ``messages`` come in between.
+
+        A template that renders every turn by itself gives them whatever was said before, so only they are tokenised
+        and what was sampled stays as it is.
+
+        Raises:
+            UserError: the template changes earlier turns when others follow.
+        """
+        said = CALLED if messages[0]["role"] == "tool" else {"role": "assistant", "content": ""}
+        before, after = self.encode([ASKED]), self.encode([ASKED, said, *messages])
+        stop = next((i for i in range(len(before), len(after)) if after[i] in self.stop_ids), None)
+        if after[: len(before)] != before or stop is None:
+            raise UserError(
+                f"the chat template of {self.label} changes earlier turns when others follow, so episodes of several "
+                "turns cannot be continued token by token; give it agentforge's own (data.template: auto)"
+            )
+        return after[stop + 1 :]
+
+    def generate(
+        self, conversations: Sequence[Conversation], sampling: Sampling, on_token: OnToken | None = None
+    ) -> list[Generation]:
+        """Answer a batch of conversations, in their order."""
+        prompts = [self.encode(c.messages, c.tools) for c in conversations]
+        completions = self.complete(prompts, sampling, on_token)
+        return [self._generation(p, c) for p, c in zip(prompts, completions, strict=True)]
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[ToolSchema] = (),
+        *,
+        sampling: Sampling,
+        on_text: Callable[[str], bool] | None = None,
+    ) -> Generation:
+        """Answer one conversation, handing out its text as it is written.
+
+        Args:
+            on_text: called with each new piece of text; True stops the answer.
+        """
+        if on_text is None:
+            return self.generate([Conversation(messages, tools)], sampling)[0]
+        stream = TextStream(self.decode)
+        generation = self.generate(
+            [Conversation(messages, tools)], sampling, lambda _, token: on_text(stream.push(token))
+        )[0]
+        if rest := stream.finish():
+            on_text(rest)
+        return generation
+
+    def _generation(self, prompt: list[int], completion: Completion) -> Generation:
+        said = completion.token_ids[:-1] if completion.stopped else completion.token_ids
+        return Generation(self.decode(said), prompt, completion.token_ids, completion.stopped)
+
+    def room(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> int:
+        """Return how many tokens may be written so that the longest prompt and its answer fit the context."""
+        longest = max(len(prompt) for prompt in prompts)
+        if longest >= self.context_length:
+            raise UserError(
+                f"the conversation has {longest} tokens and {self.label} reads {self.context_length}; shorten it, "
+                "or open the model with a longer context"
+            )
+        return min(sampling.max_new_tokens, self.context_length - longest)
+
+
+class Decoder(ABC):
+    """Writes turns of several episodes at once. A seat holds one episode after another."""
+
+    @abstractmethod
+    def begin(self, seat: int, request: Request) -> None:
+        """Begin a turn; its tokens may continue what was read and written in this seat."""
+
+    @abstractmethod
+    def advance(self) -> list[tuple[int, Completion]]:
+        """Go on with all begun turns until at least one is finished; returns those with their seats."""
+
+
+class PlainDecoder(Decoder):
+    """Reads the whole episode again for every turn: for models that keep no cache between turns."""
+
+    def __init__(self, policy: Policy, sampling: Sampling) -> None:
+        self.policy = policy
+        self.sampling = sampling
+        self._begun: dict[int, Request] = {}
+
+    def begin(self, seat: int, request: Request) -> None:
+        self._begun[seat] = request
+
+    def advance(self) -> list[tuple[int, Completion]]:
+        begun, self._begun = self._begun, {}
+        return list(zip(begun, self.policy.draw(list(begun.values()), self.sampling), strict=True))
+
+
+class TextStream:
+    """Decodes tokens one by one into pieces whose concatenation is the text of all of them.
+
+    A character may be spread over tokens, and a decoder may treat the first token differently; so each piece is the
+    difference of two decodings that share the last finished piece.
+    """
+
+    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
+        self._decode = decode
+        self._finished: list[int] = []
+        self._pending: list[int] = []
+
+    def push(self, token: int) -> str:
+        """Return the text that ``token`` completes; empty while a character is incomplete."""
+        self._pending.append(token)
+        text = self._delta()
+        if text.endswith("\ufffd"):
+            return ""
+        self._finished, self._pending = self._pending, []
+        return text
+
+    def finish(self) -> str:
+        """Return what was held back: the bytes of a character that never got complete."""
+        text = self._delta()
+        self._pending = []
+        return text
+
+    def _delta(self) -> str:
+        return self._decode([*self._finished, *self._pending])[len(self._decode(self._finished)) :]
+
+
+def open_policy(
+    location: ModelLocation, context_length: int | None = None, engine: Literal["transformers", "vllm"] = "transformers"
+) -> Policy:
+    """Load a model.
+
+    Args:
+        location: from `agentforge.models.locate_model`.
+        context_length: tokens read and written at most; None: the model's own (GGUF: at most 8192, its cache is
+            allocated at once).
+        engine: what runs a checkpoint or an adapter.
+    """
+    if location.kind == "gguf":
+        from agentforge.rollouts.policies.gguf_policy import GGUFPolicy
+
+        return GGUFPolicy.open(location, context_length)
+    if engine == "vllm":
+        from agentforge.rollouts.policies.vllm_policy import VLLMPolicy
+
+        return VLLMPolicy.open(location, context_length)
+    from agentforge.rollouts.policies.transformers_policy import TransformersPolicy
+
+    return TransformersPolicy.open(location, context_length)

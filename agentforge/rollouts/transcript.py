@@ -1,0 +1,106 @@
+"""An episode as a conversation, and the same token by token: what was sampled stays as it was sampled."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from agentforge.data.tool_calls import CALL, parse_assistant
+from agentforge.environments.base import Environment
+from agentforge.rollouts.policies.policies import Completion, Message, Policy, ToolSchema
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Act = Literal["text", "tool"]
+
+
+class Dialogue:
+    """The conversation of one episode.
+
+    Args:
+        environment: has just been reset.
+        observation: what it said first.
+        act: actions as plain text, or as calls of the environment's tool.
+
+    Attributes:
+        messages: system (the environment's instructions), user (what it says), assistant ...; what the environment
+            says behind the assistant's last turn is not among them.
+        tools: on offer.
+        prompt_ids, token_ids, mask, logprobs: as in `Episode`; empty without tokens.
+    """
+
+    def __init__(self, environment: Environment, observation: str, act: Act) -> None:
+        self.tools: list[ToolSchema] = [environment.action_tool] if act == "tool" else []
+        self.messages: list[Message] = [
+            {"role": "system", "content": environment.instructions},
+            {"role": "user", "content": observation},
+        ]
+        self.prompt_ids: list[int] = []
+        self.token_ids: list[int] = []
+        self.mask: list[int] = []
+        self.logprobs: list[float] = []
+
+    def reply(self, observation: str) -> Message:
+        """Return what the environment says as a message: the result of the call, if the assistant made one."""
+        if calls := self.messages[-1].get("tool_calls"):
+            return {"role": "tool", "name": calls[0]["function"]["name"], "content": observation}
+        return {"role": "user", "content": observation}
+
+    def tokenise(self, tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, int]]:
+        """Give a conversation that is over the tokens that `prepare` would; returns the span of each assistant turn."""
+        from agentforge.data.chat_template import encode
+
+        row = encode(tokenizer, self.messages, self.tools or None)
+        first = row.assistant_masks.index(1)
+        self.prompt_ids, self.token_ids = row.input_ids[:first], row.input_ids[first:]
+        self.mask = row.assistant_masks[first:]
+        while self.mask[-1] == 0:  # what the template writes behind the last turn
+            self.mask.pop()
+            self.token_ids.pop()
+        self.logprobs = [0.0] * len(self.token_ids)
+        starts = [i for i, m in enumerate(self.mask) if m and (i == 0 or not self.mask[i - 1])]
+        ends = [i + 1 for i, m in enumerate(self.mask) if m and not any(self.mask[i + 1 : i + 2])]
+        return list(zip(starts, ends, strict=True))
+
+
+class SampledDialogue(Dialogue):
+    """The conversation of a policy: what it samples is kept as it is, and only what comes in between is tokenised."""
+
+    def __init__(self, environment: Environment, observation: str, act: Act, policy: Policy) -> None:
+        super().__init__(environment, observation, act)
+        self.policy = policy
+        self.prompt_ids = policy.encode(self.messages, self.tools)
+        self._stopped = True
+
+    @property
+    def read(self) -> list[int]:
+        """Everything so far: what the policy is given for its next turn."""
+        return self.prompt_ids + self.token_ids
+
+    def write(self, completion: Completion) -> str:
+        """Append a turn as the policy sampled it; returns its text without the stop token."""
+        written = completion.token_ids
+        self._append(written, 1, completion.logprobs or [0.0] * len(written))
+        self._stopped = completion.stopped
+        text = self.policy.decode(written[:-1] if completion.stopped else written)
+        turn: Message = {"role": "assistant", "content": text}
+        if self.tools and CALL in text and not (parsed := parse_assistant(text)).malformed:
+            turn = parsed.message()
+        self.messages.append(turn)
+        return text
+
+    def hear(self, observation: str, limit: int) -> bool:
+        """Append what the environment says, unless that leaves no room for a turn among ``limit`` tokens."""
+        message = self.reply(observation)
+        closing = [] if self._stopped else self.policy.stop_ids[:1]  # a turn that was cut short is closed for it
+        between = [*closing, *self.policy.continuation([message])]
+        if len(self.prompt_ids) + len(self.token_ids) + len(between) >= limit:
+            return False
+        self.messages.append(message)
+        self._append(between, 0, [0.0] * len(between))
+        return True
+
+    def _append(self, token_ids: list[int], mask: int, logprobs: list[float]) -> None:
+        self.token_ids += token_ids
+        self.mask += [mask] * len(token_ids)
+        self.logprobs += logprobs

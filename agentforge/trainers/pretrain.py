@@ -1,9 +1,0 @@
-"""Next-token training of all weights: the Trainer of transformers."""
-
-from __future__ import annotations
-
-from agentforge.trainers.loop import GuardedTrainer
-
-
-class PretrainTrainer(GuardedTrainer):
-    """`transformers.Trainer` over packed documents; the loss is the model's own."""

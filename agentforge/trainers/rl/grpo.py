@@ -1,0 +1,128 @@
+"""Group-relative policy optimisation over episodes: TRL's GRPOTrainer with checkpoints in the middle of a rollout.
+
+Nothing of the loss is written again, so every field of the config keeps its effect.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import trl
+from safetensors.torch import load_file, save_file
+from trl import GRPOConfig
+
+from agentforge.artifacts import write_json
+from agentforge.trainers.guarded_trainer import GuardedTrainer
+from agentforge.trainers.rl.length_groups import LengthGroups
+
+ROLLOUT = "rollout-{rank}.safetensors"
+STATE = "rollout-{rank}.json"
+# What TRL's scoring takes beside the tokens, a part for each row: the parent's way is kept for them.
+OF_ROWS = ("pixel_values", "token_type_ids", "mm_token_type_ids")
+
+
+class Keeps(Protocol):
+    """What lives as long as a run and must be as it was when the run goes on."""
+
+    def state(self) -> dict[str, Any]:
+        """Return it as JSON."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from it."""
+
+
+class GRPOTrainer(GuardedTrainer, trl.GRPOTrainer):
+    """`trl.GRPOTrainer` whose runs can be killed at any step and go on to the same weights.
+
+    A rollout is trained on for several steps. A checkpoint between them holds what is left of it: the parent would play
+    anew, with another policy, and the run would be another one. Short episodes are not padded to the longest one.
+
+    Args:
+        rollout_func: `Rollouts`, or any function that TRL takes; or pass TRL's `environment_factory` instead.
+        keeps: saved and restored with each checkpoint, by name.
+    """
+
+    args: GRPOConfig
+    _buffered_inputs: list[dict[str, torch.Tensor]] | None  # type: ignore[assignment]  # None at first
+
+    def __init__(self, *args: Any, keeps: Mapping[str, Keeps] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.keeps = dict(keeps or {})
+
+    @property
+    def _steps_of_a_pass(self) -> int:
+        assert self.args.steps_per_generation is not None  # the config's __post_init__ sets it
+        return self.args.steps_per_generation
+
+    def length_groups(self, mask: torch.Tensor, length: int) -> LengthGroups:
+        """Return the groups of a batch `(B, L)`, the same for equal masks."""
+        # DDP may broadcast buffers at each forward, so all processes must do as many
+        return LengthGroups(mask, length, one=self.args.world_size > 1)
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        if any(kwargs.get(name) is not None for name in OF_ROWS) or kwargs.get("compute_aux_loss"):
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, batch_size, **kwargs
+            )
+        groups = self.length_groups(attention_mask, logits_to_keep)
+        parts = [
+            super(GRPOTrainer, self)._get_per_token_logps_and_entropies(
+                model,
+                input_ids[group.rows, group.columns],
+                attention_mask[group.rows, group.columns],
+                group.kept,
+                batch_size,
+                **kwargs,
+            )
+            for group in groups
+        ]
+        entropies = groups.join([part[1] for part in parts]) if kwargs.get("compute_entropy") else None
+        return groups.join([part[0] for part in parts]), entropies, None
+
+    def _count(self, inputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        # `inputs` are the prompts; the parent has taken this step's share of the rollout and moved on
+        assert self._buffered_inputs is not None
+        used = self._buffered_inputs[(self._step - 1) % self._steps_of_a_pass]
+        written = used["completion_mask"].sum()
+        trained = (used["completion_mask"] * used["tool_mask"]).sum() if "tool_mask" in used else written
+        return used["prompt_mask"].sum() + written, trained
+
+    def _save_state(self, checkpoint: Path) -> None:
+        rank = self.args.process_index
+        used_up = self._step % (self._steps_of_a_pass * self.num_iterations) == 0
+        left = {
+            f"{slot}/{name}": tensor.clone().contiguous()  # views of one another have no place in a safetensors file
+            for slot, batch in enumerate([] if used_up else self._buffered_inputs or [])
+            for name, tensor in batch.items()
+        }
+        save_file(left, str(checkpoint / ROLLOUT.format(rank=rank)))
+        kept = {name: thing.state() for name, thing in self.keeps.items()}
+        state = {"step": self._step, "metrics": self._metrics["train"], "keeps": kept}
+        write_json(checkpoint / STATE.format(rank=rank), state)
+
+    def restore(self, checkpoint: Path) -> None:
+        super().restore(checkpoint)
+        rank, device = self.args.process_index, str(self.accelerator.device)
+        batches: dict[int, dict[str, torch.Tensor]] = defaultdict(dict)
+        for key, tensor in load_file(checkpoint / ROLLOUT.format(rank=rank), device=device).items():
+            slot, name = key.split("/", 1)
+            batches[int(slot)][name] = tensor
+        self._buffered_inputs = [batches[slot] for slot in sorted(batches)] or None
+        state = json.loads((checkpoint / STATE.format(rank=rank)).read_text(encoding="utf-8"))
+        self._step = state["step"]
+        self._metrics["train"].update(state["metrics"])
+        for name, thing in self.keeps.items():
+            thing.restore(state["keeps"][name])
