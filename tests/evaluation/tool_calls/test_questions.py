@@ -12,7 +12,8 @@ import pytest
 
 from agentforge.data.tools import ToolSet
 from agentforge.errors import CheckRefused, UserError
-from agentforge.evaluation.compare.side_by_side import compare_table, evaluations, relation
+from agentforge.evaluation.compare.side_by_side import compare_table, evaluations
+from agentforge.evaluation.compare.tables import relation
 from agentforge.evaluation.contamination import refuse_trained_questions
 from agentforge.evaluation.evaluate import answer_questions, evaluate
 from agentforge.evaluation.tool_calls.questions import Question, judge, read_questions, score
