@@ -135,13 +135,19 @@ def graded_mean(scores: Array, clusters: Clusters, confidence: float) -> Measure
     n, value = len(values), float(values.mean())
     low, high = bootstrap_abc(values, confidence)
     variance = float(values.var()) / n
-    if variance < 1e-12 / n:  # nothing varied: no more is known than of a rate of 0 of n
+    if variance < 1e-12 / n:
+        # Nothing varied, and a variance of 0 would let this environment look certain in every aggregate. As much as of
+        # a rate of 0 of n is known.
         variance = _beta_variance(0, n)
     return Measure(value, low, high, "bootstrap ABC", float(n), variance)
 
 
 def weighted(measures: Sequence[Measure], weights: Sequence[float], confidence: float) -> Measure:
-    """Return the weighted mean of independent measures, with the normal interval of its variance."""
+    """Return the weighted mean of independent measures, with the normal interval of its variance.
+
+    Environments have their own tasks, so their variances add up; a sum of several is close to normal where each alone
+    is not, which is why a single one keeps its own interval.
+    """
     from scipy.special import ndtri
 
     if len(measures) == 1:
@@ -168,6 +174,9 @@ def aggregate(summaries: Sequence[Summary], confidence: float) -> dict[str, Meas
 
 
 def _beta_variance(successes: float, trials: float) -> float:
-    """Return the variance of the Beta-Jeffreys posterior: never 0, as that of the plain rate is at both ends."""
+    """Return the variance of the Beta-Jeffreys posterior, a b / ((a + b)^2 (a + b + 1)).
+
+    It is never 0, as p (1 - p) / n is at both ends.
+    """
     a, b = successes + 0.5, trials - successes + 0.5
     return a * b / ((a + b) ** 2 * (a + b + 1))
