@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from agentforge.errors import CheckRefused, UserError
+from agentforge.recipe.hardware import available_cores
 
 MANIFEST = "manifest.json"
 REPORTED_LIBRARIES = (
@@ -72,7 +73,7 @@ def hash_json(value: Any) -> str:
 def hash_files(directory: Path) -> dict[str, str]:
     """Return relative path to SHA-256 for every file below ``directory`` but its manifest."""
     paths = sorted(p for p in directory.rglob("*") if p.is_file() and p != directory / MANIFEST)
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with ThreadPoolExecutor(max_workers=available_cores()) as pool:
         return {str(p.relative_to(directory)): h for p, h in zip(paths, pool.map(sha256_file, paths), strict=True)}
 
 

@@ -38,9 +38,12 @@ WhichModel = Annotated[str | None, typer.Option(help="base, lora, model, merged,
 
 def load(context: typer.Context, name: str, profile: str | None) -> Any:
     """Return the recipe with the overrides that stand on the command line, and say which profile was picked."""
+    from agentforge.environments.registry import check_options
     from agentforge.recipe.loading import load_recipe
 
-    return load_recipe(name, overrides(context), profile)
+    recipe = load_recipe(name, overrides(context), profile)
+    check_options(recipe.environments)
+    return recipe
 
 
 def overrides(context: typer.Context) -> list[str]:
@@ -103,23 +106,27 @@ def show(
 
         typer.echo("\n".join(recipe_names()))
     else:
+        from agentforge.models.config_check import check_model
         from agentforge.recipe.loading import resolved_yaml
 
-        typer.echo(resolved_yaml(load(context, recipe, profile)), nl=False)
+        loaded = load(context, recipe, profile)
+        if loaded.model.config:
+            check_model(loaded.model)
+        typer.echo(resolved_yaml(loaded), nl=False)
 
 
 @app.command(context_settings=PASS_ON)
 def plan(context: typer.Context, recipe: RecipeName, profile: Profile = None) -> None:
     """Parameters, tokens, memory per GPU, hours and dollars, of each stage of a system; exit code 3 over budget."""
-    from agentforge.planning.pipeline_plan import check_system_budget, is_system, make_system_plan
+    from agentforge.planning.pipeline_plan import check_pipeline_budget, is_pipeline, make_pipeline_plan
     from agentforge.planning.plan import check_budget, make_plan
-    from agentforge.planning.tables import plan_table, system_table
+    from agentforge.planning.tables import pipeline_table, plan_table
 
     loaded = load(context, recipe, profile)
-    if is_system(loaded):
-        system = make_system_plan(loaded, recipe, overrides(context), profile)
-        show_table(system_table(system))
-        check_system_budget(system)
+    if is_pipeline(loaded):
+        system = make_pipeline_plan(loaded, recipe, overrides(context), profile)
+        show_table(pipeline_table(system))
+        check_pipeline_budget(system)
         return
     planned = make_plan(loaded)
     show_table(plan_table(planned))
@@ -256,10 +263,10 @@ def compare(
 @app.command(context_settings=PASS_ON)
 def report(context: typer.Context, recipe: RecipeName, profile: Profile = None) -> None:
     """One page of a system for a browser: curves, scores, frontier, episodes, cost. Shows what is made by now."""
-    from agentforge.evaluation.pipeline_artifacts import load_system
+    from agentforge.evaluation.pipeline_artifacts import load_pipeline
     from agentforge.evaluation.report.page import report
 
-    done(report(load_system(recipe, overrides(context), profile)))
+    done(report(load_pipeline(recipe, overrides(context), profile)))
 
 
 @app.command(context_settings=PASS_ON)

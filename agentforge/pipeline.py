@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from agentforge.environments.registry import check_options
 from agentforge.errors import UserError
 from agentforge.recipe.loading import load_recipe, load_stages
 from agentforge.recipe.schema import Recipe, Stage
@@ -78,10 +79,10 @@ STAGES: dict[str, Callable[[Recipe, Stage, bool], Made]] = {
 
 def report(recipe: Recipe, planned: Sequence[tuple[Stage, Recipe]]) -> Made:
     """Write the page about all the stages; it alone needs to know them."""
-    from agentforge.evaluation.pipeline_artifacts import System
+    from agentforge.evaluation.pipeline_artifacts import PipelineArtifacts
     from agentforge.evaluation.report.page import report
 
-    return report(System(recipe, planned))
+    return report(PipelineArtifacts(recipe, planned))
 
 
 def run(
@@ -107,6 +108,8 @@ def run(
             f"{name} declares no stages; add `stages:` to it, or run a verb such as `agentforge train {name}`"
         )
     planned = load_stages(recipe, overrides, profile)
+    for _, stage_recipe in planned:  # the third stage's mistake shall not cost the hours of the first two
+        check_options(stage_recipe.environments)
     for number, (stage, stage_recipe) in enumerate(planned, start=1):
         of = " ".join(word for word in (stage.verb, stage.recipe or name, stage.model) if word)
         title = f"[{number}/{len(planned)}] {of}"

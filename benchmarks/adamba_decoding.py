@@ -28,6 +28,7 @@ from agentforge.systems.adamba.exits.calibration import calibrate_exits
 from agentforge.systems.adamba.exits.depth import hidden_after
 from agentforge.systems.adamba.exits.exits import Exits
 from agentforge.systems.adamba.modeling.configuration import AdambaConfig
+from agentforge.systems.adamba.modeling.embedding_and_head import head
 from agentforge.systems.adamba.modeling.modeling import AdambaForCausalLM
 from agentforge.systems.adamba.widths.submodels import submodel
 
@@ -130,7 +131,7 @@ def train(model: AdambaForCausalLM, seen: Tensor, steps: int) -> None:
         with hidden_after(model, EXIT_LAYERS) as hidden:
             loss = model(ids, labels=ids, use_cache=False).loss
         for state in hidden.values():
-            logits = model.lm_head(model.model.final_layernorm(state[:, :-1])) * model.model.lm_head_multiplier
+            logits = head(model, model.model.final_layernorm(state[:, :-1]))
             loss = loss + 0.3 * torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

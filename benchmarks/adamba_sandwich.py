@@ -28,10 +28,10 @@ import transformers
 from agentforge.losses.matryoshka import inplace_distillation
 from agentforge.recipe.schema import Train
 from agentforge.systems.adamba.modeling.configuration import AdambaConfig
+from agentforge.systems.adamba.modeling.embedding_and_head import head
 from agentforge.systems.adamba.modeling.modeling import AdambaForCausalLM
 from agentforge.systems.adamba.modeling.shape import Shape
 from agentforge.systems.adamba.training.objective import Moment, NestedObjective
-from agentforge.systems.adamba.widths.elastic import head
 from agentforge.systems.adamba.widths.submodels import cut
 
 WIDTHS = ("1/2", "1/4")

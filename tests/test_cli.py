@@ -33,6 +33,10 @@ def run(*words: str, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]
         (["trian", "aj"], "Did you mean 'train'?"),
         (["prepare", "aj", "data.mix=[{dataset: wildchatt}]", "--profile", "tiny"], "wildchat"),
         (["surgery", "aj"], "the recipe has no `surgery:` section"),
+        (
+            ["show", "affine/base", "environments.affine:sat={n_vars: [5, 8], unsat_share: 0.3}"],
+            "none is unsatisfiable",
+        ),
         (["collect", "aj"], "has no environments to collect from"),
         (["train", "aj", "train.method=reward", "train.args={}"], "it must be one of pretrain, sft"),
         (["chat", "aj", "--model", "q5kmm", "--prompt", "hi"], "did you mean 'q5km'?"),

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -24,7 +24,6 @@ from agentforge.data.messages import BadRow, Message, escape, normalize
 from agentforge.errors import UserError
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
 TEMPLATE = Path(__file__).with_name("templates") / "hermes.jinja"
@@ -247,8 +246,7 @@ def _encode_pieces(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[P
     codec = _codec(tokenizer)
     # Role names and the tools block stand in every row: each text is tokenised once a batch.
     texts = list(dict.fromkeys(text for pieces in rows for text, _, is_control in pieces if not is_control))
-    encoded = codec.plain.encode_batch_fast(texts, add_special_tokens=False)
-    known = dict(zip(texts, (encoding.ids for encoding in encoded), strict=True))
+    known = dict(zip(texts, codec.read_plain(texts), strict=True))
     encodings = []
     for pieces in rows:
         row = Encoding([], [])
@@ -282,7 +280,7 @@ def _render(
 
 @dataclass(frozen=True)
 class Codec:
-    """A tokenizer's control tokens, and the tokenizer as it reads when it does not know them.
+    """A tokenizer's control tokens, and how it reads texts when it does not know them.
 
     Control tokens are the special ones and the tags (``<tool_call>`` is not special, so that decoding keeps it). Other
     added tokens (runs of spaces, words of a trade) are ordinary text.
@@ -290,7 +288,7 @@ class Codec:
 
     control: re.Pattern[str]
     ids: dict[str, int]
-    plain: Tokenizer
+    read_plain: Callable[[Sequence[str]], list[list[int]]]
 
 
 _codecs: WeakKeyDictionary[PreTrainedTokenizerBase, Codec] = WeakKeyDictionary()
@@ -301,7 +299,7 @@ def _codec(tokenizer: PreTrainedTokenizerBase) -> Codec:
     added = tokenizer.added_tokens_decoder
     control = {token.content: index for index, token in added.items() if token.special or TAG.fullmatch(token.content)}
     if codec is None or codec.ids != control:
-        codec = _codecs[tokenizer] = Codec(any_of(control), control, _plain_copy(tokenizer, control))
+        codec = _codecs[tokenizer] = Codec(any_of(control), control, _plain_reader(tokenizer, control))
     return codec
 
 
@@ -310,17 +308,27 @@ def any_of(words: Iterable[str]) -> re.Pattern[str]:
     return re.compile("(" + "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True)) + ")")
 
 
-def _plain_copy(tokenizer: PreTrainedTokenizerBase, control: Container[str]) -> Tokenizer:
-    """Return a copy that reads the control tokens as ordinary text."""
+def _plain_reader(
+    tokenizer: PreTrainedTokenizerBase, control: Container[str]
+) -> Callable[[Sequence[str]], list[list[int]]]:
+    """Return what gives the ids of texts, the control tokens in them read as ordinary text."""
     from tokenizers import Tokenizer
 
+    if getattr(tokenizer, "backend_tokenizer", None) is None:  # one of a system's own, written in Python
+        return lambda texts: [
+            tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True) for text in texts
+        ]
     description = json.loads(tokenizer.backend_tokenizer.to_str())
     for token in description["added_tokens"]:
         token["special"] = token["content"] in control
     description["truncation"] = description["padding"] = None
     plain = Tokenizer.from_str(json.dumps(description))
     plain.encode_special_tokens = True
-    return plain
+
+    def read(texts: Sequence[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in plain.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    return read
 
 
 def _template(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -12,6 +12,8 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from agentforge.recipe.hardware import available_cores
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -20,7 +22,7 @@ _worker: Callable[[Any], Any]
 
 def default_workers() -> int:
     """One process per core that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return available_cores()
 
 
 def ordered_map(worker: Callable[[Task], Result], tasks: Iterable[Task], workers: int) -> Iterator[Result]:

@@ -27,8 +27,8 @@ from agentforge.data.cleaning.decontaminate import EvaluationSet, collect_evalua
 from agentforge.data.cleaning.dedup import first_occurrences, near_duplicates
 from agentforge.data.cleaning.ingest import Ingestor, Raws, Rows, Tally, collect
 from agentforge.data.disk_buffer import Spool
-from agentforge.data.mixing import allocate, select
-from agentforge.data.mixture import mix_tokens
+from agentforge.data.mixing.mix_tokens import mix_tokens
+from agentforge.data.mixing.quotas import allocate, select
 from agentforge.data.parallel_map import default_workers, ordered_map
 from agentforge.data.prepare_metrics import evaluation_metrics, mix_metrics
 from agentforge.data.row_text import tokenizer_text

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from agentforge.data.cleaning.decontaminate import EvaluationSet
 from agentforge.data.cleaning.ingest import Rows, Tally
-from agentforge.data.mixture import Mixture
+from agentforge.data.mixing.mix_tokens import Mixture
 from agentforge.data.packing_fill import packing
 from agentforge.data.sources.open_sources import OpenSource
 from agentforge.data.tokenise import HISTOGRAM_EDGES, Tokens

@@ -27,6 +27,7 @@ from typing import Any
 THINK, END_THINK = "<think>", "</think>"
 CALL, END_CALL = "<tool_call>", "</tool_call>"
 
+_SPACE = re.compile(r"\s*")
 _QUOTED = re.compile(r"<(\\*)(/?(?:think|tool_call)>)")
 _QUOTED_ESCAPED = re.compile(r"<\\(\\*)(/?(?:think|tool_call)>)")
 
@@ -72,15 +73,16 @@ def parse_assistant(text: str) -> ParsedTurn:
         turn.reasoning_content = unescape_tags(_trim_newline(text.lstrip().removeprefix(THINK))) or None
         return turn
     parts: list[str] = []
-    while (start := text.find(CALL)) >= 0:
-        parts.append(text[:start].removesuffix("\n") if not parts else text[:start].strip())
-        call, problem, end = _read_call(text, start + len(CALL))
+    at = 0  # places in one text: a copy of the rest for each call would take minutes for ten thousand calls
+    while (start := text.find(CALL, at)) >= 0:
+        before = text[at:start]
+        parts.append(before.strip() if parts else before.removesuffix("\n"))
+        call, problem, at = _read_call(text, start + len(CALL))
         if call is not None:
             turn.tool_calls.append(call)
         if problem is not None:
             turn.malformed.append(problem)
-        text = text[end:]
-    parts.append(text.strip() if parts else text)
+    parts.append(text[at:].strip() if parts else text)
     if any(END_CALL in part for part in parts):
         turn.malformed.append("a </tool_call> closes nothing")
     turn.content = unescape_tags("\n".join(part for part in parts if part))
@@ -158,7 +160,7 @@ def load_json(text: str) -> Any:
 
 def _read_call(text: str, start: int) -> tuple[dict[str, Any] | None, str | None, int]:
     """Read the call whose opening tag ends at ``start``; returns call, problem and where the text goes on."""
-    body = start + len(text[start:]) - len(text[start:].lstrip())
+    body = _after_space(text, start)
     closing = text.find(END_CALL, start)
     after = closing + len(END_CALL) if closing >= 0 else len(text)
     snippet = _shorten(text[start:after].removesuffix(END_CALL))
@@ -169,10 +171,15 @@ def _read_call(text: str, start: int) -> tuple[dict[str, Any] | None, str | None
         call = nested_call(value)
     except ValueError as error:
         return None, f"a tool call cannot be read ({error}): {snippet}", after
-    tail = text[end:].lstrip()
-    if not tail.startswith(END_CALL):
+    end = _after_space(text, end)
+    if not text.startswith(END_CALL, end):
         return None, f"a tool call is not closed with </tool_call>: {snippet}", after if closing >= end else len(text)
-    return call, None, len(text) - len(tail) + len(END_CALL)
+    return call, None, end + len(END_CALL)
+
+
+def _after_space(text: str, start: int) -> int:
+    found = _SPACE.match(text, start)
+    return found.end() if found else start
 
 
 def _refuse_constant(name: str) -> Any:

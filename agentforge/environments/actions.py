@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from agentforge.data.tool_calls import CALL, parse_assistant
 from agentforge.environments.base import ToolSchema
@@ -10,7 +11,7 @@ from agentforge.environments.base import ToolSchema
 ACT = "act"
 """Name of the one tool of every environment; its one argument, `action`, is the action as text."""
 
-_REASONING = re.compile(r"<(think|thinking)>.*?</\1>", re.DOTALL)
+_OPEN = re.compile(r"<(think|thinking)>")
 _TAG = re.compile(r"<(/?)(?:think|thinking)>")
 _MARKER = re.compile(r"^[^\w\n]*action[^\w\n]*:", re.IGNORECASE | re.MULTILINE)
 _MARKUP = " \t`*"
@@ -72,14 +73,39 @@ def without_reasoning(text: str) -> str:
 
     Reasoning that was opened by the prompt has only its closing tag, reasoning that ran out of tokens only its opening
     one. Behind a call nothing is taken away: its arguments may hold anything.
+
+    A model that has gone wrong writes the same tag thousands of times, so the text is read once from left to right: no
+    search begins again at each tag.
     """
-    end = 0
-    while (block := _REASONING.search(text, end)) is not None and CALL not in text[end : block.start()]:
-        text = text[: block.start()] + text[block.end() :]
-        end = block.start()
-    head, call, tail = text.partition(CALL)
-    for tag in reversed(list(_TAG.finditer(head))):
-        if tag[1]:
-            return head[tag.end() :] + call + tail
-        head, call, tail = head[: tag.start()], "", ""
-    return head + call + tail
+    shown = "".join(_outside_blocks(text))
+    head, call, tail = shown.partition(CALL)
+    begin, cut = 0, None
+    for tag in _TAG.finditer(head):
+        if tag[1]:  # what came before was reasoning that the prompt opened
+            begin, cut = tag.end(), None
+        elif cut is None:  # the first of those that are never closed
+            cut = tag.start()
+    return head[begin:] + call + tail if cut is None else head[begin:cut]
+
+
+def _outside_blocks(text: str) -> Iterator[str]:
+    """Yield what stands before, between and behind the closed blocks of reasoning, as far as the first call."""
+    end = 0  # of the last block
+    call = text.find(CALL)
+    unclosed: set[str] = set()  # kinds of tags that nothing closes from here on, so it is not looked for again
+    for tag in _OPEN.finditer(text):
+        kind = tag[1]
+        if tag.start() < end or kind in unclosed:
+            continue
+        if 0 <= call < end:  # that one was within a block
+            call = text.find(CALL, end)
+        if 0 <= call < tag.start():
+            break
+        closing = f"</{kind}>"
+        at = text.find(closing, tag.end())
+        if at < 0:
+            unclosed.add(kind)
+            continue
+        yield text[end : tag.start()]
+        end = at + len(closing)
+    yield text[end:]

@@ -16,6 +16,8 @@ from abc import ABC, abstractmethod
 from random import Random
 from typing import Any, ClassVar, NamedTuple, NotRequired, TypedDict
 
+from agentforge.errors import UserError
+
 ToolSchema = dict[str, Any]
 
 
@@ -53,6 +55,8 @@ class Environment(ABC):
     Class attributes:
         id: ``affine:sat``; decides which tasks are reserved, whatever name a recipe gives the environment.
         baselines: names that `baseline` knows: ``random`` is the chance level, others are trivial strategies.
+        self_contained: it is made of its options alone, without a server, files or an extra; so `show` and `plan` make
+            it to prove them. The options of the others are proved at the start of a stage.
         graded: scores lie between 0 and 1, so their interval is a bootstrap and no Beta.
         max_turns: model turns an episode may have; an option of every environment.
         instructions: what the task is and the grammar of an action: the system turn.
@@ -62,6 +66,7 @@ class Environment(ABC):
     id: ClassVar[str]
     baselines: ClassVar[tuple[str, ...]] = ("random",)
     graded: ClassVar[bool] = False
+    self_contained: ClassVar[bool] = False
     max_turns: int
     instructions: str
     action_tool: ToolSchema
@@ -99,8 +104,13 @@ class Environment(ABC):
         return None
 
     def baseline(self, name: str, random: Random) -> str:
-        """Return the turn of a trivial strategy, one of `baselines`."""
-        raise NotImplementedError
+        """Return the turn of a trivial strategy, one of `baselines`.
+
+        Raises:
+            UserError: it has none of that name.
+            EnvironmentFailed: as for `reset`.
+        """
+        raise UserError(f"{self.id} has no baseline '{name}'")
 
     def close(self) -> None:  # noqa: B027  most hold nothing
         """Free what the environment holds; it is not used afterwards."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from agentforge.environments.base import Environment
@@ -33,6 +34,33 @@ def make(environment_id: str, options: dict[str, Any] | None = None) -> Environm
     Raises:
         UserError: the id, the class or an option is unknown, or an extra is missing (the sentence names it).
     """
+    environment_class, arguments = _resolve(environment_id, options)
+    try:
+        return environment_class(**arguments)
+    except TypeError as error:
+        raise UserError(f"environments.{environment_id}: {error}") from error
+
+
+def check_options(environments: Mapping[str, dict[str, Any] | None]) -> None:
+    """Refuse options that cannot work, before anything runs and on a machine that need not be the one that runs it.
+
+    So a class of the user's own is not imported, and nothing is made that needs a server, files or an extra.
+
+    Args:
+        environments: the recipe's section: name to options.
+
+    Raises:
+        UserError: see `make`.
+    """
+    for name, options in environments.items():
+        if not (options or {}).get("class"):
+            environment_class, _ = _resolve(name, options)
+            if environment_class.self_contained:
+                make(name, options).close()
+
+
+def _resolve(environment_id: str, options: Mapping[str, Any] | None) -> tuple[type[Environment], dict[str, Any]]:
+    """Return the class of an environment and its arguments, all of which it knows."""
     arguments = dict(options or {})
     target = arguments.pop("class", None) or ENVIRONMENTS.get(environment_id)
     if target is None:
@@ -44,14 +72,11 @@ def make(environment_id: str, options: dict[str, Any] | None = None) -> Environm
     known = inspect.signature(environment_class).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
     if unknown := [] if takes_any else [name for name in arguments if name not in known]:
-        near = did_you_mean(unknown[0], list(known))
+        near = did_you_mean(str(unknown[0]), list(known))
         raise UserError(
             f"environments.{environment_id} has no option '{unknown[0]}'{near}; it has: {', '.join(known) or 'none'}"
         )
-    try:
-        return environment_class(**arguments)
-    except TypeError as error:
-        raise UserError(f"environments.{environment_id}: {error}") from error
+    return environment_class, arguments
 
 
 def load_class(target: str, key: str) -> type[Environment]:
@@ -60,6 +85,8 @@ def load_class(target: str, key: str) -> type[Environment]:
     Raises:
         UserError: it cannot be imported, or is no `Environment`.
     """
+    if not isinstance(target, str) or target.startswith("."):
+        raise UserError(f"{key}: {target!r} is no class; write it as package.module:Class")
     module_name, _, name = target.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), name)

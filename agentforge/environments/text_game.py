@@ -8,7 +8,7 @@ from random import Random
 from typing import NamedTuple
 
 from agentforge.environments.actions import find_action
-from agentforge.environments.base import Environment, Info, Step
+from agentforge.environments.base import Environment, EnvironmentFailed, Info, Step
 from agentforge.environments.options import as_count
 from agentforge.environments.splits import EVAL_SHARE, split_of
 from agentforge.errors import UserError
@@ -99,7 +99,10 @@ class Game(Environment):
         """Return a turn of ``random``: one of the available actions, each as likely as any other."""
         if name != "random":
             raise UserError(f"{self.id} has no baseline '{name}'; there are: {', '.join(self.baselines)}")
-        return say(random.choice(self.available()))
+        actions = self.available()
+        if not actions:  # it lists none before `reset`, and a server may list none at any time
+            raise EnvironmentFailed(f"{self.id} lists no action that could be taken now")
+        return say(random.choice(actions))
 
 
 def say(action: str) -> str:

@@ -1,4 +1,4 @@
-"""A system: a recipe, those that its stages read, and what of them is made by now."""
+"""A recipe, those that its stages read, and what of them is made by now."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 
 from agentforge.artifacts import MANIFEST, read_manifest
 from agentforge.evaluation.scores_file import SCORES
-from agentforge.recipe.loading import load_recipe
+from agentforge.recipe.loading import load_recipe, load_stages
 from agentforge.recipe.schema import Recipe, Stage
 
 
 @dataclass(frozen=True)
-class System:
+class PipelineArtifacts:
     """A recipe with its stages.
 
     Attributes:
-        recipe: the system's own.
+        recipe: the one that lists the stages.
         stages: each with the recipe it reads.
     """
 
@@ -27,7 +27,7 @@ class System:
 
     @property
     def recipes(self) -> list[Recipe]:
-        """The system's own recipe and its stages', each once."""
+        """The recipe and those of its stages, each once."""
         everyone = [self.recipe, *(recipe for _, recipe in self.stages)]
         return list({(one.output_dir, one.full_name): one for one in everyone}.values())
 
@@ -42,17 +42,14 @@ class System:
         ]
 
 
-def load_system(name: str, overrides: Sequence[str] = (), profile: str | None = None) -> System:
+def load_pipeline(name: str, overrides: Sequence[str] = (), profile: str | None = None) -> PipelineArtifacts:
     """Read a recipe and those of its stages.
 
     Raises:
         UserError: one of them is wrong.
     """
     recipe = load_recipe(name, overrides, profile)
-    read = [
-        (stage, load_recipe(stage.recipe, overrides, profile) if stage.recipe else recipe) for stage in recipe.stages
-    ]
-    return System(recipe, read)
+    return PipelineArtifacts(recipe, load_stages(recipe, overrides, profile))
 
 
 def _makes(stage: Stage, recipe: Recipe) -> list[Path]:

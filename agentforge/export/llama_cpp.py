@@ -21,6 +21,7 @@ from importlib import metadata
 from pathlib import Path
 
 from agentforge.errors import CheckRefused, UserError
+from agentforge.recipe.hardware import available_cores
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ def _build_wheel(directory: Path) -> Path:
     if not (shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")):
         raise UserError("building llama.cpp needs a C++ compiler; install one (Debian, Ubuntu: apt install g++)")
     log.info("building llama-cpp-python: about ten minutes of CPU time, once")
-    cores = str(len(os.sched_getaffinity(0)))
+    cores = str(available_cores())
     environment = {"CMAKE_ARGS": CMAKE_ARGS, "CMAKE_BUILD_PARALLEL_LEVEL": cores}
     with tempfile.TemporaryDirectory(dir=directory, prefix=".build-") as scratch:
         build = ["wheel", "--no-deps", "--wheel-dir", scratch, str(directory / SOURCE)]

@@ -11,6 +11,8 @@ from agentforge.artifacts import write_json
 from agentforge.errors import CheckRefused
 from agentforge.export.lora_weights import Change
 from agentforge.models.checkpoint import DTYPES, INDEX_FILE, Checkpoint, write_shard
+from agentforge.models.usage import write_usage
+from agentforge.systems.registry import system_of
 
 log = logging.getLogger(__name__)
 
@@ -41,11 +43,14 @@ class MergedWeights:
         self._settle_tying()
 
     def _check_fit(self) -> None:
+        system = system_of(self.base.config)
         for name, change in self.changes.items():
             if name not in self.sources:
                 raise CheckRefused(
                     f"the adapter changes {name}, which {self.base.directory} does not have: it belongs to another base"
                 )
+            if system is not None and (refusal := system.adapter_refusal(self.base.config, name)) is not None:
+                raise CheckRefused(f"the adapter changes {name} of {self.base.directory}, but {refusal}")
             old = self.base.tensors[self.sources[name]].shape
             new = change.shape(old)
             resizable = name in (self.embedding, self.head)
@@ -133,6 +138,7 @@ class MergedWeights:
         if self.embedding in self.changes:
             config["vocab_size"] = self.vocabulary
         write_json(directory / "config.json", config)
+        write_usage(directory, config)
 
 
 def _fits(old: tuple[int, ...], new: tuple[int, ...], resizable: bool) -> bool:
@@ -141,11 +147,11 @@ def _fits(old: tuple[int, ...], new: tuple[int, ...], resizable: bool) -> bool:
 
 def _embedding_names(directory: Path, trust_remote_code: bool) -> tuple[str, str | None, bool]:
     """Return the names of input embedding and output head, and whether the base ties them."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    import agentforge.models.auto  # noqa: F401  (registers our models)
+    from agentforge.models.auto import load_config
 
-    config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
+    config = load_config(directory, trust_remote_code=trust_remote_code)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     names = {id(module): name for name, module in model.named_modules()}

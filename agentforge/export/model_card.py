@@ -11,6 +11,7 @@ import yaml
 
 from agentforge.artifacts import read_manifest
 from agentforge.models.locate_model import QUANTIZATIONS
+from agentforge.models.usage import usage_of
 from agentforge.recipe.schema import Recipe
 
 RELATIONS = {"lora": "adapter", **dict.fromkeys(QUANTIZATIONS, "quantized")}  # the Hub's names; others: "finetune"
@@ -30,6 +31,7 @@ def model_card(recipe: Recipe, label: str) -> str:
         f"# {recipe.full_name}-{label}",
         recipe.description or f"Trained with agentforge ({recipe.train.method}); the figures are its manifests'.",
         _base(recipe, label),
+        _use(recipe, label),
         _data(recipe),
         _training(recipe),
         _scores(recipe),
@@ -94,6 +96,17 @@ def _base(recipe: Recipe, label: str) -> str:
     what = {"lora": "LoRA adapter for", "merged": "LoRA merged into", "model": "All weights trained from"}
     what |= {name: f"{name} GGUF of the model trained from" for name in QUANTIZATIONS}
     return f"{what.get(label, f'Made by surgery ({label}) of')} `{base}`{revision}."
+
+
+def _use(recipe: Recipe, label: str) -> str:
+    """Say how the model is opened, where transformers alone does not know it."""
+    adapter = label == "lora"
+    config = Path(recipe.model.path or "") / "config.json" if adapter else recipe.artifact(label) / "config.json"
+    if not config.is_file():
+        return ""
+    fields = json.loads(config.read_text(encoding="utf-8"))
+    text = usage_of(fields, recipe.export.hub_repo or recipe.full_name, adapter=adapter)
+    return f"## Use\n\n{text}" if text else ""
 
 
 def _data(recipe: Recipe) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,13 @@ from transformers import (
     set_seed,
 )
 from transformers.initialization import no_init_weights
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.pytorch_utils import Conv1D
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from agentforge.artifacts import hash_json
-from agentforge.errors import CheckRefused, UserError, did_you_mean
+from agentforge.errors import CheckRefused, UserError
 from agentforge.models.auto import load_config, model_class, register
+from agentforge.models.config_check import check_model, first_line
 from agentforge.recipe.schema import Model
 from agentforge.references import resolve
 from agentforge.systems.registry import system_of
@@ -84,15 +84,10 @@ def from_scratch(model: Model, vocab_size: int, *, seed: int, dtype: torch.dtype
         UserError: no or an unknown `model_type`, a field that the config class does not have, or a value that does
             not fit.
     """
+    check_model(model)
     fields = dict(model.config)
-    register(fields)
-    config_class = _config_class(fields.pop("model_type", None))
-    known = [field.name for field in dataclasses.fields(config_class)]
-    for name in fields:
-        if name not in known:
-            raise UserError(
-                f"model.config: a {config_class.model_type} has no field '{name}'{did_you_mean(name, known)}"
-            )
+    model_type = fields.pop("model_type")
+    register(model.config)
     fields.setdefault("vocab_size", vocab_size)
     if fields["vocab_size"] < vocab_size:
         raise UserError(
@@ -100,24 +95,12 @@ def from_scratch(model: Model, vocab_size: int, *, seed: int, dtype: torch.dtype
         )
     set_seed(seed)
     try:
-        config = AutoConfig.for_model(config_class.model_type, **fields)
+        config = AutoConfig.for_model(model_type, **fields)
         return AutoModelForCausalLM.from_config(config, dtype=dtype, **_attention(model))
     except StrictDataclassError as error:  # its first line says that there is an error, its last which
         raise UserError(f"model.config: {str(error).splitlines()[-1].strip()}") from error
     except (ValueError, TypeError, ZeroDivisionError, RuntimeError) as error:
-        raise UserError(f"model.config does not make a {config_class.model_type}: {_first_line(error)}") from error
-
-
-def _config_class(model_type: str | None) -> type[PretrainedConfig]:
-    if model_type is None:
-        raise UserError(
-            "the recipe names no base: give model.path, or model.config with a model_type to start from scratch"
-        )
-    if model_type not in CONFIG_MAPPING:
-        hint = did_you_mean(model_type, list(CONFIG_MAPPING))
-        raise UserError(f"model.config.model_type '{model_type}' is unknown to transformers{hint}")
-    config_class: type[PretrainedConfig] = CONFIG_MAPPING[model_type]
-    return config_class
+        raise UserError(f"model.config does not make a {model_type}: {first_line(error)}") from error
 
 
 def config_of(model: Model) -> PretrainedConfig:
@@ -133,7 +116,7 @@ def config_of(model: Model) -> PretrainedConfig:
         fields = dict(model.config)
         return AutoConfig.for_model(fields.pop("model_type", ""), **fields)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"model {model.path or 'model.config'} cannot be read: {_first_line(error)}") from error
+        raise UserError(f"model {model.path or 'model.config'} cannot be read: {first_line(error)}") from error
 
 
 def empty_model(model: Model) -> PreTrainedModel:
@@ -165,12 +148,12 @@ def load_model(model: Model, *, dtype: torch.dtype, device: torch.device | None 
         )
     except SafetensorError as error:
         raise CheckRefused(
-            f"a weight file of {model.path} is damaged ({_first_line(error)}); fetch or make it again"
+            f"a weight file of {model.path} is damaged ({first_line(error)}); fetch or make it again"
         ) from error
     except OSError as error:
         raise _unreadable(model.path, error) from error
     except ImportError as error:
-        raise UserError(f"{model.path} cannot be loaded here: {_first_line(error)}") from error
+        raise UserError(f"{model.path} cannot be loaded here: {first_line(error)}") from error
 
 
 def _check_path(path: str) -> None:
@@ -191,15 +174,15 @@ def _check_shards(directory: Path) -> None:
                 pass
         except SafetensorError as error:
             raise CheckRefused(
-                f"{shard} is damaged or cut short ({_first_line(error)}); fetch or make it again"
+                f"{shard} is damaged or cut short ({first_line(error)}); fetch or make it again"
             ) from error
 
 
 def _unreadable(path: str, error: OSError) -> UserError:
     if Path(path).is_dir():
-        return CheckRefused(f"{path} cannot be read as a model: {_first_line(error)}")
+        return CheckRefused(f"{path} cannot be read as a model: {first_line(error)}")
     return UserError(
-        f"model.path {path} is no directory here, and the Hub did not give it ({_first_line(error)}); make the "
+        f"model.path {path} is no directory here, and the Hub did not give it ({first_line(error)}); make the "
         "directory with the recipe that trains it, or run `agentforge download` where the Hub is reachable"
     )
 
@@ -238,6 +221,20 @@ def add_lora(model: PreTrainedModel, options: dict[str, Any], *, seed: int) -> P
     Raises:
         UserError: a name in `target_modules` matches nothing; the names that exist are given.
     """
+    set_seed(seed)
+    if getattr(model, "is_quantized", False):
+        from peft import prepare_model_for_kbit_training
+
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    return attach_lora(model, options)
+
+
+def attach_lora(model: PreTrainedModel, options: dict[str, Any]) -> PeftModel:
+    """Return ``model`` with LoRA matrices; `plan` counts them on the meta device, where no seed is needed.
+
+    Raises:
+        UserError: a name in `target_modules` matches nothing; the names that exist are given.
+    """
     targets = options.get("target_modules")
     if not isinstance(targets, str) and (unknown := sorted(set(targets or []) - _last_names(model))):
         raise UserError(
@@ -247,23 +244,17 @@ def add_lora(model: PreTrainedModel, options: dict[str, Any], *, seed: int) -> P
     system = system_of(model.config.to_dict())
     if system is not None and system.lora is not None:
         options = resolve(system.lora)(model, options)
-    set_seed(seed)
-    if getattr(model, "is_quantized", False):
-        from peft import prepare_model_for_kbit_training
-
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     try:
         return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **options))
     except (ValueError, TypeError) as error:
         known = ", ".join(linear_names(model))
-        raise UserError(f"train.lora: {_first_line(error)} (linear modules here: {known})") from error
+        raise UserError(f"train.lora: {first_line(error)} (linear modules here: {known})") from error
 
 
 def linear_names(model: torch.nn.Module) -> list[str]:
     """Return the distinct last names of all linear modules: what `target_modules` may hold."""
-    return sorted(
-        {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    )
+    linear = (torch.nn.Linear, Conv1D)  # Conv1D is GPT-2's, of the same meaning
+    return sorted({name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, linear)})
 
 
 def _last_names(model: torch.nn.Module) -> set[str]:
@@ -302,8 +293,3 @@ def identify_base(model: Model) -> Path | str:
 def _commit(path: str, revision: str | None) -> str:
     file = cached_file(path, "config.json", revision=revision or "main", local_files_only=True)
     return extract_commit_hash(file, None) or revision or "main"
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

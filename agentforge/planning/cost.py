@@ -43,4 +43,4 @@ def transfer_hours(size: float, rates: tuple[float, float, float]) -> Range:
 
 def dollars(hours: Range, hardware: Hardware) -> Range:
     """Return the price of the whole machine for so long."""
-    return hours * (hardware.devices * hardware.dollars_per_gpu_hour)
+    return hours * hardware.dollars_per_hour

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -17,6 +16,7 @@ from typing import Literal
 from agentforge.data.sources.source_files import MissingData, locate, registered
 from agentforge.errors import UserError
 from agentforge.planning import storage
+from agentforge.planning.check import Check
 from agentforge.planning.cost import compute_hours
 from agentforge.planning.flops import flops_per_token
 from agentforge.planning.hub_reachable import hub_check
@@ -29,23 +29,8 @@ from agentforge.recipe.schema import Recipe
 SHOWN_LIBRARIES = ("torch", "transformers", "trl", "accelerate", "datasets", "peft")
 
 
-@dataclass(frozen=True)
-class Check:
-    """One line of `agentforge doctor`.
-
-    Attributes:
-        state: ``missing`` stops the recipe, ``warn`` does not.
-        mend: the command that mends it.
-    """
-
-    name: str
-    state: Literal["ok", "warn", "missing"]
-    detail: str
-    mend: str = ""
-
-
 def diagnose(recipe: Recipe | None = None, command: str = "RECIPE") -> list[Check]:
-    """Return what is there and what is not.
+    """Return what this machine has and what it lacks.
 
     Args:
         recipe: None: only what every recipe needs.
@@ -56,13 +41,24 @@ def diagnose(recipe: Recipe | None = None, command: str = "RECIPE") -> list[Chec
     """
     checks = [_python(), _libraries(), _torch()]
     if recipe is None:
-        return [*checks, Check("machine", "ok", str(this_machine())), *_disk(Path("."), 0.0), *_gguf(needed=False)]
+        machine = Check("machine", "ok", str(this_machine()))
+        return [*checks, machine, *_disk(Path("."), 0.0), *_gguf(needed=False), _sandbox()]
     plan = make_plan(recipe)
     checks += [_accelerator(plan, command), _host_memory(plan), *_disk(Path(recipe.output_dir), _space(plan))]
     checks += [*_base(plan, command), *_sources(recipe, command)]
     if any(not item.here for item in plan.downloads):
         checks += hub_check()
     return [*checks, *(_gguf(needed=True) if recipe.export.gguf and recipe.train.lora is not None else [])]
+
+
+def _sandbox() -> Check:
+    """Isolate a command: only then is it known. Takes a fifth of a second, so not for every recipe."""
+    from agentforge.environments.sandbox.sandbox import isolation, isolation_problem
+
+    if isolation_problem() is None:
+        return Check("sandbox", "ok", isolation())
+    mend = "allow user namespaces, e.g. sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0 (docs/sandbox.md)"
+    return Check("sandbox", "warn", isolation(), mend)
 
 
 def _python() -> Check:
@@ -145,7 +141,7 @@ def _driver_cuda() -> str | None:
 def _accelerator(plan: Plan, command: str) -> Check:
     """Say whether the recipe's hardware is here and large enough; if not, why not and what it would cost."""
     machine, hardware = this_machine(), plan.hardware
-    needs = f"{plan.memory.total() / 2**30:.1f} GiB on each device"
+    needs = f"{plan.memory.total() / 2**30:.1f} GiB per device"
     if not plan.fits:
         return Check("hardware", "missing", f"{hardware} cannot hold it: {needs}", f"agentforge plan {command}")
     if hardware.gpus == 0:
@@ -158,14 +154,16 @@ def _accelerator(plan: Plan, command: str) -> Check:
     if machine.gpus:
         largest = max(gpu.memory_gib for gpu in machine.gpus)
         enough = plan.memory.total() / 2**30 <= USABLE * largest
-        verdict = "large enough, with a profile of your own" if enough else "too small"
+        verdict = "large enough, if you write a profile for it" if enough else "too small"
         detail += f". One GPU here has {largest:.0f} GiB: {verdict}"
     elif plan.tokens is not None:
         detail += f". {_on_the_cpu(plan)}"
     train = next((stage for stage in plan.stages if stage.stage == "train"), None)
     if train is not None:
         detail += f"; on {hardware.name} about {train.hours.mid:.3g} h and ${train.dollars.mid:,.0f}"
-    return Check("hardware", "missing", detail, f"agentforge plan {command}   (or the same code in small: make demo)")
+    return Check(
+        "hardware", "missing", detail, f"agentforge plan {command}   (or run the same code in small: make demo)"
+    )
 
 
 def _on_the_cpu(plan: Plan) -> str:
@@ -176,19 +174,19 @@ def _on_the_cpu(plan: Plan) -> str:
     length = (
         f"{hours / 8766:,.0f} years" if hours > 8766 else f"{hours / 24:,.0f} days" if hours > 48 else f"{hours:.1f} h"
     )
-    return f"These CPU cores would train about {length}"
+    return f"On these CPU cores training would take about {length}"
 
 
 def _host_memory(plan: Plan) -> Check:
-    """The CPU trains in it; merge and gguf hold the whole model in it to compare with the original."""
+    """Without a GPU, training needs it. merge and gguf hold the whole model in it to compare it with the original."""
     machine = this_machine()
     merged = next((item.size or 0.0 for item in plan.made if item.what == "merged"), 0.0)
     needed = max(merged, plan.memory.total() if plan.hardware.gpus == 0 else 0.0) / 2**30
-    detail = f"{machine.memory_gib:.1f} GiB; {needed:.1f} are needed"
+    detail = f"{machine.memory_gib:.1f} GiB; the recipe needs {needed:.1f}"
     if needed <= USABLE * machine.memory_gib:
         return Check("host memory", "ok", detail)
-    why = "merge and gguf load the model to check it" if plan.hardware.gpus else "it trains there"
-    return Check("host memory", "missing", f"{detail}: {why}", "take a machine with more memory, or a smaller profile")
+    why = "merge and gguf load the whole model to check it" if plan.hardware.gpus else "the CPU trains in it"
+    return Check("host memory", "missing", f"{detail}: {why}", "use a machine with more memory, or a smaller profile")
 
 
 def _space(plan: Plan) -> float:
@@ -204,7 +202,7 @@ def _disk(directory: Path, needed: float) -> Iterator[Check]:
     if free >= needed:
         yield Check("disk", "ok", detail)
     else:
-        yield Check("disk", "missing", detail, "free some, or set output_dir (and HF_HOME) to a larger disk")
+        yield Check("disk", "missing", detail, "free some space, or set output_dir (and HF_HOME) to a larger disk")
 
 
 def _base(plan: Plan, command: str) -> Iterator[Check]:
@@ -236,9 +234,9 @@ def _sources(recipe: Recipe, command: str) -> Iterator[Check]:
                 f"data {source.dataset}", state, str(error).partition("; run")[0], f"agentforge download {command}"
             )
         except UserError as error:
-            yield Check(f"data {source.dataset}", "missing", str(error), "take its line out of data.mix")
+            yield Check(f"data {source.dataset}", "missing", str(error), "remove it from data.mix")
         else:
-            made = "made on this machine from what every Python has"
+            made = "generated on this machine; nothing to download"
             yield Check(f"data {source.dataset}", "ok", f"{len(files)} files" if files else made)
 
 

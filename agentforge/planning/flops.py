@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
 from agentforge.artifacts import MANIFEST, read_manifest
-from agentforge.planning.parameters import count_lora, count_matching, count_parameters
-from agentforge.planning.shapes import Shape, teacher_shape
+from agentforge.planning.parameters import count_lora, count_parameters, multiplied_matching
+from agentforge.planning.sizes import Shape
+from agentforge.planning.step_work import step_work
 from agentforge.recipe.hardware import load_hardware
-from agentforge.recipe.schema import Recipe, Train
+from agentforge.recipe.methods import METHODS
+from agentforge.recipe.schema import Recipe
 from agentforge.recipe.tables import fields_of
 
 DEFAULT_EPOCHS = float(fields_of("TrainingArguments")["num_train_epochs"]["default"])
@@ -44,7 +45,7 @@ def count_tokens(recipe: Recipe) -> Tokens | None:
     args, length = recipe.train.args, recipe.data.max_length
     batch = rows_per_step(recipe)
     train = _prepared(recipe)
-    packs = args.get("packing", recipe.train.method in ("sft", "pretrain"))
+    packs = args.get("packing", METHODS[recipe.train.method].supervised)
     fill = _fill(train, packs, length)
     epoch_rows = _rows_in_epoch(recipe, train, packs)
     if (steps := args.get("max_steps", -1)) <= 0:
@@ -112,9 +113,13 @@ def flops_per_token(recipe: Recipe, shape: Shape, *, recompute: bool, length: in
     """Return the floating-point operations of one token in training.
 
     A multiplied parameter costs 2 forward and 4 backward: 2 for the gradient of the activation and 2 for its own, which
-    a frozen one does without. Attention costs 4 L q s forward and twice that backward, not halved for causality (the
-    convention of llm-foundry and PaLM, arXiv 2204.02311). Recomputing the layers costs another forward pass of theirs.
-    Narrow widths, exits and a teacher cost as much as they would by themselves.
+    a frozen one does without. An expert counts by the share of tokens that the router gives it.
+
+    Attention costs 4 q s in each layer that has it, and twice that backward; s is the row, or the sliding window if
+    that is shorter. It is not halved for causality (the convention of llm-foundry and PaLM, arXiv 2204.02311).
+
+    Recomputing the layers costs another forward pass of theirs. What a system adds to a step (`StepWork`) costs as much
+    as it would by itself.
 
     Args:
         recipe: decides what is trained.
@@ -123,17 +128,11 @@ def flops_per_token(recipe: Recipe, shape: Shape, *, recompute: bool, length: in
         length: tokens in a row; `data.max_length` if not given.
     """
     length = length or recipe.data.max_length
-    train = recipe.train
     flops = _passes(shape, length, _trained_when_multiplied(recipe, shape), recompute)
-    flops += sum(
-        _passes(shape.scaled(width), length, None, recompute) * share for width, share in widths_of_a_step(train)
-    )
-    if train.exits is not None:
-        heads = 1 if train.exits.rotate else len(train.exits.layers)
-        flops += (6.0 if train.exits.scale else 2.0) * heads * shape.vocab_size * shape.hidden_size
-    if train.distill is not None:
-        teacher = teacher_shape(recipe)
-        flops += 2.0 * count_parameters(teacher).multiplied + _attention(teacher, length)
+    work = step_work(recipe, shape)
+    flops += sum(_passes(inside, length, None, recompute) * share for inside, share in work.passes) + work.head_flops
+    if work.teacher is not None:
+        flops += 2.0 * count_parameters(work.teacher).multiplied + _attention(work.teacher, length)
     return flops
 
 
@@ -142,28 +141,15 @@ def _passes(shape: Shape, length: int, trained: float | None, recompute: bool) -
     counts = count_parameters(shape)
     attention = _attention(shape, length)
     flops = 4.0 * counts.multiplied + 2.0 * (counts.multiplied if trained is None else trained) + 3 * attention
-    return flops + (2.0 * counts.layers + attention if recompute else 0.0)
+    return flops + (2.0 * counts.multiplied_in_layers + attention if recompute else 0.0)
 
 
 def _attention(shape: Shape, length: int) -> float:
-    return 4.0 * shape.num_hidden_layers * shape.query_size * length
+    return 4.0 * shape.query_size * shape.attended(length)
 
 
 def _trained_when_multiplied(recipe: Recipe, shape: Shape) -> float | None:
     """Return the trained parameters that cost a gradient; LoRA's cost their own forward and backward as well."""
     if recipe.train.lora is not None:
         return 3.0 * count_lora(shape, recipe.train.lora)
-    return float(count_matching(shape, recipe.train.trainable)) if recipe.train.trainable else None
-
-
-def widths_of_a_step(train: Train) -> list[tuple[Fraction, float]]:
-    """Return the narrow widths of `train.nested` and how often a step has each on average, by the sandwich rule.
-
-    A mix of widths counts as one between the narrowest and the full one, of which nobody knows more.
-    """
-    if train.nested is None:
-        return []
-    *between, narrowest = sorted({Fraction(width) for width in train.nested.widths}, reverse=True)
-    between += [(1 + narrowest) / 2] if train.nested.mix_and_match else []
-    drawn = min(train.nested.random, len(between))
-    return [(narrowest, 1.0), *((width, drawn / len(between)) for width in between)]
+    return multiplied_matching(shape, recipe.train.trainable) if recipe.train.trainable else None

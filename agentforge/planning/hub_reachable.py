@@ -1,4 +1,4 @@
-"""Whether the Hub can be used from here, in two seconds at most."""
+"""Where the Hub's files lie on this machine, and whether the Hub answers. Does not import huggingface_hub."""
 
 from __future__ import annotations
 
@@ -7,36 +7,47 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-if TYPE_CHECKING:
-    from agentforge.planning.doctor import Check
+from agentforge.planning.check import Check
 
 TIMEOUT = 2.0
 
 
-def hub_check() -> Iterator[Check]:
-    """Yield what is to be said about the token and the connection, for a recipe that must download."""
-    from agentforge.planning.doctor import Check
+def hub_home() -> Path:
+    """Return the directory that `huggingface_hub` keeps everything in; it reads the same variables."""
+    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    return _expanded(os.environ.get("HF_HOME", f"{cache}/huggingface"))
 
+
+def hub_cache() -> Path:
+    """Return the directory that holds the downloaded models and data sets."""
+    named = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
+    return _expanded(named) if named else hub_home() / "hub"
+
+
+def _expanded(path: str) -> Path:
+    return Path(os.path.expandvars(os.path.expanduser(path)))
+
+
+def hub_check() -> Iterator[Check]:
+    """Yield the state of the connection and the token, for a recipe that must download."""
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
-        yield Check(
-            "hub", "missing", "HF_HUB_OFFLINE is set, and something is to be downloaded", "unset HF_HUB_OFFLINE"
-        )
+        yield Check("hub", "missing", "HF_HUB_OFFLINE is set, but files must be downloaded", "unset HF_HUB_OFFLINE")
         return
     host, port = _endpoint()
     if _answers(host, port):
         yield Check("hub", "ok", f"{host} answers")
     else:
-        detail = f"{host} does not answer on port {port} within {TIMEOUT:g} s"
-        yield Check("hub", "missing", detail, "set HTTPS_PROXY or HF_ENDPOINT, or data.hub_mirror to a local copy")
-    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
-    token_file = Path(os.environ.get("HF_TOKEN_PATH", home / "token"))
+        detail = f"{host} did not answer on port {port} within {TIMEOUT:g} s"
+        yield Check(
+            "hub", "missing", detail, "set HTTPS_PROXY or HF_ENDPOINT, or point data.hub_mirror at a local copy"
+        )
+    token_file = _expanded(os.environ.get("HF_TOKEN_PATH", str(hub_home() / "token")))
     if os.environ.get("HF_TOKEN") or token_file.is_file():
-        yield Check("hub token", "ok", "there is one")
+        yield Check("hub token", "ok", "found")
     else:
-        yield Check("hub token", "warn", "none; gated models, private data and push need one", "hf auth login")
+        yield Check("hub token", "warn", "none found; gated models, private data and push need one", "hf auth login")
 
 
 def _endpoint() -> tuple[str, int]:

@@ -9,12 +9,20 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from fractions import Fraction
 
 from agentforge.errors import UserError
-from agentforge.planning.parameters import adapted_modules, count_lora, count_matching, count_parameters
-from agentforge.planning.shapes import Shape, shape_of, teacher_shape
+from agentforge.planning.parameters import (
+    adapted_modules,
+    count_lora,
+    count_matching,
+    count_parameters,
+    inventory_of,
+)
+from agentforge.planning.shapes import shape_of
+from agentforge.planning.sizes import Shape
+from agentforge.planning.step_work import StepWork, step_work
 from agentforge.recipe.hardware import load_hardware
+from agentforge.recipe.methods import METHODS
 from agentforge.recipe.schema import Recipe
 from agentforge.recipe.tables import fields_of
 
@@ -27,6 +35,8 @@ ADAM_STATES = 2
 CUDA_OVERHEAD = 1.5 * 2**30
 # The rest is for the allocator's fragmentation and for what the formulas do not know.
 USABLE = 0.92
+# What an unknown architecture keeps for each number that goes in or out of a matrix product
+BETWEEN_PROJECTIONS = 1.5
 # Where TRL's head works in tiles instead of holding the logits (trainers.sft.MAX_LOGITS_BYTES)
 MAX_LOGITS_BYTES = 2**30
 
@@ -99,11 +109,12 @@ def estimate_memory(recipe: Recipe, *, sharded: bool | None = None) -> Memory:
         gradients *= 2  # DDP reduces in buckets that are as large as the gradients
     tokens = args.get("per_device_train_batch_size", 8) * recipe.data.max_length
     width = activation_bytes(recipe)
-    shapes = [shape, *_narrow_shapes(recipe, shape)]  # all of a step is kept until its backward pass
+    work = step_work(recipe, shape)
+    shapes = [shape, *work.kept]  # all of a step is kept until its backward pass
     layer = layer_activations(shape, recipe) * tokens
     inputs = width * tokens * shape.num_hidden_layers * sum(each.hidden_size for each in shapes)
     return Memory(
-        weights=weight_bytes(recipe, shape) / shards + teacher_bytes(recipe),
+        weights=weight_bytes(recipe, shape) / shards + teacher_bytes(recipe, work),
         adapters=4 * trained / shards if recipe.train.lora is not None else 0,
         gradients=gradients / shards,
         optimizer=trained * optimizer_bytes(recipe) / shards,
@@ -116,26 +127,16 @@ def estimate_memory(recipe: Recipe, *, sharded: bool | None = None) -> Memory:
     )
 
 
-def _narrow_shapes(recipe: Recipe, shape: Shape) -> list[Shape]:
-    """Return the shapes of the narrow widths that a step trains beside the full one: at most, the widest of them."""
-    if recipe.train.nested is None:
-        return []
-    *between, narrowest = sorted({Fraction(width) for width in recipe.train.nested.widths}, reverse=True)
-    return [shape.scaled(width) for width in [*between[: recipe.train.nested.random], narrowest]]
-
-
-def teacher_bytes(recipe: Recipe) -> float:
+def teacher_bytes(recipe: Recipe, work: StepWork) -> float:
     """Return the bytes of the frozen teacher's weights."""
-    if recipe.train.distill is None:
-        return 0.0
-    return float(DTYPE_BYTES[recipe.model.dtype] * count_parameters(teacher_shape(recipe)).total)
+    return (
+        0.0 if work.teacher is None else float(DTYPE_BYTES[recipe.model.dtype] * count_parameters(work.teacher).total)
+    )
 
 
-def can_be_sharded(recipe: Recipe) -> bool:
-    """Tell whether FSDP may divide the weights: widths are parts of whole matrices, and RL plays with whole models."""
-    train = recipe.train
-    parts = (train.nested, train.exits, train.distill, train.expanded)
-    return train.method not in ("ppo", "grpo") and not any(parts)
+def can_be_sharded(recipe: Recipe, shape: Shape) -> bool:
+    """Tell whether FSDP may divide the weights: not where parts of whole matrices are read, nor in RL."""
+    return not METHODS[recipe.train.method].plays and step_work(recipe, shape).shardable
 
 
 def needs_gradient_checkpointing(recipe: Recipe) -> bool:
@@ -164,7 +165,8 @@ def trained_parameters(recipe: Recipe, shape: Shape) -> int:
 def weight_bytes(recipe: Recipe, shape: Shape) -> float:
     """Return the bytes of the base's weights: fp32 if they are trained (trainers hold them so), else as `model` says.
 
-    nf4 holds the decoder's matrices in 4 bits; embeddings, head and norms stay in `model.dtype`.
+    nf4 holds the linear modules of the layers in 4 bits. Everything else stays in `model.dtype`: embeddings, head and
+    norms, and experts: bitsandbytes replaces linear modules only, and transformers 5 keeps experts in one tensor.
     """
     counts = count_parameters(shape)
     if recipe.train.lora is None:
@@ -172,7 +174,7 @@ def weight_bytes(recipe: Recipe, shape: Shape) -> float:
     width = DTYPE_BYTES[recipe.model.dtype]
     if recipe.model.quantize is None:
         return float(width * counts.total)
-    return NF4_BYTES * counts.layers + width * (counts.total - counts.layers)
+    return NF4_BYTES * counts.linear + width * (counts.total - counts.linear)
 
 
 def optimizer_bytes(recipe: Recipe) -> float:
@@ -191,35 +193,48 @@ def activation_bytes(recipe: Recipe) -> int:
 
 
 def layer_activations(shape: Shape, recipe: Recipe) -> float:
-    """Return the bytes that one decoder layer keeps for a token.
+    """Return the bytes that one decoder layer keeps for a token, on average over the layers.
 
-    Norms keep their fp32 input and their output; attention q, k, v and its result; SwiGLU gate, its SiLU, up and their
-    product. Each LoRA module keeps its input (with dropout a copy and a mask of one byte) and its r-wide middle.
+    Each LoRA module keeps its input (with dropout a copy and a mask of one byte) and its r-wide middle.
     """
     width = activation_bytes(recipe)
-    h, f, q, kv = shape.hidden_size, shape.intermediate_size, shape.query_size, shape.key_value_size
-    kept: float = 2 * (4 + width) * h + width * (2 * q + 2 * kv) + 4 * width * f
-    if shape.query_key_norm:
-        kept += (4 + width) * (q + kv)
-    if (
-        shape.mixer is not None
-    ):  # with CUDA's kernels: what goes into and comes out of projections, convolution and scan
-        kept += width * (shape.mixer.in_size + 2 * shape.mixer.conv_size + 2 * shape.mixer.inner)
+    kept = _known_activations(shape, width) if shape.config is None else _measured_activations(shape, width)
     if recipe.train.lora is not None:
         dropout = bool(recipe.train.lora.get("lora_dropout"))
-        adapted = adapted_modules(shape, recipe.train.lora)
-        inside = [size for name, size in adapted.items() if ".layers." in name]
+        layers = {projection.name for projection in inventory_of(shape).projections}
+        inside = [size for name, size in adapted_modules(shape, recipe.train.lora).items() if name in layers]
         extra = sum((width + 1) * rows * dropout + width * rank for rows, _, rank in inside)
         kept += extra / shape.num_hidden_layers
     return kept
 
 
+def _known_activations(shape: Shape, width: int) -> float:
+    """Norms keep their fp32 input and their output; attention q, k, v and its result; SwiGLU four of its tensors."""
+    h, f, q, kv = shape.hidden_size, shape.intermediate_size, shape.query_size, shape.key_value_size
+    kept: float = 2 * (4 + width) * h + width * (2 * q + 2 * kv) + 4 * width * f
+    if shape.query_key_norm:
+        kept += (4 + width) * (q + kv)
+    if (mixer := shape.mixer) is not None:
+        # With CUDA's kernels: what goes into and comes out of projections, convolution and scan
+        kept += width * (mixer.in_size + 2 * mixer.conv_size + 2 * mixer.inner)
+    return kept
+
+
+def _measured_activations(shape: Shape, width: int) -> float:
+    """An estimate for any architecture: each matrix product keeps what goes in, and what comes out is kept after it.
+
+    Norms, rotations and activation functions between them keep about half as much again (measured on a dozen
+    architectures, `tests/planning/test_meta.py`). An expert counts for the tokens that it gets.
+    """
+    kept = sum((p.inputs + p.outputs) * p.uses for p in inventory_of(shape).projections)
+    return BETWEEN_PROJECTIONS * width * kept / shape.num_hidden_layers
+
+
 def logits_bytes(recipe: Recipe, shape: Shape, tokens: int) -> float:
     """Return the bytes of a micro-batch's logits: 16 bits or fp32, their fp32 copy, log-softmax and gradient.
 
-    SFT and nested training hold at most a block of them (`MAX_LOGITS_BYTES`, and as much again for the gradient).
+    SFT and some systems' objectives hold at most a block of them, and as much again for the gradient.
     """
     all_logits = (activation_bytes(recipe) + 3 * 4.0) * tokens * shape.vocab_size
-    train = recipe.train
-    in_blocks = train.method == "sft" or train.nested or train.exits or train.distill
+    in_blocks = recipe.train.method == "sft" or step_work(recipe, shape).in_blocks
     return min(all_logits, 2.0 * MAX_LOGITS_BYTES) if in_blocks else all_logits

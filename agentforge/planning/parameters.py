@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Any
 
-from agentforge.planning.shapes import Shape
+from agentforge.errors import UserError, did_you_mean
+from agentforge.planning.inventory import EMBEDDING, HEAD, LAYER, LINEAR, Inventory, Parameter, table_inventory
+from agentforge.planning.sizes import Shape
 
 # peft's own choice for these architectures if `target_modules` is left out
 DEFAULT_TARGETS = ["q_proj", "v_proj"]
@@ -20,95 +23,71 @@ class Counts:
     """Numbers of parameters.
 
     Attributes:
+        total: all of them: what memory and disk must hold.
+        active: those that one token uses. Fewer than ``total`` where a router picks a few of many experts.
         embedding: the input embedding; looked up, not multiplied, unless it is also the head.
         head: an untied output head.
         layers: the decoder layers together.
-        final_norm: the last RMSNorm.
+        linear: the weights of their linear modules, which nf4 quantises. Experts in one large tensor are none.
+        multiplied: parameters that each token is multiplied with, an expert's by the share of tokens that it gets.
+        multiplied_in_layers: those of them that are computed again under gradient checkpointing.
     """
 
+    total: int
+    active: float
     embedding: int
     head: int
     layers: int
-    final_norm: int
-
-    @property
-    def total(self) -> int:
-        return self.embedding + self.head + self.layers + self.final_norm
-
-    @property
-    def multiplied(self) -> int:
-        """Parameters that each token is multiplied with: all but an input embedding that is only looked up."""
-        return self.layers + self.final_norm + (self.head or self.embedding)
+    linear: int
+    multiplied: float
+    multiplied_in_layers: float
 
 
-def linear_modules(shape: Shape) -> dict[str, tuple[int, int]]:
-    """Return the decoder's linear modules: full name to (in, out) features."""
-    h, f, q, kv, mixer = (
-        *(shape.hidden_size, shape.intermediate_size, shape.query_size),
-        shape.key_value_size,
-        shape.mixer,
-    )
-    mlp = "mlp" if mixer is None else "feed_forward"
-    layer = {
-        "self_attn.q_proj": (h, q),
-        "self_attn.k_proj": (h, kv),
-        "self_attn.v_proj": (h, kv),
-        "self_attn.o_proj": (q, h),
-        **({f"{mlp}.gate_proj": (h, f)} if shape.gated_mlp else {}),
-        f"{mlp}.up_proj": (h, f),
-        f"{mlp}.down_proj": (f, h),
-    }
-    if mixer is not None:
-        layer |= {"mamba.in_proj": (h, mixer.in_size), "mamba.out_proj": (mixer.inner, h)}
-    return {
-        f"model.layers.{number}.{name}": size
-        for number in range(shape.num_hidden_layers)
-        for name, size in layer.items()
-    }
+@lru_cache(maxsize=64)  # the plan of a system asks some hundred times
+def inventory_of(shape: Shape) -> Inventory:
+    """Return every parameter of the model."""
+    if shape.config is None:
+        return table_inventory(shape)
+    from agentforge.planning.meta import measured_inventory
+
+    return measured_inventory(shape.config)
 
 
+@lru_cache(maxsize=64)
 def count_parameters(shape: Shape) -> Counts:
     """Return the numbers of parameters of the model."""
-    h, q, kv = shape.hidden_size, shape.query_size, shape.key_value_size
-    weights = sum(rows * columns for rows, columns in linear_modules(shape).values())
-    biases = (q + 2 * kv) * shape.attention_bias + h * shape.output_bias
-    biases += (2 * shape.intermediate_size + h) * shape.mlp_bias
-    norms = 2 * h * shape.norm_weights + 2 * shape.head_dim * shape.query_key_norm
-    embedding = shape.vocab_size * h
+    parameters = inventory_of(shape).parameters
+    in_layers = [p for p in parameters if p.role in (LINEAR, LAYER)]
     return Counts(
-        embedding=embedding,
-        head=0 if shape.tie_word_embeddings else embedding,
-        layers=weights + shape.num_hidden_layers * (biases + norms + sum(mixer_vectors(shape).values())),
-        final_norm=h * shape.norm_weights,
+        total=sum(p.size for p in parameters),
+        active=sum(p.size * p.share for p in parameters),
+        embedding=sum(p.size for p in parameters if p.role == EMBEDDING),
+        head=sum(p.size for p in parameters if p.role == HEAD),
+        layers=sum(p.size for p in in_layers),
+        linear=sum(p.size for p in in_layers if p.role == LINEAR),
+        multiplied=_multiplied(parameters),
+        multiplied_in_layers=_multiplied(in_layers),
     )
 
 
-def mixer_vectors(shape: Shape) -> dict[str, int]:
-    """Return what a layer's mixer has beside its linear modules: name to number of parameters."""
-    mixer = shape.mixer
-    if mixer is None:
-        return {}
-    return {
-        "mamba.conv1d.weight": mixer.conv_size * mixer.taps,
-        "mamba.conv1d.bias": mixer.conv_size,
-        "mamba.dt_bias": mixer.heads,
-        "mamba.A_log": mixer.heads,
-        "mamba.D": mixer.heads,
-    }
+def _multiplied(parameters: list[Parameter] | tuple[Parameter, ...]) -> float:
+    return sum(p.size * p.uses * p.share for p in parameters)
 
 
 def count_matching(shape: Shape, patterns: list[str]) -> int:
-    """Return how many parameters of a model without biases have a name that one of the patterns (`*.mamba.*`) fits."""
-    h, embedding = shape.hidden_size, shape.vocab_size * shape.hidden_size
-    norm = h * shape.norm_weights
-    sizes = {"model.embed_tokens.weight": embedding, "model.final_layernorm.weight": norm}
-    if not shape.tie_word_embeddings:
-        sizes["lm_head.weight"] = embedding
-    sizes |= {f"{name}.weight": rows * columns for name, (rows, columns) in linear_modules(shape).items()}
-    small = mixer_vectors(shape) | {"input_layernorm.weight": norm, "pre_ff_layernorm.weight": norm}
-    for layer in range(shape.num_hidden_layers):
-        sizes |= {f"model.layers.{layer}.{name}": size for name, size in small.items()}
-    return sum(size for name, size in sizes.items() if any(fnmatchcase(name, pattern) for pattern in patterns))
+    """Return how many parameters have a name that one of the patterns (`*.mamba.*`) fits."""
+    return sum(parameter.size for parameter in _matching(shape, patterns))
+
+
+def multiplied_matching(shape: Shape, patterns: list[str]) -> float:
+    """Return with how many parameters of such a name each token is multiplied."""
+    return _multiplied(list(_matching(shape, patterns)))
+
+
+def _matching(shape: Shape, patterns: list[str]) -> Iterator[Parameter]:
+    for parameter in inventory_of(shape).parameters:
+        if any(fnmatchcase(parameter.name, pattern) for pattern in patterns):
+            yield parameter
 
 
 def adapted_modules(shape: Shape, lora: dict[str, Any]) -> dict[str, tuple[int, int, int]]:
@@ -117,14 +96,21 @@ def adapted_modules(shape: Shape, lora: dict[str, Any]) -> dict[str, tuple[int, 
     Args:
         shape: of the base.
         lora: fields of `peft.LoraConfig`.
+
+    Raises:
+        UserError: a name in `target_modules` fits no module.
     """
     return _adapted(shape, json.dumps(lora, sort_keys=True))
 
 
 @lru_cache(maxsize=8)  # a plan asks a dozen times, and a 70B model has 560 modules
 def _adapted(shape: Shape, options: str) -> dict[str, tuple[int, int, int]]:
+    if shape.config is not None:
+        from agentforge.planning.meta import measured_adapter
+
+        return measured_adapter(shape.config, options).modules
     lora = json.loads(options)
-    everywhere = linear_modules(shape)
+    everywhere = {p.name: (p.inputs, p.outputs) for p in inventory_of(shape).projections}
     modules = everywhere | {
         "lm_head": (shape.hidden_size, shape.vocab_size),
         "model.embed_tokens": (shape.vocab_size, shape.hidden_size),
@@ -132,6 +118,7 @@ def _adapted(shape: Shape, options: str) -> dict[str, tuple[int, int, int]]:
     targets = lora.get("target_modules") or DEFAULT_TARGETS
     if targets == "all-linear":
         modules, targets = everywhere, ".*"
+    _check_targets(shape, targets, modules)
     excluded, layers = lora.get("exclude_modules") or [], lora.get("layers_to_transform")
     numbers = None if layers is None else {layers} if isinstance(layers, int) else set(layers)
     return {
@@ -141,6 +128,18 @@ def _adapted(shape: Shape, options: str) -> dict[str, tuple[int, int, int]]:
         and not _matches(name, excluded)
         and (numbers is None or _layer_number(name) in numbers)
     }
+
+
+def _check_targets(shape: Shape, targets: list[str] | str, modules: dict[str, tuple[int, int]]) -> None:
+    # `train` refuses such a name too (models.build.add_lora), but only after the base is downloaded and loaded.
+    wanted = [targets] if isinstance(targets, str) else targets
+    known = sorted({name.rsplit(".", 1)[-1] for name in modules})
+    for target in wanted:
+        if not any(_matches(name, targets if isinstance(targets, str) else [target]) for name in modules):
+            hint = did_you_mean(target, known)
+            raise UserError(
+                f"train.lora.target_modules: this {shape.model_type} has no '{target}'{hint}; it has {', '.join(known)}"
+            )
 
 
 def _matches(name: str, wanted: list[str] | str) -> bool:
@@ -165,7 +164,14 @@ def count_lora(shape: Shape, lora: dict[str, Any]) -> int:
     """Return an adapter's parameters: r (in + out) for each adapted module (Hu et al., arXiv 2106.09685).
 
     `use_dora` adds a magnitude, `lora_bias` a bias for each output; `modules_to_save` are trained whole.
+
+    Raises:
+        UserError: a name in `target_modules` fits no module.
     """
+    if shape.config is not None:
+        from agentforge.planning.meta import measured_adapter
+
+        return measured_adapter(shape.config, json.dumps(lora, sort_keys=True)).trained
     per_output = bool(lora.get("use_dora")) + bool(lora.get("lora_bias"))
     adapted = adapted_modules(shape, lora).values()
     count = sum(rank * (rows + columns) + per_output * columns for rows, columns, rank in adapted)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from agentforge.environments.registry import check_options
 from agentforge.errors import CheckRefused, UserError
 from agentforge.planning.cost import Range
-from agentforge.planning.parameters import count_parameters
 from agentforge.planning.plan import Plan, check_budget, make_plan
-from agentforge.planning.shapes import maker_of, shape_of
+from agentforge.planning.shapes import shape_of
 from agentforge.planning.spec_checks import TOLERANCE, Claim, Verdict, claims_for
+from agentforge.planning.step_work import step_work
 from agentforge.recipe.loading import load_recipe, load_stages
 from agentforge.recipe.schema import Recipe
 
@@ -25,7 +26,7 @@ class Part:
 
     Attributes:
         name: of its recipe.
-        trained: parameters that the stage is there for: of an expanded model the new ones.
+        trained: parameters that the stage is there to train: of an expanded model only the new ones.
     """
 
     name: str
@@ -44,7 +45,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class SystemPlan:
+class PipelinePlan:
     """What `agentforge plan` prints of a recipe with several training stages."""
 
     recipe: Recipe
@@ -62,14 +63,14 @@ class SystemPlan:
         return sum((part.dollars for part in self.parts), Range(0, 0, 0))
 
 
-def is_system(recipe: Recipe) -> bool:
+def is_pipeline(recipe: Recipe) -> bool:
     """Tell whether more than one of the recipe's stages train."""
     return sum(stage.verb == "train" for stage in recipe.stages) > 1
 
 
-def make_system_plan(
+def make_pipeline_plan(
     recipe: Recipe, name: str, overrides: Sequence[str] = (), profile: str | None = None
-) -> SystemPlan:
+) -> PipelinePlan:
     """Return the plan of a system.
 
     Args:
@@ -81,87 +82,84 @@ def make_system_plan(
     Raises:
         UserError: a recipe is wrong, or a shape or a data set is not known.
     """
-    plan = SystemPlan(recipe, _parts(recipe, name, overrides, profile))
+    plan = PipelinePlan(recipe, _parts(recipe, name, overrides, profile))
     claims = claims_for(recipe) if profile is None else []
     others = {other: _other(name, overrides, other) for other in {claim.profile for claim in claims} - {None}}
-    return SystemPlan(recipe, plan.parts, [_verdict(claim, plan, others) for claim in claims])
+    return PipelinePlan(recipe, plan.parts, [_verdict(claim, plan, others) for claim in claims])
 
 
 def _parts(recipe: Recipe, name: str, overrides: Sequence[str], profile: str | None) -> list[Part]:
     read = load_stages(recipe, overrides, profile)
+    for _, each in read:
+        check_options(each.environments)
     trained = [(stage.recipe or name, each) for stage, each in read if stage.verb == "train"]
     return [Part(called, plan, _purpose(plan)) for called, plan in ((n, make_plan(each)) for n, each in trained)]
 
 
-def _other(name: str, overrides: Sequence[str], profile: str | None) -> SystemPlan:
+def _other(name: str, overrides: Sequence[str], profile: str | None) -> PipelinePlan:
     recipe = load_recipe(name, overrides, profile)
-    return SystemPlan(recipe, _parts(recipe, name, overrides, profile))
+    return PipelinePlan(recipe, _parts(recipe, name, overrides, profile))
 
 
 def _purpose(plan: Plan) -> int:
     """Return the parameters that a stage is there for."""
-    path = plan.recipe.model.path
-    if plan.recipe.train.expanded is None or path is None or (maker := maker_of(path)) is None:
-        return plan.trained
-    try:
-        return plan.parameters - count_parameters(shape_of(maker[1])).total
-    except UserError:
-        return plan.trained
+    purpose = step_work(plan.recipe, shape_of(plan.recipe)).purpose
+    return plan.trained if purpose is None else purpose
 
 
-def _verdict(claim: Claim, system: SystemPlan, others: dict[str | None, SystemPlan]) -> Verdict:
+def _verdict(claim: Claim, system: PipelinePlan, others: dict[str | None, PipelinePlan]) -> Verdict:
     return Verdict(
         claim.says, "; ".join(_objections(claim, system, others)) or None, "; ".join(_notes(claim, system)) or None
     )
 
 
-def _objections(claim: Claim, system: SystemPlan, others: dict[str | None, SystemPlan]) -> Iterator[str]:
+def _objections(claim: Claim, system: PipelinePlan, others: dict[str | None, PipelinePlan]) -> Iterator[str]:
     hours = _part(claim, system).hours if claim.recipe else system.hours
     if claim.hours is not None and not hours.low <= claim.hours <= hours.high:
-        yield f"{hours.mid:.3g} h are likely ({hours.low:.3g} to {hours.high:.3g})"
+        yield f"{hours.mid:.3g} h are expected ({hours.low:.3g} to {hours.high:.3g})"
     if claim.dollars is not None and not system.dollars.low <= claim.dollars <= system.dollars.high:
-        yield f"${system.dollars.mid:,.0f} are likely ({system.dollars.low:,.0f} to {system.dollars.high:,.0f})"
+        yield f"${system.dollars.mid:,.0f} are expected ({system.dollars.low:,.0f} to {system.dollars.high:,.0f})"
     hardware = system.parts[0].plan.hardware
-    price = hardware.devices * hardware.dollars_per_gpu_hour
+    price = hardware.dollars_per_hour
     if claim.dollars_per_hour is not None and claim.dollars_per_hour < price * (1 - TOLERANCE):
         likely = system.hours.mid
         yield (
             f"{hardware.name} costs ${price:.2f} an hour ({hardware.price_date}), {price / claim.dollars_per_hour:.2g} "
-            f"times as much: ${price * likely:,.0f} instead of ${claim.dollars_per_hour * likely:,.0f} for the likely "
-            f"{likely:.3g} h"
+            f"times as much: for the expected {likely:.3g} h ${price * likely:,.0f} instead of "
+            f"${claim.dollars_per_hour * likely:,.0f}"
         )
     if claim.saves is not None:
         saved = system.dollars.mid - others[claim.profile].dollars.mid
         if abs(claim.saves - saved) > TOLERANCE * saved:
-            yield f"--profile {claim.profile} is likely to save ${saved:,.0f}: what comes after is smaller, too"
+            yield f"--profile {claim.profile} would save ${saved:,.0f}: the stages after it are smaller too"
 
 
-def _notes(claim: Claim, system: SystemPlan) -> Iterator[str]:
+def _notes(claim: Claim, system: PipelinePlan) -> Iterator[str]:
     if claim.recipe is not None:
         part = _part(claim, system)
         tokens = part.plan.tokens
         share = None if tokens is None else tokens.slots / part.trained
         if part.plan.recipe.train.method == "pretrain" and share is not None and share < TOKENS_FROM_SCRATCH:
             yield (
-                f"{share:.2g} tokens for each parameter that it is there for; from scratch "
+                f"{share:.2g} tokens for each parameter that the stage is there to train; from scratch "
                 f"{TOKENS_FROM_SCRATCH} are usual"
             )
         return
     if claim.hours is not None and system.hours.low <= claim.hours <= system.hours.high:
-        yield f"{system.hours.mid:.3g} h are likely; preparing, surgery and evaluation come on top"
+        yield f"{system.hours.mid:.3g} h are expected, plus preparing, surgery and evaluation"
     if claim.dollars is not None and system.dollars.low <= claim.dollars <= system.dollars.high:
-        yield f"${system.dollars.mid:,.0f} are likely, {system.dollars.mid / claim.dollars:.2g} times as much"
+        yield f"${system.dollars.mid:,.0f} are expected, {system.dollars.mid / claim.dollars:.2g} times as much"
 
 
-def _part(claim: Claim, system: SystemPlan) -> Part:
+def _part(claim: Claim, system: PipelinePlan) -> Part:
     for part in system.parts:
         if part.name == claim.recipe:
             return part
     raise UserError(f"configs/claims: '{claim.says}' is about {claim.recipe}, which no training stage reads")
 
 
-def check_system_budget(system: SystemPlan) -> None:
-    """Refuse a system that is likely to cost more than its budget, or one of whose stages cannot run.
+def check_pipeline_budget(system: PipelinePlan) -> None:
+    """Refuse a system that will probably cost more than its budget, or one of whose stages cannot run.
 
     Raises:
         CheckRefused: the sentence has the figures.
@@ -172,6 +170,8 @@ def check_system_budget(system: SystemPlan) -> None:
         (system.hours.mid, budget.max_hours, "hours"),
     ):
         if most is not None and likely > most:
-            raise CheckRefused(f"{name} is likely to take {likely:,.1f} {unit}, its budget is {most:,g}; raise it")
+            raise CheckRefused(
+                f"{name} will probably take {likely:,.1f} {unit}, but its budget is {most:,g}; raise it, or train less"
+            )
     for part in system.parts:
         check_budget(part.plan)

@@ -1,4 +1,4 @@
-"""What a recipe takes before it starts: parameters, tokens, memory, disk, hours and dollars. Pure arithmetic."""
+"""What a run needs before it starts: parameters, tokens, memory, disk, hours and dollars. Arithmetic only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from agentforge.planning.flops import Tokens, count_tokens, flops_per_token
 from agentforge.planning.memory import Memory, can_be_sharded, estimate_memory, trained_parameters
 from agentforge.planning.parameters import count_parameters
 from agentforge.planning.rollout_time import playing_hours
-from agentforge.planning.shapes import Shape, shape_of
+from agentforge.planning.shapes import shape_of
+from agentforge.planning.sizes import Shape
 from agentforge.planning.spec_checks import Verdict, check_claims, claims_for
 from agentforge.recipe.hardware import Hardware, load_hardware
 from agentforge.recipe.schema import Recipe
@@ -19,7 +20,7 @@ from agentforge.recipe.schema import Recipe
 
 @dataclass(frozen=True)
 class StageCost:
-    """One stage's hours and dollars, and what they rest on."""
+    """Hours and dollars of one stage, and the figures they follow from."""
 
     stage: str
     hours: Range
@@ -32,8 +33,9 @@ class Plan:
     """Everything `agentforge plan` prints.
 
     Attributes:
-        parameters: of the base.
-        trained: those that the optimiser moves.
+        parameters: of the base, all of which memory must hold.
+        active: those that one token uses; fewer only with experts.
+        trained: those that the optimiser updates.
         tokens: what training reads; None where only `prepare` can tell.
         memory: of one device, as on a plain start; `sharded` with FSDP over all of them, None on one device and where
             the method needs whole weights.
@@ -46,6 +48,7 @@ class Plan:
     hardware: Hardware
     shape: Shape
     parameters: int
+    active: float
     trained: int
     tokens: Tokens | None
     memory: Memory
@@ -85,6 +88,7 @@ def make_plan(recipe: Recipe) -> Plan:
     hardware, shape = load_hardware(recipe.hardware), shape_of(recipe)
     memory = estimate_memory(recipe, sharded=False)
     tokens = count_tokens(recipe)
+    shardable = hardware.devices > 1 and can_be_sharded(recipe, shape)
     base = storage.base_item(recipe, shape)
     downloads = ([base] if base else []) + storage.data_items(recipe)
     made = storage.made_items(recipe, shape)
@@ -93,10 +97,11 @@ def make_plan(recipe: Recipe) -> Plan:
         hardware=hardware,
         shape=shape,
         parameters=count_parameters(shape).total,
+        active=count_parameters(shape).active,
         trained=trained_parameters(recipe, shape),
         tokens=tokens,
         memory=memory,
-        sharded=estimate_memory(recipe, sharded=True) if hardware.devices > 1 and can_be_sharded(recipe) else None,
+        sharded=estimate_memory(recipe, sharded=True) if shardable else None,
         stages=_stages(recipe, hardware, shape, memory, tokens, downloads, made),
         downloads=downloads,
         made=made,
@@ -113,7 +118,7 @@ def _stages(
     downloads: list[storage.Item],
     made: list[storage.Item],
 ) -> list[StageCost]:
-    """Return what each stage costs. The whole machine is paid for while it downloads and exports, too."""
+    """Return what each stage costs. The whole machine is paid for during downloads and exports too."""
     costs: list[StageCost] = []
 
     def add(stage: str, hours: Range, basis: str) -> None:
@@ -124,7 +129,11 @@ def _stages(
     if tokens is not None:
         per_token = flops_per_token(recipe, shape, recompute=memory.recomputes)
         share = f"{hardware.mfu.low:.0%} to {hardware.mfu.high:.0%} of {hardware.peak_flops / 1e12:g} TFLOP/s"
-        add("train", compute_hours(per_token * tokens.slots, hardware), f"{per_token / 1e9:.3g} GFLOP a token, {share}")
+        add(
+            "train",
+            compute_hours(per_token * tokens.slots, hardware),
+            f"{per_token / 1e9:.3g} GFLOP per token, {share}",
+        )
     if recipe.train.method in ("ppo", "grpo"):
         add("play", *playing_hours(recipe, shape, hardware))
     sizes = {item.what: item.size or 0.0 for item in made}
@@ -145,17 +154,17 @@ def check_budget(plan: Plan) -> None:
     budget, name = plan.recipe.budget, plan.recipe.full_name
     if budget.max_cost is not None and plan.dollars.mid > budget.max_cost:
         raise CheckRefused(
-            f"{name} is likely to cost ${plan.dollars.mid:,.2f} ({plan.dollars.low:,.2f} to {plan.dollars.high:,.2f}), "
-            f"budget.max_cost is ${budget.max_cost:,.2f}; raise it, or train fewer steps"
+            f"{name} will probably cost ${plan.dollars.mid:,.2f} ({plan.dollars.low:,.2f} to {plan.dollars.high:,.2f}) "
+            f"and budget.max_cost is ${budget.max_cost:,.2f}; raise it, or train for fewer steps"
         )
     if budget.max_hours is not None and plan.hours.mid > budget.max_hours:
         raise CheckRefused(
-            f"{name} is likely to take {plan.hours.mid:.1f} h ({plan.hours.low:.1f} to {plan.hours.high:.1f}), "
-            f"budget.max_hours is {budget.max_hours:g}; raise it, or train fewer steps"
+            f"{name} will probably take {plan.hours.mid:.1f} h ({plan.hours.low:.1f} to {plan.hours.high:.1f}), "
+            f"but budget.max_hours is {budget.max_hours:g}; raise it, or train for fewer steps"
         )
     if not plan.fits:
         needed, has = plan.memory.total() / 2**30, plan.hardware.memory_gib
         raise CheckRefused(
-            f"{name} needs {needed:.1f} GiB on each device and 8 % to spare, {plan.hardware} has {has:g}; lower "
-            "per_device_train_batch_size or data.max_length, set gradient_checkpointing, or take larger hardware"
+            f"{name} needs {needed:.1f} GiB per device and 8 % to spare, but {plan.hardware} has {has:g}; lower "
+            "per_device_train_batch_size or data.max_length, set gradient_checkpointing, or use larger hardware"
         )

@@ -6,7 +6,7 @@ import math
 
 from agentforge.planning.cost import Range
 from agentforge.planning.parameters import count_parameters
-from agentforge.planning.shapes import Shape
+from agentforge.planning.sizes import Shape
 from agentforge.recipe.hardware import Hardware
 from agentforge.recipe.schema import Recipe
 from agentforge.recipe.tables import fields_of

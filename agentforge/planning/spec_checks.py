@@ -1,7 +1,7 @@
-"""Figures that somebody has stated for a recipe, checked against arithmetic and physics.
+"""Figures stated for a recipe, checked against arithmetic and physics.
 
-configs/claims/NAME.yaml holds them; `plan` reports each as right or says why it cannot be. Those of a system, which has
-several training stages, are checked in `system`.
+configs/claims/NAME.yaml holds them; `plan` says of each that it is correct, or why it cannot be. Those of a system,
+which has several training stages, are checked in `system`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from agentforge.planning import storage
 from agentforge.planning.flops import flops_per_token, rows_per_step
 from agentforge.planning.memory import USABLE, estimate_memory, trained_parameters
 from agentforge.planning.parameters import count_parameters
-from agentforge.planning.shapes import Shape
+from agentforge.planning.sizes import Shape
 from agentforge.recipe.hardware import load_hardware
 from agentforge.recipe.schema import Recipe, Section
 from agentforge.recipe.yaml_files import config_roots, read_yaml
@@ -134,15 +134,14 @@ def _speed(claim: Claim, recipe: Recipe, shape: Shape) -> str | None:
     done = rate * flops_per_token(recipe, shape, recompute=recomputes) / peak
     if useful <= MAX_MFU and done <= MATMUL_CEILING:
         return None
-    text = (
-        f"{seconds:.2f} s a step is {rate:,.0f} tokens a second, {useful:.0%} of {hardware.name}'s peak in useful work"
-    )
+    text = f"{seconds:.2f} s per step is {rate:,.0f} tokens per second, "
+    text += f"{useful:.0%} of {hardware.name}'s peak in useful work"
     text += f" and {done:.0%} with the recomputation" if recomputes else ""
     if done > 1:
         return text
     length = _possible_length(seconds, recipe, shape)
     ceiling = f"matrix products reach {MATMUL_CEILING:.0%}"
-    return f"{text}; {ceiling}. Only rows of at most {length:,} tokens, unpadded, would allow it"
+    return f"{text}; {ceiling}. It would take unpadded rows of at most {length:,} tokens"
 
 
 def _possible_length(seconds: float, recipe: Recipe, shape: Shape) -> int:
@@ -161,7 +160,9 @@ def _consistent(claim: Claim, recipe: Recipe, shape: Shape) -> str | None:
     if not _differs(hours, claim.train_hours):
         return None
     each = claim.train_hours * 3600 / steps
-    return f"{steps} x {claim.seconds_per_step:g} s = {hours:.2f} h, and {claim.train_hours:g} h = {each:.2f} s a step"
+    return (
+        f"{steps} x {claim.seconds_per_step:g} s = {hours:.2f} h, and {claim.train_hours:g} h = {each:.2f} s per step"
+    )
 
 
 def _hardware(claim: Claim, recipe: Recipe, shape: Shape) -> str | None:
@@ -175,7 +176,7 @@ def _hardware(claim: Claim, recipe: Recipe, shape: Shape) -> str | None:
     if not (memory := estimate_memory(there, sharded=False)).fits(gradient_checkpointing=True):
         needed = memory.total(gradient_checkpointing=True) / 2**30
         usable = USABLE * hardware.memory_gib
-        objections.append(f"the run needs {needed:.1f} GiB even with recomputation, {usable:.1f} can be used")
+        objections.append(f"the run needs {needed:.1f} GiB even with recomputation, but only {usable:.1f} are usable")
     return " and ".join(objections) or None
 
 
@@ -186,7 +187,11 @@ def _epochs(claim: Claim, recipe: Recipe) -> str | None:
         return None
     seen = steps * rows_per_step(recipe)
     epochs = seen / (claim.rows * (1 - recipe.data.eval_fraction))
-    return None if epochs >= 1 else f"{steps} steps see {seen:,} rows, {epochs:.2f} of one epoch unless they are packed"
+    return (
+        None
+        if epochs >= 1
+        else f"{steps} steps see {seen:,} rows, {epochs:.2f} of one epoch unless the rows are packed"
+    )
 
 
 def _parts(claim: Claim, recipe: Recipe, shape: Shape) -> str | None:
@@ -203,7 +208,7 @@ def _share(claim: Claim, recipe: Recipe, shape: Shape) -> str | None:
         return None
     repeats = claim.part_share * claim.rows / claim.part
     said = f"{claim.part:,} of {claim.rows:,} rows are {share:.2%}"
-    return f"{said}; {claim.part_share:.0%} would repeat each {repeats:.0f} times"
+    return f"{said}; {claim.part_share:.0%} would repeat each row {repeats:.0f} times"
 
 
 def _download(claim: Claim, recipe: Recipe, shape: Shape) -> str | None:

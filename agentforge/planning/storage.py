@@ -9,7 +9,8 @@ from agentforge.data.sources.source_files import MissingData, locate, registered
 from agentforge.errors import UserError
 from agentforge.planning.memory import DTYPE_BYTES, optimizer_bytes, trained_parameters
 from agentforge.planning.parameters import count_parameters
-from agentforge.planning.shapes import Shape, cached_config, maker_of
+from agentforge.planning.shapes import cached_config, maker_of
+from agentforge.planning.sizes import Shape
 from agentforge.recipe.schema import Recipe, Source
 
 # Bits a weight of the published files of Qwen2.5-32B; small models keep more in the wide types of their embeddings.

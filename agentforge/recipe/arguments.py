@@ -9,6 +9,7 @@ from agentforge.errors import did_you_mean
 from agentforge.recipe.methods import METHODS, config_classes
 from agentforge.recipe.schema import Recipe
 from agentforge.recipe.tables import fields_of
+from agentforge.systems.registry import names_of
 
 # Fields that another key of the recipe decides: setting both would leave it open which one holds.
 OWNED: dict[str, str] = {
@@ -171,7 +172,16 @@ def argument_problems(recipe: Recipe) -> list[tuple[tuple[str, ...], str]]:
     found = problems_in(recipe.train.args, METHODS[recipe.train.method].config, "train.args")
     if recipe.train.lora is not None:
         found += problems_in(recipe.train.lora, "LoraConfig", "train.lora")
-    return found
+    return found + _optimizer_problems(recipe)
+
+
+def _optimizer_problems(recipe: Recipe) -> list[tuple[tuple[str, ...], str]]:
+    """Refuse an optimiser that no system brings; its options are checked by its own constructor."""
+    chosen, known = recipe.train.optimizer, names_of("optimizers")
+    if chosen is None or chosen.name in known:
+        return []
+    hint = did_you_mean(chosen.name, known) or f"; known: {', '.join(known) or 'none'}"
+    return [(("train", "optimizer", "name"), f"no system brings an optimiser '{chosen.name}'{hint}")]
 
 
 def problems_in(values: dict[str, Any], config: str, section: str) -> list[tuple[tuple[str, ...], str]]:

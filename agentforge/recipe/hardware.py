@@ -49,6 +49,11 @@ class Hardware(BaseModel):
         """Processes that train: one a GPU, or one on the CPU."""
         return max(self.gpus, 1)
 
+    @property
+    def dollars_per_hour(self) -> float:
+        """Price of the whole machine."""
+        return self.devices * self.dollars_per_gpu_hour
+
     def __str__(self) -> str:
         what = f"{self.gpus}x {self.gpu}, {self.memory_gib:g} GiB each" if self.gpus else f"{self.cores} CPU cores"
         return f"{self.name} ({what})"
@@ -102,8 +107,12 @@ def this_machine() -> Machine:
     limit = Path("/sys/fs/cgroup/memory.max")
     if limit.is_file() and (text := limit.read_text().strip()).isdigit():
         memory = min(memory, int(text))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Machine(_gpus(), cores, memory / 2**30)
+    return Machine(_gpus(), available_cores(), memory / 2**30)
+
+
+def available_cores() -> int:
+    """Return the cores that this process may use: a container or `taskset` may leave it fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _gpus() -> tuple[Gpu, ...]:

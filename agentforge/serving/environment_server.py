@@ -20,6 +20,8 @@ from fastapi import Body, FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agentforge.environments.base import Environment, EnvironmentFailed, Step
 from agentforge.environments.registry import make
@@ -34,14 +36,22 @@ MAX_SESSIONS = 64
 IDLE_SECONDS = 1800.0
 
 
+MOST_BYTES = 4 << 20
+"""Of a body: a turn of 200,000 tokens has about one million characters, and JSON may write a character as six."""
+
+# Whole numbers as JSON has them: not "5", not true. Larger ones fit into no table that an episode is written to.
+Number = Annotated[int, Field(strict=True, ge=0, lt=1 << 63)]
+Seed = Annotated[int, Field(strict=True, ge=-(1 << 63), lt=1 << 63)]
+
+
 class Call(BaseModel):
     """The body of a call in AgentGym's manner; ``seed`` and ``turn`` are ours."""
 
     model_config = ConfigDict(extra="ignore")
 
-    id: int
-    data_idx: int = 0
-    seed: int = 0
+    id: Number
+    data_idx: Number = 0
+    seed: Seed = 0
     action: str | None = None
     turn: str | None = None
     name: str = "random"
@@ -52,9 +62,9 @@ class OpenReset(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    seed: int | None = Field(None, ge=0)
+    seed: Number | None = None
     episode_id: str = Field("default", max_length=255)
-    task_id: int | None = Field(None, ge=0)
+    task_id: Number | None = None
 
 
 class OpenStep(BaseModel):
@@ -71,8 +81,14 @@ def create_app(
     options: dict[str, Any] | None = None,
     max_sessions: int = MAX_SESSIONS,
     idle_seconds: float = IDLE_SECONDS,
+    most_bytes: int = MOST_BYTES,
 ) -> FastAPI:
     """Return the application.
+
+    Args:
+        max_sessions: environments in use at one time.
+        idle_seconds: after which one that nobody uses is closed.
+        most_bytes: of a request's body.
 
     Raises:
         UserError: the environment cannot be made.
@@ -89,10 +105,12 @@ def create_app(
         model.close()
 
     app = FastAPI(title="agentforge", openapi_url=None, lifespan=lifespan)
+    app.add_middleware(BodyLimit, most=most_bytes)
     app.exception_handler(Exception)(_failed)
-    for kind in (Refused, UserError, EnvironmentFailed, RequestValidationError):
+    for kind in (Refused, UserError, EnvironmentFailed, RequestValidationError, HTTPException):
         app.exception_handler(kind)(_refused)
     _agentgym_routes(app, model, sessions)
+    _advice_routes(app, model, sessions)
     _openenv_routes(app, model, sessions)
     return app
 
@@ -112,7 +130,7 @@ def _agentgym_routes(app: FastAPI, model: Environment, sessions: Sessions) -> No
 
     @app.get("/difficulty")
     def difficulty(task_id: int) -> dict[str, int]:
-        return {"difficulty": model.difficulty(task_id)}
+        return {"difficulty": model.difficulty(_existing(model, task_id, "task_id"))}
 
     @app.post("/create")
     def create() -> dict[str, Any]:
@@ -120,36 +138,41 @@ def _agentgym_routes(app: FastAPI, model: Environment, sessions: Sessions) -> No
 
     @app.post("/reset")
     def reset(call: Call) -> dict[str, Any]:
-        session = sessions.use(call.id)
-        with session.lock:
-            observation = session.begin(call.seed, call.data_idx)
-        return {"observation": observation, "reward": 0.0, "score": 0.0, "done": False}
+        task_id = _existing(model, call.data_idx, "data_idx")
+        with sessions.using(call.id) as session:
+            observation = session.begin(call.seed, task_id)
+        level = model.difficulty(task_id)
+        return {"observation": observation, "reward": 0.0, "score": 0.0, "done": False, "difficulty": level}
 
     @app.post("/step")
     def step(call: Call) -> dict[str, Any]:
-        session = sessions.use(call.id)
-        with session.lock:
-            return _answer(session.act(_turn(call)))
+        turn = _turn(call)
+        with sessions.using(call.id) as session:
+            return _answer(session.act(turn))
 
     @app.get("/observation")
     def observation(id: int) -> str:
-        return sessions.use(id).observation or ""
+        with sessions.using(id) as session:
+            return session.observation or ""
 
+    @app.post("/close")
+    def close(id: Annotated[Number, Body(embed=True)]) -> dict[str, bool]:
+        return {"closed": sessions.close(id)}
+
+
+def _advice_routes(app: FastAPI, model: Environment, sessions: Sessions) -> None:
     @app.post("/expert")
     def expert(call: Call) -> dict[str, Any]:
-        session = sessions.use(call.id)
-        with session.lock:
-            return {"turn": session.environment.expert()}
+        with sessions.using(call.id) as session:
+            return {"turn": session.expert()}
 
     @app.post("/baseline")
     def baseline(call: Call) -> dict[str, Any]:
-        session = sessions.use(call.id)
-        with session.lock:
-            return {"turn": session.environment.baseline(call.name, Random(call.seed))}
-
-    @app.post("/close")
-    def close(id: Annotated[int, Body(embed=True)]) -> dict[str, bool]:
-        return {"closed": sessions.close(id)}
+        if call.name not in model.baselines:
+            known = ", ".join(model.baselines) or "none"
+            raise Refused(400, f"name: {model.id} has no baseline '{call.name[:80]}'; it has: {known}")
+        with sessions.using(call.id) as session:
+            return {"turn": session.baseline(call.name, call.seed)}
 
 
 def _openenv_routes(app: FastAPI, model: Environment, sessions: Sessions) -> None:
@@ -160,20 +183,25 @@ def _openenv_routes(app: FastAPI, model: Environment, sessions: Sessions) -> Non
     @app.post("/openenv/reset")
     def reset(call: OpenReset) -> dict[str, Any]:
         seed = secrets.randbelow(1 << 31) if call.seed is None else call.seed
-        task_id = _drawn(model, seed) if call.task_id is None else call.task_id
-        session = sessions.use(sessions.create(call.episode_id))
-        with session.lock:
-            text = session.begin(seed, task_id)
+        task_id = _drawn(model, seed) if call.task_id is None else _existing(model, call.task_id, "task_id")
+        new = call.episode_id not in sessions
+        sessions.create(call.episode_id)
+        try:
+            with sessions.using(call.episode_id) as session:
+                text = session.begin(seed, task_id)
+        except Exception:
+            if new:  # nobody learns of it, so nobody would close it
+                sessions.close(call.episode_id)
+            raise
         about = {"task_id": task_id, "seed": seed, "instructions": model.instructions}
         return {"observation": {"text": text}, "reward": None, "done": False, "metadata": about}
 
     @app.post("/openenv/step")
     def step(call: OpenStep) -> dict[str, Any]:
         texts = [value for value in call.action.values() if isinstance(value, str)]
-        if len(texts) != 1:
-            raise Refused(422, 'an action is one text, as in {"action": {"text": "Action: ..."}}')
-        session = sessions.use(call.episode_id)
-        with session.lock:
+        if len(texts) != 1 or not _is_unicode(texts[0]):
+            raise Refused(422, 'action: an action is one text, as in {"action": {"text": "Action: ..."}}')
+        with sessions.using(call.episode_id) as session:
             made = session.act(texts[0])
         done = made.terminated or made.truncated
         about = dict(made.info)
@@ -181,7 +209,24 @@ def _openenv_routes(app: FastAPI, model: Environment, sessions: Sessions) -> Non
 
     @app.get("/openenv/state")
     def state(episode_id: str = "default") -> dict[str, Any]:
-        return {"episode_id": episode_id, "step_count": sessions.use(episode_id).steps}
+        with sessions.using(episode_id) as session:
+            return {"episode_id": episode_id, "step_count": session.steps}
+
+
+def _existing(model: Environment, task_id: int, name: str) -> int:
+    """Return the number of a task, given in the field ``name``, if there is such a task."""
+    if not 0 <= task_id < model.tasks:
+        raise Refused(400, f"{name}: {model.id} has the tasks 0 to {model.tasks - 1}, not {task_id}")
+    return task_id
+
+
+def _is_unicode(text: str) -> bool:
+    """Tell whether a text has no half of a character, as ``"\\ud800"`` is in JSON; pydantic refuses it elsewhere."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _turn(call: Call) -> str:
@@ -220,6 +265,8 @@ async def _refused(request: Any, error: Exception) -> JSONResponse:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         return JSONResponse({"error": f"{where}: {first['msg']}"}, 422)
+    if isinstance(error, HTTPException):
+        return JSONResponse({"error": f"{request.method} {request.url.path}: {error.detail}"}, error.status_code)
     status = error.status if isinstance(error, Refused) else 400 if isinstance(error, UserError) else 502
     return JSONResponse({"error": str(error)}, status)
 
@@ -227,6 +274,31 @@ async def _refused(request: Any, error: Exception) -> JSONResponse:
 async def _failed(request: Any, error: Exception) -> JSONResponse:
     log.error("%s failed", request.url.path, exc_info=error)
     return JSONResponse({"error": "the environment has failed; the server's log says why"}, 500)
+
+
+class BodyLimit:
+    """Answers 413 to a larger body, and reads no more of it.
+
+    Args:
+        app: gets the others.
+        most: bytes.
+    """
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self.app, self.most = app, most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        read = 0
+
+        async def counted() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > self.most:  # FastAPI lets this one through where it reads the body
+                raise HTTPException(413, f"the body has more than {self.most:,} bytes")
+            return message
+
+        await self.app(scope, counted, send)
 
 
 def serve(

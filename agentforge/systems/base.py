@@ -11,7 +11,7 @@ without importing torch; each consumer imports what it needs when it needs it:
     models/surgery         surgery
     evaluation/            evaluations, loss_readings
     planning/              step_work
-    export/gguf            gguf_refusal
+    export/                gguf_refusal, adapter_refusal, usage
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Operation:
     config: Reference | None = None
 
 
-def _none(_: Mapping[str, Any]) -> None:
+def _none(*_: Any) -> None:
     return None
 
 
@@ -82,6 +82,9 @@ class System:
         step_work: function ``(recipe, shape) -> planning.step_work.StepWork | None``: what a step computes beside the
             whole model.
         gguf_refusal: from a config.json, why the model has no GGUF; None: it is for llama.cpp to say.
+        adapter_refusal: from a base's config.json and the name of a tensor, why no adapter may change it; None: it may.
+        usage: from a config.json, a model's path and whether it is an adapter, Markdown on how it is opened; None:
+            transformers opens it without further ado.
     """
 
     name: str
@@ -99,3 +102,5 @@ class System:
     loss_readings: Reference | None = None
     step_work: Reference | None = None
     gguf_refusal: Callable[[Mapping[str, Any]], str | None] = _none
+    adapter_refusal: Callable[[Mapping[str, Any], str], str | None] = _none
+    usage: Callable[[Mapping[str, Any], str, bool], str | None] = _none

@@ -77,7 +77,15 @@ BOUNDS: dict[str, dict[str, float]] = {
     "r": {"minimum": 1},
     "lora_alpha": {"exclusiveMinimum": 0},
     "lora_dropout": {"minimum": 0, "maximum": 1},
+    "initializer_range": {"minimum": 0, "maximum": 1},
 }
+# Sizes of a model; transformers finds one below 1 only when it builds the tensors, if at all.
+SIZES = (
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
+    *("num_attention_heads", "num_key_value_heads", "head_dim"),
+    *("mamba_d_ssm", "mamba_n_heads", "mamba_d_state", "mamba_n_groups", "mamba_d_conv"),
+)
+BOUNDS |= {name: {"minimum": 1} for name in SIZES}
 PRIMITIVES = {int: "integer", float: "number", bool: "boolean", str: "string", dict: "object", type(None): "null"}
 
 
@@ -93,6 +101,13 @@ def classes() -> dict[str, type]:
     return {c.__name__: c for c in (TrainingArguments, *trl, PPOConfig, LoraConfig)}
 
 
+def model_configs() -> dict[str, type]:
+    """Return the config classes of the architectures whose fields are checked without torch, by name."""
+    from agentforge.models import config_check
+
+    return {name: config_check.config_class(model_type) for model_type, name in config_check.CONFIG_CLASSES.items()}
+
+
 def fragments_of(annotation: Any) -> list[dict[str, Any]]:
     """Return the alternatives of a type annotation as JSON-schema fragments."""
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
@@ -106,6 +121,8 @@ def fragments_of(annotation: Any) -> list[dict[str, Any]]:
         return [{"type": "array"} if item is Any or origin is tuple else {"type": "array", "items": fragment_of(item)}]
     if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
         return [{"enum": [member.value for member in annotation]}]
+    if annotation is Any:
+        return [{"type": kind} for kind in (*PRIMITIVES.values(), "array")]
     if annotation in PRIMITIVES:
         return [{"type": PRIMITIVES[annotation]}]
     return [{"type": "object"}]  # dict[...], and dataclasses such as LoftQConfig, which take their fields
@@ -154,7 +171,7 @@ def _first_sentence(text: str) -> str:
 
 def table_of(cls: type, parent: str | None, parent_fields: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return the table of a class; fields that the class it extends has alike are left out."""
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     fields = {f.name: describe(cls, f, hints[f.name]) for f in dataclasses.fields(cls) if f.init}
     own = {name: fragment for name, fragment in fields.items() if fragment != (parent_fields or {}).get(name)}
     if missing := set(parent_fields or {}) - set(fields):
@@ -169,12 +186,20 @@ def table_of(cls: type, parent: str | None, parent_fields: dict[str, Any] | None
     }
 
 
+def _hints(cls: type) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(cls)
+    except NameError:  # transformers' configs have resolved all of their annotations but a few of the base class
+        return {f.name: typing.Any if isinstance(f.type, str) else f.type for f in dataclasses.fields(cls)}
+
+
 def all_tables() -> dict[str, dict[str, Any]]:
     """Return every table by class name."""
     found = classes()
     tables = {name: table_of(found[name], None) for name in (PARENT, "LoraConfig")}
     for name in found.keys() - tables.keys() - {PPO}:
         tables[name] = table_of(found[name], PARENT, tables[PARENT]["fields"])
+    tables |= {name: table_of(found, None) for name, found in model_configs().items()}
     tables[PPO] = table_of(found[PPO], "GRPOConfig", tables[PARENT]["fields"] | tables["GRPOConfig"]["fields"])
     return tables
 

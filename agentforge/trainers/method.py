@@ -13,12 +13,12 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
-from agentforge.errors import UserError, did_you_mean
+from agentforge.errors import UserError
 from agentforge.models.build import add_lora, identify_base
 from agentforge.recipe.methods import METHODS
 from agentforge.recipe.schema import Recipe, Train
 from agentforge.recipe.section import is_default
-from agentforge.systems.registry import named, names_of, system_keys, without_unused_keys
+from agentforge.systems.registry import named, system_keys, without_unused_keys
 from agentforge.trainers.callbacks.limits import LimitsCallback
 from agentforge.trainers.guarded_trainer import GuardedTrainer, Guards, RunCounters
 
@@ -103,10 +103,5 @@ class Method(ABC):
         if chosen is None:
             return None
         make = named("optimizers", chosen.name)
-        if make is None:
-            known = names_of("optimizers")
-            raise UserError(
-                f"train.optimizer.name: no system brings an optimiser '{chosen.name}'"
-                f"{did_you_mean(chosen.name, known)}; known: {', '.join(known) or 'none'}"
-            )
+        assert make is not None, "the recipe was checked"
         return partial(make, args=self.args, **chosen.options)

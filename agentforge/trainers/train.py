@@ -90,7 +90,8 @@ def _shared_directory(method: Method, replace: bool) -> Iterator[Workspace]:
 def _train_in(directory: Path, method: Method) -> None:
     checkpoint = _agreed_checkpoint(directory, method.args)
     counters = RunCounters.load(checkpoint) if checkpoint else RunCounters()
-    limits = LimitsCallback(method.recipe.budget, _dollars_per_hour(method.recipe), counters.seconds)
+    price = load_hardware(method.recipe.hardware).dollars_per_hour
+    limits = LimitsCallback(method.recipe.budget, price, counters.seconds)
     trainer = method.make_trainer(directory, counters, limits, [MetricsCallback(directory)])
     trainer.remove_callback(PrinterCallback)
     progress = ProgressCallback()
@@ -122,11 +123,6 @@ def _agreed_checkpoint(directory: Path, args: TrainingArguments) -> Path | None:
     checkpoint = newest_complete(directory, world_size=args.world_size)
     share(str(checkpoint) if checkpoint else None)
     return checkpoint
-
-
-def _dollars_per_hour(recipe: Recipe) -> float:
-    hardware = load_hardware(recipe.hardware)
-    return hardware.dollars_per_gpu_hour * hardware.gpus
 
 
 def _raise_if_ended(limits: LimitsCallback, trainer: GuardedTrainer) -> None:

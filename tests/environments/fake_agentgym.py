@@ -6,6 +6,7 @@ kinds, an end that is taken back.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from typing import Annotated, Any
 
 import uvicorn
-from fastapi import Body, FastAPI
+from fastapi import Body, FastAPI, HTTPException
 from fastapi.responses import PlainTextResponse
 
 from agentforge.serving.openai_server import listen
@@ -23,7 +24,12 @@ Posted = Annotated[Body_, Body()]
 
 
 class World:
-    """What the server knows, and how it shall misbehave: ``fault`` is the next answer to /step."""
+    """What the server knows, and how it shall misbehave.
+
+    Attributes:
+        fault, close_fault: the next answer to /step and /close: a text, a text and a status, or seconds of silence.
+        room: environments that may be open at one time.
+    """
 
     def __init__(self) -> None:
         self.made: list[int] = []
@@ -32,8 +38,12 @@ class World:
         self.moves: dict[int, list[str]] = {}
         self.calls: list[str] = []
         self.fault: Any = None
+        self.close_fault: Any = None
+        self.room = 100
 
     def create(self) -> int:
+        if len(self.made) - len(self.closed) >= self.room:
+            raise HTTPException(429, "no room")
         number = 17 * (len(self.made) + 1)
         self.made.append(number)
         return number
@@ -50,10 +60,11 @@ def app_of(dialect: str, world: World) -> FastAPI:
     @app.middleware("http")
     async def misbehave(request: Any, call: Any) -> Any:
         world.calls.append(request.url.path)
-        if request.url.path == "/step" and world.fault is not None:
-            fault, world.fault = world.fault, None
+        name = {"/step": "fault", "/close": "close_fault"}.get(request.url.path)
+        if name is not None and (fault := getattr(world, name)) is not None:
+            setattr(world, name, None)
             if isinstance(fault, float):
-                time.sleep(fault)
+                await asyncio.sleep(fault)
             return PlainTextResponse(*(fault if isinstance(fault, tuple) else (str(fault),)))
         return await call(request)
 

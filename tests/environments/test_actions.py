@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import time
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -68,6 +71,66 @@ def test_nothing_crashes(parts: list[str]) -> None:
     find_answer(text)
     if "<tool_call>" not in text:
         assert "<think" not in without_reasoning(text)
+
+
+def searched_again_and_again(text: str) -> str:
+    """Return `without_reasoning` as it was at first: plain to read, and quadratic in tags that nothing closes."""
+    end = 0
+    block = re.compile(r"<(think|thinking)>.*?</\1>", re.DOTALL)
+    while (found := block.search(text, end)) is not None and "<tool_call>" not in text[end : found.start()]:
+        text = text[: found.start()] + text[found.end() :]
+        end = found.start()
+    head, call, tail = text.partition("<tool_call>")
+    for tag in reversed(list(re.finditer(r"<(/?)(?:think|thinking)>", head))):
+        if tag[1]:
+            return head[tag.end() :] + call + tail
+        head, call, tail = head[: tag.start()], "", ""
+    return head + call + tail
+
+
+TAGS = ["<think>", "</think>", "<thinking>", "</thinking>", "<tool_call>", "</tool_call>"]
+
+
+@given(st.lists(st.sampled_from([*TAGS, "<th", "ink>", "a", "\n"]), max_size=14))
+def test_reasoning_is_what_it_was(parts: list[str]) -> None:
+    text = "".join(parts)
+    assert without_reasoning(text) == searched_again_and_again(text)
+
+
+class Watched(str):
+    """A text that counts the characters which `find` may have to pass over."""
+
+    passed = 0
+
+    def find(self, *arguments: Any) -> int:
+        found = super().find(*arguments)
+        start = arguments[1] if len(arguments) > 1 else 0
+        Watched.passed += (len(self) if found < 0 else found) - start
+        return found
+
+
+UNITS = [*TAGS, "<think><thinking>", "<think></thinking>", "<think>a</think>b", "<think><tool_call></think>", call("x")]
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_turn_is_read_once(unit: str) -> None:
+    Watched.passed = 0
+    text = Watched(unit * 500)
+    without_reasoning(text)
+    assert Watched.passed <= 4 * len(text)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_eight_times_the_text_takes_no_sixty_times_the_time(unit: str) -> None:
+    def seconds(count: int) -> float:
+        times = []
+        for _ in range(3):
+            begun = time.thread_time()
+            find_action(unit * count)
+            times.append(time.thread_time() - begun)
+        return min(times)
+
+    assert seconds(4000) < 30 * seconds(500) + 0.01
 
 
 def test_tool_is_a_schema_with_one_argument() -> None:

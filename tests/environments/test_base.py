@@ -112,5 +112,5 @@ def test_the_rest_has_defaults() -> None:
     environment = Least()
     assert (environment.difficulty(0), environment.expert(), environment.graded) == (0, None, False)
     environment.close()
-    with pytest.raises(NotImplementedError):
+    with pytest.raises(UserError, match="no baseline 'random'"):
         environment.baseline("random", Random(0))

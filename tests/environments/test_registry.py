@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from agentforge.environments.base import Environment, Info, Step
-from agentforge.environments.registry import ENVIRONMENTS, load_class, make
+from agentforge.environments.registry import ENVIRONMENTS, check_options, load_class, make
 from agentforge.environments.sat.environment import Sat
 from agentforge.errors import UserError
 
@@ -76,6 +76,14 @@ def test_the_options_given_are_left_as_they_are() -> None:
         ("mine", {"class": "no.such.module:Class"}, "environments.mine.class: no.such.module:Class cannot be imported"),
         ("mine", {"class": f"{__name__}:Nothing"}, "cannot be imported"),
         ("mine", {"class": "Echo"}, "package.module:Class"),
+        ("mine", {"class": 5}, "environments.mine.class: 5 is no class; write it as package.module:Class"),
+        ("mine", {"class": ".registry:make"}, "is no class; write it as"),
+        ("affine:sat", {5: 5}, "affine:sat has no option '5'"),
+        ("affine:abd", {"allow_unisolated": "false"}, "allow_unisolated is true or false, not 'false'"),
+        ("affine:ded", {"timeout": float("inf")}, "timeout is a number above 0 to 3600, not inf"),
+        ("agentgym:babyai", {"levels": "GoToLocal"}, "levels is a list of names, not 'GoToLocal'"),
+        ("agentgym:babyai", {"levels": [["GoToLocal"]]}, "levels is a list of names"),
+        ("shop", {"products": 10**9}, "products is a whole number, from 10 to 1,000,000"),
         ("mine", {"class": ""}, "there is no environment 'mine'"),
         ("mine", {"class": "json:JSONDecoder"}, "is no subclass of"),
         ("mine", {"class": "json:loads"}, "is no subclass of"),
@@ -87,6 +95,20 @@ def test_what_is_wrong_is_said(id: str, options: dict[str, Any], said: str) -> N
         make(id, options)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_options_are_proved_without_what_they_need() -> None:
+    """`show` and `plan` run where neither server nor extra nor corpus is, and where the user's class need not be."""
+    check_options({
+        "affine:sat": {}, "affine:abd": {"corpus": "not/here"}, "agentgym:webshop": {"url": "http://127.0.0.1:1"},
+        "mine": {"class": "no.such.module:Class"}, "shop": None,
+    })  # fmt: skip
+    with pytest.raises(UserError, match="has no option 'corpse'; did you mean 'corpus'"):
+        check_options({"affine:abd": {"corpse": "x"}})
+    with pytest.raises(UserError, match="5 variables, 31 clauses and k = 5 none is unsatisfiable"):
+        check_options({"shop": {}, "affine:sat": {"n_vars": [5, 8], "unsat_share": 0.3}})
+    with pytest.raises(UserError, match="there is no environment 'affine:sta'; did you mean"):
+        check_options({"affine:sta": {}})
 
 
 def test_every_id_has_its_class() -> None:

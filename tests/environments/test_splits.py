@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentforge.environments import splits
 from agentforge.environments.base import Environment, Info, Step
 from agentforge.environments.registry import ENVIRONMENTS
 from agentforge.environments.splits import EVAL_SHARE, split_of, task_ids
@@ -74,6 +75,21 @@ def test_the_seed_decides_the_order() -> None:
     state = Random(0).getstate()
     assert task_ids(environment, "eval") == task_ids(environment, "eval")
     assert Random(0).getstate() == state
+
+
+@pytest.mark.parametrize("count", [None, 2_000_000])
+def test_endless_tasks_are_not_listed(count: int | None) -> None:
+    with pytest.raises(UserError, match=r"x has 2,147,483,648 tasks, of which 1,000,000 at most can be had at once"):
+        task_ids(Counted("x", 1 << 31), "train", count)
+
+
+def test_drawing_ends_although_nearly_all_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(splits, "COUNTABLE", 500)
+    environment = Counted("x", 501)
+    reserved = sum(split_of("x", task) == "eval" for task in range(501))
+    assert len(set(task_ids(environment, "eval", reserved))) == reserved
+    with pytest.raises(UserError, match=f"x has {reserved} eval tasks with these options, {reserved + 1} are wanted"):
+        task_ids(environment, "eval", reserved + 1)
 
 
 def test_more_than_there_are_is_refused() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import FalconH1Config, FalconH1ForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, FalconH1Config, FalconH1ForCausalLM
 
 from agentforge.errors import UserError
 from agentforge.export.agreement import Place
@@ -16,7 +16,8 @@ from agentforge.models.build import add_lora, build_model, from_scratch, load_mo
 from agentforge.models.locate_model import ModelLocation
 from agentforge.recipe.schema import Model
 from agentforge.rollouts.policies.transformers_policy import load_weights
-from agentforge.systems.adamba.modeling.modeling import AdambaForCausalLM
+from agentforge.systems.adamba.modeling.configuration import AdambaConfig
+from agentforge.systems.adamba.modeling.modeling import AdambaForCausalLM, AdambaModel
 from agentforge.trainers.batching import choose_packing
 
 SIZES: dict[str, Any] = {
@@ -64,10 +65,10 @@ def test_a_falcon_h1_that_is_no_adamba_stays_transformers_own(tmp_path: Path) ->
     ("fields", "message"),
     [
         ({"qk_nrm": True}, "has no field 'qk_nrm'; did you mean 'qk_norm'"),
-        ({"mlp": "relu"}, r"model\.config: TypeError: Field 'mlp' expected one of \('gated', 'relu2'\), got relu"),
-        ({"hidden_size": "x"}, r"model\.config: TypeError: Field 'hidden_size' expected int"),
-        ({"mamba_rms_norm": True}, "mamba_rms_norm: its norm couples"),
-        ({"mamba_n_heads": 3}, "mamba_n_heads must divide"),
+        ({"mlp": "relu"}, r"model\.config\.mlp is 'relu', it must be one of gated, relu2"),
+        ({"hidden_size": "x"}, r"model\.config\.hidden_size is 'x', it must be a whole number"),
+        ({"mamba_rms_norm": True}, "mamba_rms_norm: an Adamba cannot have it"),
+        ({"mamba_n_heads": 3}, "mamba_n_heads is 3; it must divide mamba_d_ssm"),
     ],
 )
 def test_a_config_that_makes_no_model_is_one_sentence(fields: dict[str, Any], message: str) -> None:
@@ -84,8 +85,36 @@ def test_documents_are_not_packed() -> None:
         choose_packing(model, True)
 
 
-@pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
-def test_lora_is_refused_where_a_nanochat_graft_bends_the_sum(target: str) -> None:
-    model = from_scratch(recipe(logit_softcap=15.0, embedding_norm=True), 64, seed=0)
-    with pytest.raises(UserError, match=rf"train\.lora\.target_modules: .*{target}"):
-        add_lora(model, {"r": 2, "target_modules": [target]}, seed=0)
+@pytest.mark.parametrize("switch", [{}, {"logit_softcap": 15.0, "embedding_norm": True}], ids=["plain", "switched"])
+def test_the_auto_classes_know_an_adamba(tmp_path: Path, switch: dict[str, Any]) -> None:
+    ids = torch.arange(20)[None]
+    made = from_scratch(recipe(**switch), 64, seed=0).eval()
+    made.save_pretrained(tmp_path)
+    wanted = made.model(ids).last_hidden_state
+    assert type(AutoModel.from_config(made.config)) is AdambaModel
+    assert type(AutoModelForCausalLM.from_config(made.config)) is AdambaForCausalLM
+    if switch:  # a plain one is a FalconH1 in its file
+        assert type(AutoConfig.from_pretrained(tmp_path)) is AdambaConfig
+        assert type(AutoModel.from_pretrained(tmp_path)) is AdambaModel
+    for opened in (AutoModel.from_pretrained(tmp_path), AdambaModel.from_pretrained(tmp_path)):
+        torch.testing.assert_close(opened.eval()(ids).last_hidden_state, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_lora_leaves_dropped_attention_out_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    for targets, more in (
+        (["q_proj", "o_proj", "in_proj"], {}),
+        ("all-linear", {"exclude_modules": ["out_proj"]}),
+        (r".*\.(q|k)_proj", {"exclude_modules": r".*\.k_proj"}),
+    ):
+        model = from_scratch(recipe(dropped_attention=[1]), 64, seed=0)
+        with caplog.at_level("INFO"):
+            adapted = add_lora(model, {"r": 2, "target_modules": targets, **more}, seed=0)
+        assert "no LoRA on the attention of layers 1: it is dropped" in caplog.text
+        names = [name for name, parameter in adapted.named_parameters() if parameter.requires_grad]
+        assert any("layers.0.self_attn.q_proj" in name for name in names)
+        assert not any("layers.1.self_attn" in name or "out_proj" in name for name in names)
+        adapted(torch.arange(20)[None], labels=torch.arange(20)[None]).loss.backward()
+        assert all(parameter.grad is not None for parameter in adapted.parameters() if parameter.requires_grad)
+    model = from_scratch(recipe(dropped_attention=[0, 1]), 64, seed=0)
+    with pytest.raises(UserError, match=r"every q_proj is in dropped attention \(layers 0, 1\)"):
+        add_lora(model, {"r": 2, "target_modules": ["q_proj"]}, seed=0)

@@ -20,9 +20,9 @@ from agentforge.models.surgery import surgery
 from agentforge.pipeline import run
 from agentforge.recipe.schema import Recipe
 from agentforge.systems.adamba.exits.exits import Exit, ExitGate, load_exits, load_gates, save_exits, save_gates
+from agentforge.systems.adamba.modeling.embedding_and_head import head
 from agentforge.systems.adamba.modeling.shape import Shape
 from agentforge.systems.adamba.surgery.proof import load
-from agentforge.systems.adamba.widths.elastic import head
 from tests.systems.adamba.checkpoints import loud, some_gate
 
 MAMBA = {"d_state": 4, "chunk": 16}

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from agentforge.environments.sandbox import sandbox
+from agentforge.environments.sandbox.sandbox import isolation_problem
 from agentforge.planning import doctor
 from agentforge.planning.doctor import Check, diagnose, requirements
 from agentforge.recipe.hardware import Gpu, Machine
@@ -30,8 +32,15 @@ def by_name(checks: list[Check]) -> dict[str, Check]:
 
 def test_without_a_recipe_it_looks_at_the_machine_alone() -> None:
     checks = by_name(diagnose())
-    assert set(checks) == {"python", "libraries", "torch", "machine", "disk", "gguf"}
+    assert set(checks) == {"python", "libraries", "torch", "machine", "disk", "gguf", "sandbox"}
     assert checks["libraries"].state == "ok"
+    assert checks["sandbox"].state == ("ok" if isolation_problem() is None else "warn")
+
+
+def test_a_sandbox_that_is_not_isolated_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "isolation_problem", lambda: "unshare: Operation not permitted")
+    check = by_name(diagnose())["sandbox"]
+    assert check.state == "warn" and "NOT isolated (unshare" in check.detail and "sysctl" in check.mend
 
 
 def test_a_cpu_user_learns_why_not_here_and_what_it_would_cost(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,7 +56,7 @@ def test_a_cpu_user_learns_why_not_here_and_what_it_would_cost(monkeypatch: pyte
         "on 1xh200 about 26.9 h and $94",
     ):
         assert part in hardware.detail
-    assert checks["host memory"].state == "missing" and "61.0 are needed" in checks["host memory"].detail
+    assert checks["host memory"].state == "missing" and "needs 61.0" in checks["host memory"].detail
     assert checks["base"] == Check(
         "base",
         "missing",

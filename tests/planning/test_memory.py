@@ -103,7 +103,7 @@ def test_the_plan_recomputes_only_where_it_must() -> None:
 
 
 def test_an_unknown_shape_recomputes_to_be_safe() -> None:
-    unknown = Recipe.model_validate({"name": "x", "model": {"config": {"model_type": "mamba2"}}})
+    unknown = Recipe.model_validate({"name": "x", "model": {"path": "nobody/knows"}})
     assert needs_gradient_checkpointing(unknown)
 
 

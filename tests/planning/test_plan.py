@@ -67,14 +67,14 @@ def verdicts() -> dict[str, str]:
     ("says", "because"),
     [
         ("LoRA r=64", "right"),
-        ("~2.2 s/step", "14,895 tokens a second"),
-        ("training (5000 steps) ~11", "7.92 s a step is 4,137 tokens a second"),
-        ("~11 hours at ~2.2", "5000 x 2.2 s = 3.06 h, and 11 h = 7.92 s a step"),
+        ("~2.2 s/step", "14,895 tokens per second"),
+        ("training (5000 steps) ~11", "7.92 s per step is 4,137 tokens per second"),
+        ("~11 hours at ~2.2", "5000 x 2.2 s = 3.06 h, and 11 h = 7.92 s per step"),
         ("1x NVIDIA H100/H200", "one H100 has 79.1 GiB, not 130"),
         ("mixed dataset (300K", "0.27 of one epoch"),
         ("127,366 total", "0.63 of one epoch"),
         ("127,366 examples:", "add up to 211,689 rows"),
-        ("10 % Western", "89 of 127,366 rows are 0.07%; 10% would repeat each 143 times"),
+        ("10 % Western", "89 of 127,366 rows are 0.07%; 10% would repeat each row 143 times"),
         ("7 HuggingFace", "and the base is 65.5 GB more"),
     ],
 )
@@ -89,7 +89,7 @@ def test_impossible_speed_is_impossible_even_without_recomputation() -> None:
 
 
 def test_over_budget_is_refused() -> None:
-    with pytest.raises(CheckRefused, match=r"likely to cost \$9\d\.\d\d .* budget\.max_cost is \$60\.00") as caught:
+    with pytest.raises(CheckRefused, match=r"will probably cost \$9\d\.\d\d .* budget\.max_cost is \$60\.00") as caught:
         check_budget(make_plan(load_recipe("aj", ["budget.max_cost=60"])))
     assert caught.value.exit_code == 3
     with pytest.raises(CheckRefused, match=r"budget\.max_hours is 12"):
@@ -97,7 +97,7 @@ def test_over_budget_is_refused() -> None:
 
 
 def test_what_cannot_fit_is_refused() -> None:
-    with pytest.raises(CheckRefused, match=r"needs 76\.9 GiB on each device and 8 % to spare, 1xh100"):
+    with pytest.raises(CheckRefused, match=r"needs 76\.9 GiB per device and 8 % to spare, but 1xh100"):
         check_budget(make_plan(load_recipe("aj", ["hardware=1xh100"])))
 
 
@@ -137,7 +137,7 @@ def test_a_directory_s_config_comes_first(tmp_path: Path) -> None:
 def test_the_tiny_profile_knows_the_base_that_is_not_made_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load_recipe("aj", ["output_dir=elsewhere"], profile="tiny")
     assert shape_of(load_recipe("aj", profile="tiny")).hidden_size == 256
-    with pytest.raises(UserError, match="is not here and its shape is not known"):
+    with pytest.raises(UserError, match="is not here, so its shape is not known"):
         shape_of(recipe.model_copy(update={"model": recipe.model.model_copy(update={"path": "elsewhere/nothing"})}))
 
 

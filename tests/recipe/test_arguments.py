@@ -112,7 +112,7 @@ def test_fields_that_ppo_has_otherwise_say_how(name: str) -> None:
 
 
 def test_the_tables_are_those_of_the_installed_versions() -> None:
-    from agentforge.recipe.tables.__main__ import all_tables, to_json
+    from agentforge.trainers.field_tables import all_tables, to_json
 
     for name, table in all_tables().items():
         committed = (HERE / f"{name}.json").read_text(encoding="utf-8")
@@ -120,9 +120,10 @@ def test_the_tables_are_those_of_the_installed_versions() -> None:
 
 
 def test_hand_written_choices_stand_in_the_libraries_source() -> None:
-    from agentforge.recipe.tables.__main__ import CHOICES, DPO_LOSSES
     from trl import DPOTrainer, GRPOTrainer
     from trl.generation import vllm_generation
+
+    from agentforge.trainers.field_tables import CHOICES, DPO_LOSSES
 
     sources = {
         "GRPOConfig": inspect.getsource(inspect.getmodule(GRPOTrainer)) + inspect.getsource(vllm_generation),

@@ -1,9 +1,19 @@
 """The machine that is named and the machine that is here."""
 
+import os
+
 import pytest
 
 from agentforge.errors import UserError
-from agentforge.recipe.hardware import Gpu, Machine, choose_profile, load_hardware, parse_gpus, this_machine
+from agentforge.recipe.hardware import (
+    Gpu,
+    Machine,
+    available_cores,
+    choose_profile,
+    load_hardware,
+    parse_gpus,
+    this_machine,
+)
 from agentforge.recipe.yaml_files import config_roots
 
 H200 = Gpu("NVIDIA H200", 140.4)
@@ -21,6 +31,20 @@ def test_shipped_hardware_is_plausible(name: str) -> None:
 def test_memory_is_what_can_be_allocated_not_what_the_box_says() -> None:
     assert load_hardware("1xh200").memory_gib < 140.4 < 141
     assert load_hardware("1xh100").memory_gib < 79.65 < 80
+
+
+def test_the_price_is_of_the_whole_machine_with_or_without_a_gpu() -> None:
+    assert load_hardware("8xh200").dollars_per_hour == 8 * load_hardware("8xh200").dollars_per_gpu_hour
+    rented = load_hardware("cpu").model_copy(update={"dollars_per_gpu_hour": 0.2})
+    assert rented.dollars_per_hour == 0.2, "a rented CPU machine was free in train, evaluate and the report"
+
+
+def test_cores_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 5}, raising=False)
+    assert available_cores() == 2
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    assert available_cores() == 7
 
 
 def test_nvidia_smi_is_read() -> None:

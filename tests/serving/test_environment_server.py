@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,8 +24,9 @@ from agentforge.environments.splits import split_of, task_ids
 from agentforge.environments.text_game import Game, InvalidAction, Outcome, say
 from agentforge.errors import UserError
 from agentforge.serving.environment_server import create_app
-from agentforge.serving.environment_sessions import Sessions
-from tests.environments.fake_agentgym import serving
+from agentforge.serving.environment_sessions import Refused, Sessions
+
+from ..environments.fake_agentgym import serving
 
 TOY = f"{__name__}:Toy"
 http = httpx.Client()  # each of its own would read the certificates
@@ -35,6 +37,7 @@ class Toy(Game):
 
     id: ClassVar[str] = "toy"
     closed: ClassVar[list[int]] = []
+    UNLUCKY: ClassVar[int] = 1313
     instructions = "Say the sum."
     action_tool = act_tool("Say it.", "the sum")
 
@@ -51,6 +54,8 @@ class Toy(Game):
         return task_id // 10
 
     def begin(self, seed: int, task_id: int) -> str:
+        if seed == self.UNLUCKY:
+            raise EnvironmentFailed("broken")
         self.sum = seed + task_id
         return f"{seed} + {task_id} = ?"
 
@@ -109,6 +114,7 @@ def test_it_is_the_same_environment(served: Served) -> None:
         ["Action: 1", "Action: 12"],
     ):
         assert played(served, turns, 5, 7) == played(own, turns, 5, 7)
+    assert served.reset(5, 7) == own.reset(5, 7)
     assert served.expert() == own.expert()
     assert served.baseline("random", Random(1)) in ("Action: 12", "Action: 0")
 
@@ -171,6 +177,15 @@ def test_many_episodes_at_one_time(url: str) -> None:
         ("step", {"id": "MINE", "action": "crash"}, 500, "the server's log says why"),
         ("openenv/step", {"action": {"a": "1", "b": "2"}}, 422, "an action is one text"),
         ("openenv/step", {"action": {"text": "1"}, "episode_id": "none"}, 404, "there is no environment none"),
+        ("reset", {"id": "MINE", "data_idx": 10**30}, 422, "body.data_idx: "),
+        ("reset", {"id": "MINE", "data_idx": -1}, 422, "body.data_idx: "),
+        ("reset", {"id": "MINE", "data_idx": "3"}, 422, "body.data_idx: "),
+        ("reset", {"id": "MINE", "data_idx": True}, 422, "body.data_idx: "),
+        ("reset", {"id": "MINE", "seed": 10**30}, 422, "body.seed: "),
+        ("step", {"id": 10**30}, 422, "body.id: "),
+        ("baseline", {"id": "MINE", "name": "nobody"}, 400, "name: toy has no baseline 'nobody'; it has: random"),
+        ("openenv/reset", {"task_id": 50}, 400, "task_id: toy has the tasks 0 to 49, not 50"),
+        ("nowhere", {}, 404, "POST /nowhere: Not Found"),
     ],
 )
 def test_bad_calls_are_told(url: str, path: str, body: dict[str, Any], status: int, told: str) -> None:
@@ -190,6 +205,86 @@ def test_an_episode_that_is_over_or_has_not_begun(url: str) -> None:
     assert http.post(f"{url}/step", json=step).json()["done"] is True
     assert "/reset begins the next" in http.post(f"{url}/step", json=step).json()["error"]
     http.post(f"{url}/close", json={"id": mine})
+
+
+@pytest.mark.parametrize("path", ["expert", "baseline", "step"])
+def test_nothing_is_asked_of_an_episode_that_has_not_begun(url: str, path: str) -> None:
+    mine = http.post(f"{url}/create").json()["id"]
+    answer = http.post(f"{url}/{path}", json={"id": mine, "turn": "x"})
+    assert (answer.status_code, "/reset comes first" in answer.json()["error"]) == (409, True)
+    http.post(f"{url}/reset", json={"id": mine})
+    http.post(f"{url}/step", json={"id": mine, "action": "0"})
+    answer = http.post(f"{url}/{path}", json={"id": mine, "turn": "x"})
+    assert (answer.status_code, "/reset begins the next" in answer.json()["error"]) == (409, True)
+    http.post(f"{url}/close", json={"id": mine})
+
+
+def test_a_reset_that_fails_takes_no_room(url: str) -> None:
+    before = http.get(f"{url}/info").json()["in_use"]
+    for body in ({"task_id": 99}, {"task_id": 13, "seed": Toy.UNLUCKY}):
+        assert http.post(f"{url}/openenv/reset", json=body | {"episode_id": "one of many"}).status_code in (400, 502)
+    assert http.get(f"{url}/info").json()["in_use"] == before
+
+
+def test_a_large_body_is_refused() -> None:
+    with serving(create_app("toy", {"class": TOY}, most_bytes=1000)) as address:
+        for body in (b'{"id": 1, "turn": "' + b"x" * 5000 + b'"}', iter([b"x" * 600] * 4)):
+            answer = http.post(f"{address}/step", content=body, headers={"Content-Type": "application/json"})
+            assert (answer.status_code, "more than 1,000 bytes" in answer.json()["error"]) == (413, True)
+        assert http.post(f"{address}/create").status_code == 200
+
+
+def test_a_session_that_is_closed_meanwhile_is_not_used() -> None:
+    """A call that waits for another one finds out when it gets its turn."""
+    sessions = Sessions(Toy, 5, 60)
+    key = sessions.create()
+    with sessions.using(key) as session:
+        pass
+
+    class Lost:
+        """A lock that another thread gets first."""
+
+        def __enter__(self) -> None:
+            session.closed = True
+
+        def __exit__(self, *exception: object) -> None:
+            pass
+
+    session.lock = Lost()  # type: ignore[assignment]
+    with pytest.raises(Refused, match="there is no environment"), sessions.using(key):
+        raise AssertionError("it is closed")
+
+
+def test_one_that_plays_for_long_is_not_idle() -> None:
+    sessions = Sessions(Toy, 5, idle_seconds=0.0)
+    key = sessions.create()
+    with sessions.using(key):
+        sessions.expire()
+        assert key in sessions
+    sessions.expire()
+    assert key not in sessions
+
+
+def test_making_an_environment_keeps_nobody_waiting() -> None:
+    making, made = threading.Event(), threading.Event()
+
+    def build() -> Toy:
+        making.set()
+        assert made.wait(5)
+        return Toy()
+
+    sessions = Sessions(build, 1, 60)
+    with ThreadPoolExecutor(1) as threads:
+        slow = threads.submit(sessions.create)
+        assert making.wait(5)
+        with pytest.raises(Refused, match="1 environments are in use"):  # at once, not when the first is made
+            sessions.create()
+        made.set()
+        sessions.close(slow.result(5))
+    failing = Sessions(lambda: 1 / 0, 1, 60)  # type: ignore[arg-type, return-value]
+    for _ in range(2):  # the place of one that could not be made is free again
+        with pytest.raises(ZeroDivisionError):
+            failing.create()
 
 
 def test_there_is_a_most(url: str) -> None:
@@ -212,6 +307,25 @@ def test_idle_environments_are_closed() -> None:
         with pytest.raises(EnvironmentFailed, match="closed after being idle"):
             served.step("Action: 3")
         assert served.reset(1, 2) == "1 + 2 = ?", "the next episode gets a new one"
+
+
+def test_a_crash_leaves_nothing_open() -> None:
+    """After an answer with 500 uvicorn ends the connection, at the moment at which the client sends its /close."""
+    with serving(create_app("toy", {"class": TOY}, max_sessions=3)) as address:
+        for task in range(30):
+            served = Served(address)
+            served.reset(0, task)
+            with pytest.raises(EnvironmentFailed, match="HTTP 500"):
+                served.step("Action: crash")
+            served._server.close()
+        assert http.get(f"{address}/info").json()["in_use"] == 0
+
+
+def test_difficulties_are_known_when_the_server_has_gone() -> None:
+    with serving(create_app("toy", {"class": TOY})) as address:
+        played, other = Served(address), Served(address)
+        played.reset(0, 33)
+    assert other.difficulty(33) == 3
 
 
 def test_a_closed_server_closes_what_is_open() -> None:

@@ -1,6 +1,15 @@
 """How each of AgentGym's servers speaks. No two of them agree on names, on what a reward is, or on when it is over.
 
 As of github.com/WooooDyy/AgentGym at 3ef9235 (May 2026). Differences to the rest are said where they are handled.
+
+How to read this: `Dialect` is what most servers have in common, and each subclass overrides only what its server does
+otherwise. One call goes through these methods, of which a subclass may change any::
+
+    reset -> POST /reset -> opening (the observation) -> actions (what is possible) -> Reply
+    step  -> clean (the action) -> POST /step -> read -> opening, actions -> Reply
+
+Every part of an answer is taken with `field`, `number` or `texts`, never with ``answer[key]`` alone: an answer may be
+anything, and what is not as it must be becomes `EnvironmentFailed`.
 """
 
 from __future__ import annotations
@@ -8,15 +17,20 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar, NamedTuple
 
-from agentforge.environments.agentgym.http import Connection, field, number
-from agentforge.environments.base import EnvironmentFailed
+from agentforge.environments.agentgym.http import Connection, field, number, texts
 
 WORDS = "WORDS"
+"""Stands for what to search for in WebShop's listed actions, until the instruction is known."""
 NOT_PLAIN = re.compile(r"[^A-Za-z0-9, ]+")
+"""What AgentGym's own clients of BabyAI and TextCraft take out of an action before they send it."""
 
 
 class Reply(NamedTuple):
-    """One answer in our terms; ``score`` in [0, 1] is of the whole episode so far."""
+    """One answer in our terms; ``score`` in [0, 1] is of the whole episode so far.
+
+    ``valid`` is false where the server did nothing with the action; ``available`` is None where it does not say what
+    is possible, and when the episode is over.
+    """
 
     observation: str
     reward: float
@@ -52,7 +66,7 @@ class Dialect:
     def create(self) -> int:
         """Return the number of a new environment."""
         answer = self.connection.post("create", {}, again=True)
-        return int(field(self.connection, answer, "id", int))
+        return field(self.connection, answer, "id", int)
 
     def reset(self, number_: int, task_id: int) -> Reply:
         """Begin a task."""
@@ -65,26 +79,29 @@ class Dialect:
         return self.read(number_, answer)
 
     def close(self, number_: int) -> None:
-        """Free an environment, where the server can."""
-        try:
-            self.connection.post("close", {self.key: number_})
-        except EnvironmentFailed:  # webshop and alfworld have no /close and answer 404
-            return
+        """Free an environment, where the server can: webshop and alfworld have no /close and answer 404."""
+        self.connection.free({self.key: number_})
 
     def opening(self, number_: int, answer: Any) -> str:
-        return str(field(self.connection, answer, "observation", str))
+        """Return what the model is shown of an answer."""
+        return field(self.connection, answer, "observation", str)
 
     def actions(self, number_: int, answer: Any) -> list[str] | None:
+        """Return what is possible now, as the model would write it."""
         return None
 
     def clean(self, action: str) -> str:
+        """Return an action as the server wants it."""
         return action
 
     def read(self, number_: int, answer: Any) -> Reply:
+        """Return the answer to /step in our terms."""
         observation = self.opening(number_, answer)
         reward = number(self.connection, answer, "reward")
+        # The first reward ends the episode, whatever ``done`` says: none of these servers pays on the way.
         success = reward > 0
-        over = success or field(self.connection, answer, "done", bool)
+        over = field(self.connection, answer, "done", bool) or success
+        # There is no flag for an action that did nothing; the first words of the observation are all that tells.
         valid = not observation.strip().startswith(self.refusals) if self.refusals else True
         available = None if over else self.actions(number_, answer)
         return Reply(observation, reward, max(0.0, min(1.0, reward)), success, over, valid, available)
@@ -125,7 +142,8 @@ class BabyAI(Dialect):
         return " ".join(NOT_PLAIN.sub("", action).split())
 
     def actions(self, number_: int, answer: Any) -> list[str] | None:
-        listed = str(answer["observation"]).rpartition("Available actions: [")[2]
+        # The list is the end of the observation, as text: ... Available actions: ["turn left", "go to red ball 1"]
+        listed = self.opening(number_, answer).rpartition("Available actions: [")[2]
         return re.findall(r'"([^"]+)"', listed) or None
 
 
@@ -150,10 +168,11 @@ class SciWorld(Dialect):
         return f"{task}\n{observation}" if isinstance(task, str) else observation
 
     def read(self, number_: int, answer: Any) -> Reply:
-        observation = str(field(self.connection, answer, "observation", str))
+        # Not `opening`: the task is said once, with the first observation, and not after every step.
+        observation = field(self.connection, answer, "observation", str)
         score = number(self.connection, answer, "score")
         success = score >= 100
-        over = success or field(self.connection, answer, "done", bool)
+        over = field(self.connection, answer, "done", bool) or success
         reward = number(self.connection, answer, "reward") / 100
         valid = not observation.strip().startswith(self.refusals)
         return Reply(observation, reward, max(0.0, min(100.0, score)) / 100, success, over, valid)
@@ -181,15 +200,20 @@ class ALFWorld(Dialect):
         return f"{observation}\nAVAILABLE ACTIONS: {','.join(actions)}" if actions else observation
 
     def actions(self, number_: int, answer: Any) -> list[str] | None:
-        found = answer.get("available_actions")
-        return [str(action) for action in found] if isinstance(found, list) else None
+        return texts(self.connection, answer, "available_actions") if answer.get("available_actions") else None
 
 
 class WebShop(Dialect):
     """The number is called ``env_idx`` and `create` returns it bare; the task is a ``session_id``.
 
     The reply to /reset has no observation to rely on, so it is asked for. What can be clicked is asked for as well:
-    an action that is not possible changes nothing and is not called invalid by the server.
+    an action that is not possible changes nothing and is not called invalid by the server. So there are three calls
+    where others have one::
+
+        reset: POST /reset, GET /observation, GET /available_actions
+        step:  POST /step, GET /available_actions (unless it is over)
+
+    and whether an action is valid is decided here, by what was possible before it.
     """
 
     launch = "webshop --port 36001"
@@ -204,25 +228,27 @@ class WebShop(Dialect):
 
     def __init__(self, connection: Connection) -> None:
         super().__init__(connection)
-        self._bar = False
-        self._clicks: list[str] = []
-        self._wish = ""
+        self._bar = False  # whether the page has a search bar
+        self._clicks: list[str] = []  # what can be clicked on it
+        self._wish = ""  # what `random` searches for: the instruction, word by word
 
     def create(self) -> int:
+        # The answer is a bare number. `field` takes it out of a list of one, with the same checks as elsewhere.
         answer = self.connection.post("create", {}, again=True)
-        return int(field(self.connection, [answer], 0, int))
+        return field(self.connection, [answer], 0, int)
 
     def opening(self, number_: int, answer: Any) -> str:
-        return str(field(self.connection, [self.connection.get("observation", env_idx=number_)], 0, str))
+        return field(self.connection, [self.connection.get("observation", env_idx=number_)], 0, str)
 
     def actions(self, number_: int, answer: Any) -> list[str] | None:
         page = self.connection.get("available_actions", env_idx=number_)
         self._bar = field(self.connection, page, "has_search_bar", bool)
-        self._clicks = [str(value).lower() for value in field(self.connection, page, "clickables", list)]
+        self._clicks = [value.lower() for value in texts(self.connection, page, "clickables")]
         clicks = [f"click[{value}]" for value in self._clicks if not (self._bar and value == "search")]
         return [*([f"search[{self._wish}]"] if self._bar else []), *clicks]
 
     def reset(self, number_: int, task_id: int) -> Reply:
+        # `actions` needs the wish and is asked together with the observation that holds it: a placeholder until then.
         self._wish = WORDS
         reply = super().reset(number_, task_id)
         parts = reply.observation.split(" [SEP] ")
@@ -241,7 +267,7 @@ class WebShop(Dialect):
     def read(self, number_: int, answer: Any) -> Reply:
         reward = number(self.connection, answer, "reward")
         over = field(self.connection, answer, "done", bool)
-        observation = str(field(self.connection, answer, "state", str))
+        observation = field(self.connection, answer, "state", str)
         available = None if over else self.actions(number_, answer)
         return Reply(observation, reward, max(0.0, min(1.0, reward)), over and reward >= 1, over, True, available)
 

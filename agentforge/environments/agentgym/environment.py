@@ -2,23 +2,44 @@
 
 What an episode is depends on the server as well: AgentGym's TextCraft, for one, draws another prompt for the same task
 under another hash seed.
+
+Three layers lie below: `agentgym.http` turns any answer into plain values or `EnvironmentFailed`, `agentgym.dialects`
+gives these values their meaning, and `agentgym.held` keeps the number of the environment on the server.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
+
+import httpx2 as httpx
 
 from agentforge.environments.actions import act_tool
 from agentforge.environments.agentgym.dialects import DIALECTS, Reply
-from agentforge.environments.agentgym.http import Connection, Unreachable, field, number
+from agentforge.environments.agentgym.held import Held
+from agentforge.environments.agentgym.http import Connection, Unreachable, field, number, texts
 from agentforge.environments.base import Environment, EnvironmentFailed, Info, Step
 from agentforge.environments.options import as_choice, as_count, as_number
-from agentforge.environments.text_game import FORMAT, Game, Outcome
+from agentforge.environments.text_game import FORMAT, TASKS, Game, Outcome
 from agentforge.errors import UserError
+
+Answer = TypeVar("Answer")
 
 TURNS = {"webshop": 10, "alfworld": 30, "babyai": 20, "sciworld": 30, "textcraft": 20}
 """Model turns of an episode in AgentGym's own evaluation scripts."""
+
+DAY = 86_400.0
+
+_difficulties: dict[tuple[str, str, int], dict[int, int]] = {}
+"""Of the tasks that were played, by address, id and number of tasks of what is served there.
+
+An evaluation asks for them when all is played, of one object of the many that played. If it had to ask the server then,
+a server that is gone by that time would cost the whole evaluation.
+"""
+
+_right: dict[tuple[str, str], Any] = {}
+"""What servers answered to the first call of this process, by dialect and address: see `_first_call`."""
 
 
 class Remote(Game):
@@ -29,7 +50,10 @@ class Remote(Game):
         url: of the server.
         tasks: how many tasks it has, or how many of its first are played.
         max_turns: of an episode; None: as AgentGym's evaluation.
-        timeout: seconds for one answer.
+        timeout: seconds for one whole answer.
+
+    Raises:
+        UserError: an option is wrong, or no such server is there.
     """
 
     id: ClassVar[str] = "agentgym:remote"
@@ -44,32 +68,29 @@ class Remote(Game):
     ) -> None:
         key = f"environments.{self.id}"
         kind = DIALECTS[as_choice(dialect, f"{key}.dialect", tuple(DIALECTS))]
-        super().__init__(as_count(max_turns or TURNS[dialect], f"{key}.max_turns"))
+        super().__init__(TURNS[dialect] if max_turns is None else max_turns)
         launch = f"`{kind.launch}` in the folder agentenv-{dialect} of github.com/WooooDyy/AgentGym"
         self._server = _connect(key, url, timeout, f"AgentGym {dialect}", launch)
-        self._tasks = as_count(tasks, f"{key}.tasks")
+        self._tasks = as_count(tasks, f"{key}.tasks", most=TASKS)
         self.instructions = f"{kind.rules} {FORMAT}"
         self.action_tool = act_tool("Take one action in the environment.", "one action, as described")
         setattr(self, "graded", kind.graded)  # noqa: B010  of this object: one class speaks every dialect
         setattr(self, "baselines", ("random",) if kind.lists_actions else ())  # noqa: B010
         self._dialect = kind(self._server)
-        self._number: int | None = None
+        self._held = Held(self._server.name, self._dialect.create, self._dialect.close)
         self._reply: Reply | None = None
-        _first_call(self._server, self._create, launch)
+        _first_call(self._server, dialect, launch, lambda: self._held.open() and None)
 
     @property
     def tasks(self) -> int:
         return self._tasks
 
     def begin(self, seed: int, task_id: int) -> str:
-        self._reply = self._guarded(lambda: self._dialect.reset(self._create(), task_id))
+        self._reply = self._held.begin(lambda held: self._dialect.reset(held, task_id))
         return self._reply.observation
 
     def act(self, action: str) -> Outcome:
-        if self._number is None:
-            raise EnvironmentFailed(f"{self._server.name} has lost this episode; reset begins another")
-        held = self._number
-        self._reply = reply = self._guarded(lambda: self._dialect.step(held, action))
+        self._reply = reply = self._held.go_on(lambda held: self._dialect.step(held, action))
         return Outcome(reply.observation, reply.reward, reply.score, reply.success, reply.over)
 
     def step(self, text: str) -> Step:
@@ -85,25 +106,8 @@ class Remote(Game):
         return (self._reply.available if self._reply else None) or []
 
     def close(self) -> None:
-        if self._number is not None:
-            self._dialect.close(self._number)
-            self._number = None
+        self._held.give_back()
         self._server.close()
-
-    def _create(self) -> int:
-        """Return the number of the environment on the server, a new one if the last was lost."""
-        if self._number is None:
-            self._number = self._dialect.create()
-        return self._number
-
-    def _guarded(self, ask: Any) -> Reply:
-        """Ask the server; if that fails, nobody knows in which state the environment is, and it is not used again."""
-        try:
-            reply: Reply = ask()
-        except EnvironmentFailed:
-            self._number = None
-            raise
-        return reply
 
 
 class WebShop(Remote):
@@ -122,7 +126,10 @@ class Served(Environment):
 
     Args:
         url: of the server.
-        timeout: seconds for one answer.
+        timeout: seconds for one whole answer.
+
+    Raises:
+        UserError: an option is wrong, or no such server is there.
     """
 
     id: ClassVar[str] = "served"
@@ -130,85 +137,128 @@ class Served(Environment):
     def __init__(self, url: str | None = None, timeout: float = 60.0) -> None:
         launch = "`agentforge serve-env ENVIRONMENT`"
         self._server = server = _connect("environments.served", url, timeout, "agentforge", launch)
-        self._number: int | None = None
-        about = _first_call(server, lambda: server.get("info"), launch)
-        for name, kind in (("id", str), ("instructions", str), ("graded", bool), ("action_tool", dict)):
-            setattr(self, name, field(server, about, name, kind))
-        self.max_turns = field(server, about, "max_turns", int)
-        setattr(self, "baselines", tuple(field(server, about, "baselines", list)))  # noqa: B010
-        self._tasks = int(field(server, about, "tasks", int))
+        tasks, about = _first_call(server, "served", launch, lambda: _about(server))
+        self._tasks: int = tasks
+        for name, value in about.items():
+            setattr(self, name, value)
+        self._difficulties = _difficulties.setdefault((server.url, self.id, tasks), {})
+        self._held = Held(server.name, self._create, self._free)
 
     @property
     def tasks(self) -> int:
         return self._tasks
 
     def difficulty(self, task_id: int) -> int:
-        return int(field(self._server, self._server.get("difficulty", task_id=task_id), "difficulty", int))
+        if task_id not in self._difficulties:
+            answer = self._server.get("difficulty", task_id=task_id)
+            self._difficulties[task_id] = field(self._server, answer, "difficulty", int)
+        return self._difficulties[task_id]
 
     def reset(self, seed: int, task_id: int) -> str:
         if not 0 <= task_id < self._tasks:
             raise UserError(f"{self.id} has the tasks 0 to {self._tasks - 1} with these options, not {task_id}")
-        try:
-            if self._number is None:
-                self._number = field(self._server, self._server.post("create", {}, again=True), "id", int)
-            body = {"id": self._number, "seed": seed, "data_idx": task_id}
-            return str(field(self._server, self._server.post("reset", body, again=True), "observation", str))
-        except EnvironmentFailed:
-            self._number = None
-            raise
+
+        def ask(held: int) -> str:
+            answer = self._server.post("reset", {"id": held, "seed": seed, "data_idx": task_id}, again=True)
+            self._difficulties[task_id] = field(self._server, answer, "difficulty", int)
+            return field(self._server, answer, "observation", str)
+
+        return self._held.begin(ask)
 
     def step(self, text: str) -> Step:
-        answer = self._ask("step", turn=text)
-        info: Info = field(self._server, answer, "info", dict)
-        observation = field(self._server, answer, "observation", str)
-        terminated, truncated = (field(self._server, answer, name, bool) for name in ("terminated", "truncated"))
-        return Step(observation, number(self._server, answer, "reward"), terminated, truncated, info)
+        return self._held.go_on(lambda held: _step(self._server, self._server.post("step", {"id": held, "turn": text})))
 
     def expert(self) -> str | None:
         turn = self._ask("expert").get("turn")
         return turn if isinstance(turn, str) else None
 
     def baseline(self, name: str, random: Random) -> str:
-        return str(field(self._server, self._ask("baseline", name=name, seed=random.getrandbits(32)), "turn", str))
+        return field(self._server, self._ask("baseline", name=name, seed=random.getrandbits(32)), "turn", str)
 
     def close(self) -> None:
-        if self._number is not None:
-            try:
-                self._server.post("close", {"id": self._number})
-            except EnvironmentFailed:
-                self._number = None  # the server frees it when it has been idle for long
+        self._held.give_back()
         self._server.close()
 
-    def _ask(self, path: str, **body: Any) -> Any:
-        if self._number is None:
-            raise EnvironmentFailed(f"{self._server.name} has lost this episode; reset begins another")
-        try:
-            return self._server.post(path, {"id": self._number, **body})
-        except EnvironmentFailed:
-            self._number = None
-            raise
+    def _ask(self, path: str, **body: Any) -> dict[str, Any]:
+        def ask(held: int) -> dict[str, Any]:
+            return field(self._server, [self._server.post(path, {"id": held, **body})], 0, dict)
+
+        return self._held.go_on(ask)
+
+    def _create(self) -> int:
+        return field(self._server, self._server.post("create", {}, again=True), "id", int)
+
+    def _free(self, held: int) -> None:
+        self._server.free({"id": held})
+
+
+def _about(server: Connection) -> tuple[int, dict[str, Any]]:
+    """Return how many tasks a `serve-env` has, and the other attributes of its `Environment`."""
+    answer = server.get("info")
+    about: dict[str, Any] = {
+        "id": field(server, answer, "id", str),
+        "instructions": field(server, answer, "instructions", str),
+        "graded": field(server, answer, "graded", bool),
+        "action_tool": field(server, answer, "action_tool", dict),
+        "baselines": tuple(texts(server, answer, "baselines")),
+        "max_turns": field(server, answer, "max_turns", int),
+    }
+    tasks = field(server, answer, "tasks", int)
+    if not 1 <= tasks <= TASKS or about["max_turns"] < 1:
+        raise EnvironmentFailed(f"{server.name} offers {tasks} tasks of {about['max_turns']} turns")
+    return tasks, about
+
+
+def _step(server: Connection, answer: Any) -> Step:
+    """Return the answer to /step; of its info only what `Info` knows, so that no server's words reach our files."""
+    told = field(server, answer, "info", dict)
+    info = Info(
+        success=field(server, told, "success", bool),
+        valid_action=field(server, told, "valid_action", bool),
+        score=number(server, told, "score"),
+    )
+    if not 0.0 <= info["score"] <= 1.0:
+        raise EnvironmentFailed(f"{server.name} sent 'score' as {info['score']}; a score is from 0 to 1")
+    if "problem" in told:
+        info["problem"] = field(server, told, "problem", str)
+    if "available_actions" in told:
+        info["available_actions"] = texts(server, told, "available_actions")
+    terminated, truncated = (field(server, answer, name, bool) for name in ("terminated", "truncated"))
+    observation = field(server, answer, "observation", str)
+    return Step(observation, number(server, answer, "reward"), terminated, truncated, info)
 
 
 def _connect(key: str, url: str | None, timeout: float, name: str, launch: str) -> Connection:
-    as_number(timeout, f"{key}.timeout", over=True)
+    as_number(timeout, f"{key}.timeout", over=True, most=DAY)
     if not url:
         raise UserError(f"{key} needs a server: start it with {launch} and give its address as url: http://HOST:PORT")
-    if not isinstance(url, str) or not url.startswith(("http://", "https://")):
+    try:
+        right = isinstance(url, str) and url.startswith(("http://", "https://")) and bool(httpx.URL(url).host)
+    except httpx.InvalidURL:
+        right = False
+    if not right:
         raise UserError(f"{key}.url is {url!r}; write it as http://HOST:PORT")
     return Connection(url, timeout, name)
 
 
-def _first_call(server: Connection, call: Any, launch: str) -> Any:
+def _first_call(server: Connection, kind: str, launch: str, call: Callable[[], Answer]) -> Answer | Any:
     """Find out at once whether a server is there and is the right one.
 
+    Only the first time in a process is it the recipe's error that it is not. Environments are made in the middle of a
+    run too, in place of one that failed, perhaps while the server restarts; then the next `reset` fails, and costs one
+    episode instead of the run. What the server said of itself the first time is used until it answers again.
+
     Raises:
-        UserError: it is not.
+        UserError: it is not, and never was in this process.
     """
+    known = (kind, server.url)
     try:
-        return call()
-    except Unreachable as error:
-        server.close()
-        raise UserError(f"{error}; start it with {launch}, or correct url") from None
+        _right[known] = answer = call()
     except EnvironmentFailed as error:
+        if known in _right:
+            return _right[known]
         server.close()
+        if isinstance(error, Unreachable):
+            raise UserError(f"{error}; start it with {launch}, or correct url") from None
         raise UserError(f"{error}; it must be a server started with {launch}") from None
+    return answer

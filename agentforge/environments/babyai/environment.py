@@ -27,9 +27,8 @@ from agentforge.environments.babyai.grid_text import (
     walk,
 )
 from agentforge.environments.babyai.levels import DEFAULT, DIFFICULTY, gym_id
-from agentforge.environments.options import as_choice
+from agentforge.environments.options import as_choice, as_names
 from agentforge.environments.text_game import FORMAT, TASKS, Game, InvalidAction, Outcome, belongs, say
-from agentforge.errors import UserError, did_you_mean
 
 HIGH = "go to OBJECT | pick up OBJECT | go through DOOR | toggle and go through DOOR"
 GRAMMAR = "turn left | turn right | move forward | pick up | drop | toggle"
@@ -60,19 +59,15 @@ class BabyAI(Game):
     """
 
     id: ClassVar[str] = "agentgym:babyai"
+    self_contained: ClassVar[bool] = True
     baselines: ClassVar[tuple[str, ...]] = ("random", "nearest")
 
     def __init__(
         self, levels: list[str] | None = None, actions: str = "high", style: str = "full", max_turns: int = 20
     ) -> None:
         super().__init__(max_turns)
-        self.levels = list(DEFAULT if levels is None else levels)
-        for level in self.levels:
-            if level not in DIFFICULTY:
-                near = did_you_mean(level, list(DIFFICULTY))
-                raise UserError(f"environments.{self.id}.levels: there is no level '{level}'{near}")
-        if not self.levels:
-            raise UserError(f"environments.{self.id}.levels is empty; leave it out for all levels")
+        key = f"environments.{self.id}.levels"
+        self.levels = list(DEFAULT) if levels is None else as_names(levels, key, DIFFICULTY)
         self.high = as_choice(actions, f"environments.{self.id}.actions", ("high", "primitive")) == "high"
         self.style = as_choice(style, f"environments.{self.id}.style", ("full", "short"))
         self.explains = self.style == "full"

@@ -163,7 +163,7 @@ def _entry(line: bytes, path: Path, offset: int, left_out: Counter[str]) -> Entr
         left_out["cannot be read"] += 1
         return None
     tasks: set[Task] = set()
-    if row.program and (row.inputs or row.output):
+    if row.program and row.output.strip():  # any input would do for a program that is to print nothing
         tasks.add("abduction")
     if row.prompt and row.cases:
         tasks.add("deduction")
@@ -200,6 +200,8 @@ def parse_row(raw: dict[str, Any]) -> Row:
 def parse_cases(tests: Any) -> tuple[Case, ...]:
     """Return the tests of a row; an unknown kind of test makes them all worthless, because nobody could pass it.
 
+    Tests that expect nothing are left out: a program that does nothing would pass them.
+
     Args:
         tests: a list of tests, or a dict with ``test_cases``, or either as JSON or as a Python literal.
 
@@ -212,7 +214,7 @@ def parse_cases(tests: Any) -> tuple[Case, ...]:
         tests = tests.get("test_cases")
     cases = [_case(raw) if isinstance(raw, dict) else None for raw in tests] if isinstance(tests, list) else []
     known = [case for case in cases if case is not None]
-    return tuple(known) if len(known) == len(cases) else ()
+    return tuple(case for case in known if case.tells) if len(known) == len(cases) else ()
 
 
 def _parse_text(text: str) -> Any:

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from agentforge.environments.actions import act_tool, find_answer, find_call
 from agentforge.environments.base import Environment, Info, Step
-from agentforge.environments.options import as_count, as_number
+from agentforge.environments.options import as_count, as_flag, as_number
 from agentforge.environments.programs.corpus import DEFAULT, Row, Task, open_corpus
 from agentforge.environments.programs.judge import SHOWN, Runner, failure, judge, same_text
 from agentforge.environments.splits import split_of
@@ -48,7 +48,10 @@ class Programs(Environment):
         allow_unisolated: bool = False,
     ) -> None:
         self.max_turns = as_count(max_turns, f"environments.{self.id}.max_turns")
-        self._runner = Runner(as_number(timeout, f"environments.{self.id}.timeout", over=True), allow_unisolated)
+        self._runner = Runner(
+            as_number(timeout, f"environments.{self.id}.timeout", over=True, most=3600),
+            as_flag(allow_unisolated, f"environments.{self.id}.allow_unisolated"),
+        )
         if max_difficulty is not None:
             as_count(max_difficulty, f"environments.{self.id}.max_difficulty", least=0)
         self._entries = open_corpus(corpus, hub_mirror).tasks(self.task, self.id, max_difficulty)

@@ -1,14 +1,17 @@
 """Whether a program does what it should: it runs in the sandbox, and what it printed is compared out here.
 
-Only the printed text counts. A program that exits early, hangs, floods, crashes or kills its processes has failed, and
-what it was expected to print is nowhere that it can read.
+Only the printed text counts. A program that hangs, floods, crashes or kills its processes has failed, one that exits
+early has printed nothing, and what it was expected to print is nowhere that it can read. A test that expects nothing
+would be passed by doing nothing, so it is no test.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Literal
 
 from agentforge.environments.base import EnvironmentFailed
@@ -16,6 +19,18 @@ from agentforge.environments.sandbox.sandbox import SandboxResult, run_program
 
 SHOWN = 200
 """Characters of a program's output that an observation quotes."""
+
+RELATIVE, ABSOLUTE = 1e-9, 1e-12
+"""How far apart two floats may be: rounding errors of another order of operations, not another answer. The absolute
+part is for results that should be 0 and come out as 5.5e-17; it is small, so that printing 0 does not solve tasks whose
+answers are small."""
+
+# A number that is written as a float, by itself: no part of a version (1.2.3), a name (v1.10), a complex number or a
+# longer number. Integers are no floats: they are compared digit by digit, however many they are.
+_FLOAT = re.compile(
+    r"((?<![\w.])[+-]?(?:[0-9]++\.[0-9]*+(?:[eE][+-]?[0-9]++)?|\.[0-9]++(?:[eE][+-]?[0-9]++)?|[0-9]++[eE][+-]?[0-9]++)"
+    r"(?!\.?\w))"
+)
 
 _SOLVE = re.compile(r"^def solve\(\s*\)", re.MULTILINE)
 
@@ -35,6 +50,11 @@ class Case:
     given: str
     expected: str
     function: str = ""
+
+    @property
+    def tells(self) -> bool:
+        """Whether it tells a right program from one that does nothing: it expects text, or a value that is not None."""
+        return self.expected.strip() not in ("", "null" if self.kind == "call" else "")
 
 
 @dataclass(frozen=True)
@@ -64,6 +84,8 @@ class Runner:
                 timeout=self.timeout,
                 allow_unisolated=self.allow_unisolated,
             )
+        except ValueError as error:  # the model's text does not fit in; that is its fault and not the sandbox's
+            return SandboxResult(1, "", str(error), timed_out=False, truncated=False, isolated=True, seconds=0.0)
         except (RuntimeError, OSError) as error:
             raise EnvironmentFailed(f"the sandbox failed: {error}") from error
 
@@ -73,6 +95,8 @@ class Runner:
         Raises:
             CheckRefused, EnvironmentFailed: as `run`.
         """
+        if not case.tells:
+            return "it expects nothing, so a program that does nothing would pass it"
         if case.kind == "stdin":
             result = self.run(program, case.given)
             return failure(result) or (None if same_text(result.stdout, case.expected) else "it prints something else")
@@ -125,8 +149,27 @@ def callable_program(program: str) -> str:
 
 
 def same_text(printed: str, expected: str) -> bool:
-    """Compare outputs: line ends, spaces before them and empty lines around do not count."""
-    return _normal(printed) == _normal(expected)
+    """Compare outputs. Line ends, spaces before them and empty lines around do not count.
+
+    Numbers that both write as floats may differ by `RELATIVE` or `ABSOLUTE`; everything else must be the same text. If
+    nothing is expected, no output is right: a program that does nothing would be.
+    """
+    here, wanted = _normal(printed), _normal(expected)
+    if not wanted:
+        return False
+    if here == wanted:
+        return True
+    # Both split at their floats: texts at even places, floats at odd ones
+    parts, wanted_parts = _FLOAT.split(here), _FLOAT.split(wanted)
+    if len(parts) != len(wanted_parts):
+        return False
+    pairs = enumerate(zip(parts, wanted_parts, strict=True))
+    return all(a == b or (place % 2 == 1 and _near(float(a), float(b))) for place, (a, b) in pairs)
+
+
+def _near(a: float, b: float) -> bool:
+    # Not for infinities, which isclose takes for equal: 1e400 and 1e500 are the same float and not the same number
+    return math.isfinite(a) and math.isfinite(b) and math.isclose(a, b, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
 
 
 def _normal(text: str) -> str:
@@ -136,19 +179,24 @@ def _normal(text: str) -> str:
 def _same_value(printed: str, expected: str) -> bool:
     lines = printed.strip().splitlines()
     try:
-        value, wanted = json.loads(lines[-1]), json.loads(expected)
+        return _same(*(json.loads(text, parse_float=_read_float) for text in (lines[-1], expected)))
     except (IndexError, ValueError, RecursionError):
         return False
-    return bool(_typed(value) == _typed(wanted))
 
 
-def _typed(value: Any) -> Any:
-    """Return a value that is equal to another only if both are true or false, or neither is: for Python True is 1."""
-    if isinstance(value, list):
-        return [_typed(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _typed(item) for key, item in value.items()}
-    return (value, isinstance(value, bool))
+def _read_float(text: str) -> float | Decimal:
+    return value if math.isfinite(value := float(text)) else Decimal(text)  # 1e400 is a number, though not a float
+
+
+def _same(value: Any, wanted: Any) -> bool:
+    """Compare values of JSON: two floats as in `same_text`, other numbers exactly; True is not 1, NaN is NaN."""
+    if isinstance(value, list) and isinstance(wanted, list):
+        return len(value) == len(wanted) and all(map(_same, value, wanted))
+    if isinstance(value, dict) and isinstance(wanted, dict):
+        return value.keys() == wanted.keys() and all(_same(value[key], wanted[key]) for key in wanted)
+    if isinstance(value, float) and isinstance(wanted, float):
+        return value == wanted or _near(value, wanted) or (math.isnan(value) and math.isnan(wanted))
+    return isinstance(value, bool) == isinstance(wanted, bool) and bool(value == wanted)
 
 
 def clean(text: str) -> str:

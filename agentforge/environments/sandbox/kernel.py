@@ -1,6 +1,6 @@
 """The kernel's side of the sandbox: namespaces, mounts, capabilities. Linux; standard library only.
 
-A world is built from nothing: an empty tmpfs as the root, read-only programs and libraries, five devices, a /proc of
+A world is built from nothing: an empty tmpfs as the root, read-only programs and libraries, four devices, a /proc of
 its own, and nothing else of the host. It needs user namespaces and no privilege.
 """
 
@@ -13,6 +13,9 @@ import signal
 import stat
 import struct
 
+# Why each namespace: USER gives an unprivileged process the right to make the others, and counts a case's processes for
+# RLIMIT_NPROC; NS (mounts) takes the host's files away; PID its processes, and its end ends all of the case; NET the
+# network and the abstract sockets; IPC System V and POSIX queues; UTS the host's name.
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
 EVERYTHING = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS
@@ -29,8 +32,12 @@ MACHINE = os.uname().machine
 NOBODY = 65534
 ROOT = "/tmp"  # where the new root is put together: the one directory that every system has
 WORKDIR = "/workdir"
-DEVICES = tuple(f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom"))
+DEVICES = tuple(f"/dev/{name}" for name in ("null", "full", "random", "urandom"))
+ZEROS = 1 << 60
+"""Bytes of /dev/zero, which is a file with a hole: to map the device is to get shared memory that nobody can count,
+here it is part of the root's one megabyte."""
 INODES = 20_000
+"""Of each tmpfs: an empty file takes no bytes of it, but about a kilobyte of the kernel's."""
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -59,8 +66,17 @@ def mount_tmpfs(target: str, size: int) -> None:
 
 
 def mount_proc(root: str = "") -> None:
-    """The /proc of the present PID namespace. The kernel allows it only where another one is in sight."""
+    """The /proc of the present PID namespace. The kernel allows it only where another one is in sight, uncovered."""
     mount("proc", f"{root}/proc", "proc", MS_NOSUID | MS_NODEV)
+
+
+def seal_proc() -> None:
+    """Make the present /proc read-only.
+
+    Settings of the machine (/proc/sys, /proc/sysrq-trigger) ask for the user root and not for a capability. Where a
+    namespace has only one user, that may be who a case is.
+    """
+    set_attributes(AT_FDCWD, "/proc", 0, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID)
 
 
 def become_nobody() -> None:
@@ -71,11 +87,34 @@ def become_nobody() -> None:
     prctl(PR_SET_DUMPABLE, 1)  # else the files of /proc/self would be root's
 
 
-def enter_namespaces() -> None:
-    """Leave the present network, mounts, IPC and users (and, for children, processes); keep the user's own ids."""
-    uid, gid = os.getuid(), os.getgid()
+def enter_namespaces() -> tuple[int, int]:
+    """Leave the present network, mounts, IPC and users (and, for children, processes).
+
+    Returns:
+        The uid and gid in there: the same as before, but never root's. Root comes here where it cannot become *nobody*,
+        in a user namespace with a single uid; by another name programs do not take themselves for root.
+    """
+    outside = os.getuid(), os.getgid()
+    inside = outside[0] or NOBODY, outside[1] or NOBODY
     call("unshare", libc.unshare(EVERYTHING))
-    map_ids(uid, gid)
+    map_ids(inside, outside)
+    return inside
+
+
+def binds_processes() -> bool:
+    """Return whether RLIMIT_NPROC binds this user. Tried out: it does not bind the machine's root, and inside of a user
+    namespace nothing tells who that is."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+    try:
+        grandchild = os.fork()
+    except OSError:
+        os._exit(0)
+    if grandchild:
+        os.waitpid(grandchild, 0)
+    os._exit(1)
 
 
 def clone() -> int:
@@ -89,12 +128,12 @@ def clone() -> int:
     return int(child)
 
 
-def map_ids(uid: int, gid: int) -> None:
-    """Give a new user namespace one user and one group: the same as outside of it."""
+def map_ids(inside: tuple[int, int], outside: tuple[int, int]) -> None:
+    """Give a new user namespace one user and one group."""
     for name, text in (
-        ("setgroups", b"deny"),
-        ("uid_map", b"%d %d 1" % (uid, uid)),
-        ("gid_map", b"%d %d 1" % (gid, gid)),
+        ("setgroups", b"deny"),  # without it only a privileged process may map a group
+        ("uid_map", b"%d %d 1" % (inside[0], outside[0])),
+        ("gid_map", b"%d %d 1" % (inside[1], outside[1])),
     ):
         with open(f"/proc/self/{name}", "wb", buffering=0) as file:
             file.write(text)
@@ -142,16 +181,19 @@ def put(held: str | int, path: str) -> None:
 
 def change_root(shown: dict[str, str | int]) -> None:
     """Put a root together from nothing and let go of the old one; the new one is read-only but for later mounts."""
-    mount("none", "/", None, MS_REC | MS_PRIVATE)
+    mount("none", "/", None, MS_REC | MS_PRIVATE)  # else systemd's hosts would get to see what is mounted here
     mount("sandbox", ROOT, "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=755")
     for path, held in shown.items():
         put(held, path)
     for path in DEVICES:
         put(clone_tree(path), path)
+    with open(f"{ROOT}/dev/zero", "wb") as zeros:
+        zeros.truncate(ZEROS)
     os.symlink("/tmp", f"{ROOT}/dev/shm")
     for name in ("tmp", "proc", WORKDIR[1:]):
         os.mkdir(f"{ROOT}/{name}")
     mount_proc(ROOT)
+    # Old and new root both at ".": the new one on top, then the old one below it goes, with every mount of the host
     os.chdir(ROOT)
     call("pivot_root", libc.pivot_root(b".", b"."))
     call("umount", libc.umount2(b".", MNT_DETACH))

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.append(str(Path(__file__).parents[3]))
-from agentforge.environments.sandbox import kernel, seccomp
+from agentforge.environments.sandbox import kernel, memory, seccomp
 from agentforge.environments.sandbox.program import run
 
 sys.path.pop()
@@ -38,20 +38,24 @@ sys.path.pop()
 # What programs import most; read once, and forked with the rest. More of them would make every fork dearer.
 MODULES = "bisect collections copy datetime functools heapq itertools math operator random re string sys time typing"
 LOOK_MILLISECONDS = 50
+SHOWN = 200  # characters of a file's name in an error
 BASH = ["bash", "--noprofile", "--norc", "-c"]
 
 Job = dict[str, Any]
 
 
 def isolate(setup: dict[str, Any], control: socket.socket) -> None:
-    """Return in a child that lives in a world of its own; the parent waits and never returns."""
+    """Return in a child that lives in a world of its own; the parent waits and never returns.
+
+    A child, because unshare(2) puts only children into the new PID namespace; and the trainer waits for the parent.
+    """
     shown = None
     if os.getuid() == 0:
         with contextlib.suppress(OSError):  # root without CAP_SYS_ADMIN is like anyone else
             shown = kernel.take(setup["readonly"])
-        kernel.become_nobody()
-    setup["ids"] = os.getuid(), os.getgid()
-    kernel.enter_namespaces()
+        with contextlib.suppress(OSError):  # in a user namespace with one uid there is nobody else to be
+            kernel.become_nobody()
+    setup["ids"] = kernel.enter_namespaces()
     shown = kernel.take(setup["readonly"]) if shown is None else shown
     if zygote := os.fork():
         control.close()
@@ -60,7 +64,8 @@ def isolate(setup: dict[str, Any], control: socket.socket) -> None:
     kernel.change_root(shown)
     if setup["persistent"]:
         kernel.mount_tmpfs(kernel.WORKDIR, setup["disk"])
-    kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+    setup["count_processes"] = not kernel.binds_processes()
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # no case may look into the zygote
 
 
 def serve(setup: dict[str, Any], control: socket.socket) -> Job:
@@ -80,7 +85,8 @@ def serve(setup: dict[str, Any], control: socket.socket) -> Job:
             try:
                 return (begin if setup["isolate"] else keep)(setup, *descriptors)
             except Exception as error:  # whatever it is: the case did not run
-                os.write(descriptors[4], f"{'f' if isinstance(error, ValueError) else 'p'}{error}".encode())
+                whose = "f" if isinstance(error, ValueError) else "p"
+                os.write(descriptors[4], f"{whose}{error}".encode("utf-8", "backslashreplace"))
                 os._exit(1)
         for descriptor in descriptors:
             os.close(descriptor)
@@ -109,20 +115,23 @@ def begin(setup: dict[str, Any], *descriptors: int) -> Job:
     """Be the first process of the case's namespaces: mount what is its own, and wait; its end ends all others."""
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # without a handler no process in here can send it a signal
-    kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
-    kernel.map_ids(*setup["ids"])
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 1)  # else /proc/self/uid_map would be root's
+    kernel.map_ids(setup["ids"], setup["ids"])
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
     job, inherited = read(descriptors[0]), descriptors[1:]
     if not setup["persistent"]:
         kernel.mount_tmpfs(kernel.WORKDIR, job["disk"])
     kernel.mount_tmpfs("/tmp", job["disk"])
     kernel.mount_proc()
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
+        file.write(b"1000")  # the first to go when the machine runs out
+    kernel.seal_proc()
     child = os.fork()
     if not child:
         return enter(setup, job, inherited)
     for descriptor in inherited[:3]:
         os.close(descriptor)
-    os._exit(watch(child, job["total_memory"], inherited[3]))
+    os._exit(watch(child, setup, job, inherited[3]))
 
 
 def keep(setup: dict[str, Any], *descriptors: int) -> Job:
@@ -130,6 +139,8 @@ def keep(setup: dict[str, Any], *descriptors: int) -> Job:
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
     kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
     job, inherited = read(descriptors[0]), descriptors[1:]
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
+        file.write(b"1000")
     child = os.fork()
     if not child:
         return enter(setup, job, inherited)
@@ -150,44 +161,35 @@ def read(descriptor: int) -> Job:
     return job
 
 
-def watch(child: int, most: int, status: int) -> int:
-    """Reap everything until ``child`` ends; kill all if together they hold more than ``most`` bytes."""
+def watch(child: int, setup: dict[str, Any], job: Job, status: int) -> int:
+    """Reap everything until ``child`` ends; kill all if together they hold too much.
+
+    A case of some milliseconds ends before the first look: it costs nothing.
+    """
     poller = select.poll()
     poller.register(os.pidfd_open(child), select.POLLIN)
+    limits = job["limits"]
     while True:
         poller.poll(LOOK_MILLISECONDS)
         with contextlib.suppress(ChildProcessError):
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
                 if ended[0] == child:
                     return exit_code(ended[1])
-        if memory("statm") > most and memory("smaps_rollup") > most:
+        if memory.over(job["total_memory"], setup["socket_bytes"], limits["RLIMIT_NOFILE"]):
             os.write(status, b"m")
+            os.kill(-1, signal.SIGKILL)
+        elif setup["count_processes"] and memory.count_tasks() >= limits["RLIMIT_NPROC"]:
             os.kill(-1, signal.SIGKILL)
 
 
-def memory(source: str) -> int:
-    """Return the bytes that the other processes of this namespace hold.
-
-    ``statm`` is quick and counts a page for each process that has it; ``smaps_rollup`` shares it out among them.
-    """
-    total = 0
-    for name in os.listdir("/proc"):
-        if not name.isdigit() or name == "1":
-            continue
-        try:
-            text = Path("/proc", name, source).read_text()
-        except PermissionError:  # it has hidden itself
-            text = Path("/proc", name, "statm").read_text()
-        except OSError:
-            continue  # it has ended
-        _, found, rest = text.partition("\nPss:")
-        total += int(rest.split()[0]) << 10 if found else int(text.split()[1]) * os.sysconf("SC_PAGESIZE")
-    return total
-
-
 def enter(setup: dict[str, Any], job: Job, inherited: tuple[int, ...]) -> Job:
-    """Become the case: give everything up, then be bash or return to be the program."""
-    os.setsid()
+    """Become the case: give everything up, then be bash or return to be the program.
+
+    The order matters. Descriptors first: they are what the case could speak to others with. Limits before capabilities
+    go, the filter after all that it forbids, and the files last, because they are the model's and so written within the
+    limits and with the rights of the case.
+    """
+    os.setsid()  # no terminal to type into, no process group of the keeper
     for target, source in enumerate(inherited[:3]):
         os.dup2(source, target)
     job["status"] = inherited[3]
@@ -197,32 +199,40 @@ def enter(setup: dict[str, Any], job: Job, inherited: tuple[int, ...]) -> Job:
     workdir = kernel.WORKDIR if setup["isolate"] else setup["workdir"]
     os.chdir(workdir)
     os.umask(0o022)
-    kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
-        file.write(b"1000")  # the first to go when the machine runs out
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 1)  # its /proc/self is its own, and the keeper can count what it holds
     kernel.set_limits(job["limits"])
     kernel.drop_privileges()
     seccomp.install(setup["families"])
-    for number in (signal.SIGTERM, signal.SIGPIPE, signal.SIGXFSZ)[: 3 if job["command"] else 1]:
+    # As a fresh process has them: python ignores SIGPIPE and SIGXFSZ, and a shell's children would inherit that
+    for number in (signal.SIGTERM, signal.SIGPIPE, signal.SIGXFSZ)[: 1 if job["command"] is None else 3]:
         signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_DFL if job["command"] else signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler if job["command"] is None else signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     for name, text in job["files"].items():
         write(workdir, name, text)
     os.environ.update(HOME=workdir, PWD=workdir)
-    if job["command"]:
+    if job["command"] is not None:  # an empty one is a command too
         os.execv("/bin/bash", [*BASH, job["command"]])
     return job
 
 
 def write(workdir: str, name: str, text: str) -> None:
     """Write a file below the working directory; a link leads nowhere else, least of all out of this world."""
-    path = os.path.realpath(name) if "/" in name or os.path.islink(name) else f"{workdir}/{name}"
-    if not path.startswith(f"{os.path.realpath(workdir)}/"):
-        raise ValueError(f"the file '{name}' lies outside of the sandbox")
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        file.write(text)
+    try:
+        path = os.path.realpath(name) if "/" in name or os.path.islink(name) else f"{workdir}/{name}"
+        if path.startswith(f"{os.path.realpath(workdir)}/"):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "w", encoding="utf-8", newline="") as file:
+                file.write(text)
+            return
+    except (
+        OSError,
+        ValueError,
+        MemoryError,
+        RecursionError,
+    ) as error:  # too long, too large, a NUL, half a surrogate pair ...
+        raise ValueError(f"the file '{name[:SHOWN]}' cannot be written: {error}") from None
+    raise ValueError(f"the file '{name[:SHOWN]}' lies outside of the sandbox")
 
 
 def kill_children() -> None:
@@ -256,13 +266,16 @@ def start(setup: dict[str, Any]) -> Job:
     try:
         for name in MODULES.split():
             importlib.import_module(name)
+        setup["socket_bytes"] = memory.socket_bytes()
         setup["families"] = seccomp.FAMILIES if setup["isolate"] else ()
         seccomp.program(setup["families"])
         if setup["isolate"]:
             isolate(setup, control)
         elif os.getuid() == 0:
-            kernel.become_nobody()
-        gc.freeze()
+            with contextlib.suppress(OSError):  # in a user namespace with one uid there is nobody else to be
+                os.chown(setup["workdir"], kernel.NOBODY, kernel.NOBODY)
+                kernel.become_nobody()
+        gc.freeze()  # a collection in a case would write to, and so copy, the pages that it shares with the zygote
     except Exception as error:  # whatever it is: nothing may run here
         control.sendall(f"e{error}".encode())
         os._exit(1)

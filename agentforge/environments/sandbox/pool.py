@@ -1,5 +1,23 @@
 """The trainer's side of the zygotes: start them, give each one case at a time, collect what a case writes.
 
+The life of a warm case, which takes some ten milliseconds:
+
+1. A thread of the trainer borrows an idle zygote from the `Pool`, or starts one, or waits. A zygote is a Python that
+   has imported what programs use most, has walled itself in, and waits at a socket. It does nothing else, ever.
+2. The thread writes the job (program, limits, files) and the input into two files in memory, seals them, and sends
+   their descriptors over the socket, together with the writing ends of three pipes: stdout, stderr, status.
+3. The zygote clones a *keeper* into new namespaces. It does not read what it was sent, so the next case is forked from
+   a memory that has never seen this one.
+4. The keeper is process 1 in there. It mounts an empty /tmp and working directory, reads the job, and forks the case.
+5. The case gives up every privilege, sets its limits and its filter, and becomes bash, or runs the program in the
+   interpreter that it already is. That is what makes it fast: nothing is executed, no Python starts.
+6. Meanwhile the thread reads the pipes, keeps what fits and drops the rest. If time is up it sends ``k``, and the
+   zygote kills the keeper. The keeper looks every 50 ms at how much memory all its processes hold, and kills them all
+   if it is too much.
+7. The case ends, then the keeper, and with process 1 the kernel kills whatever is left in there and frees both
+   directories. The zygote reports the exit code that the kernel has given it. Nothing that a case wrote is believed.
+8. The thread puts the zygote back. Had anything gone wrong, it would have ended it, and the next would get a new one.
+
 See `launcher` for the other side and the protocol.
 """
 
@@ -26,11 +44,15 @@ from typing import Any, NamedTuple
 
 LAUNCHER = Path(__file__).with_name("launcher.py")
 PROGRAMS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+# Settings without which programs behave oddly: which program `awk` is, users' names, the time zone
 SETTINGS = ("alternatives", "ld.so.cache", "localtime", "nsswitch.conf", "passwd", "group", "mime.types")
 PYTHON = getattr(sys, "_base_executable", sys.executable)  # of the installation, not of a virtual environment
-INTERPRETER = tuple(f"{sys.base_prefix}/{name}" for name in ("bin", "lib") if not sys.base_prefix.startswith(PROGRAMS))
+INTERPRETER = tuple(
+    f"{sys.base_prefix}/{name}"
+    for name in ("bin", "lib")
+    if not any(Path(sys.base_prefix).is_relative_to(shown) for shown in PROGRAMS)
+)
 READONLY = (*PROGRAMS, *(f"/etc/{name}" for name in SETTINGS), *INTERPRETER)
-NOBODY = 65534
 # A fixed hash seed: the order of a set of strings is part of what a program prints.
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -43,8 +65,8 @@ ENVIRONMENT = {
     "PYTHONDONTWRITEBYTECODE": "1",
 }
 START_SECONDS = 30.0
-KILL_SECONDS = 10.0
-DRAIN_SECONDS = 1.0
+KILL_SECONDS = 10.0  # from a kill to the end of a case: the kernel may have many processes to end
+DRAIN_SECONDS = 1.0  # from the end of a case to the end of its pipes
 
 
 class Outcome(NamedTuple):
@@ -75,10 +97,8 @@ class Zygote:
     """
 
     def __init__(self, isolate: bool = True, persistent: bool = False, disk: int = 64 << 20) -> None:
-        self.workdir = None if isolate else tempfile.mkdtemp(prefix="sandbox-")
-        if self.workdir and os.getuid() == 0:
-            os.chown(self.workdir, NOBODY, NOBODY)
         self._control, theirs = socket.socketpair()
+        self.workdir = None if isolate else tempfile.mkdtemp(prefix="sandbox-")
         setup = {
             "control": theirs.fileno(),
             "isolate": isolate,
@@ -88,15 +108,20 @@ class Zygote:
             "workdir": self.workdir,
         }
         with theirs:
-            self._process = subprocess.Popen(
-                [PYTHON, "-s", "-P", "-S", str(LAUNCHER), json.dumps(setup)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-                env=ENVIRONMENT,
-            )
+            try:
+                self._process = subprocess.Popen(
+                    self._command(setup),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,
+                    env=ENVIRONMENT,
+                )
+            except OSError as error:
+                self._control.close()
+                self._remove_workdir()
+                raise ZygoteFailed(f"it cannot be started ({error})") from None
         self._ready = False
 
     def wait(self) -> None:
@@ -187,6 +212,13 @@ class Zygote:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+        self._remove_workdir()
+
+    def _command(self, setup: dict[str, Any]) -> list[str]:
+        # Neither the user's site-packages, nor the script's directory (-P), nor any others: `import site` finds nothing
+        return [PYTHON, "-s", "-P", "-S", str(LAUNCHER), json.dumps(setup)]
+
+    def _remove_workdir(self) -> None:
         if self.workdir:
             shutil.rmtree(self.workdir, ignore_errors=True)
 

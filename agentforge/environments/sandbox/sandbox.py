@@ -16,9 +16,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from agentforge.environments.sandbox.input import checked_command, encoded
+from agentforge.environments.sandbox.kernel import NOBODY
 from agentforge.environments.sandbox.pool import Outcome, Zygote, ZygoteFailed, pool
 from agentforge.errors import CheckRefused
 
@@ -35,7 +38,8 @@ class Limits:
     Attributes:
         cpu_seconds: CPU time of each process.
         memory: bytes of address space of each process.
-        total_memory: bytes that all its processes hold together; looked at every 50 ms, so a burst may be over it.
+        total_memory: bytes that all its processes hold together, in pages, files, pipes and sockets
+            (`memory`); looked at every 50 ms, so a burst may be over it. Not held without isolation.
         file_size: bytes of each file.
         disk: bytes of all files in the working directory, and as many again in /tmp; both are memory. Not held
             without isolation.
@@ -56,11 +60,12 @@ class Limits:
     def rlimits(self) -> dict[str, int]:
         """Return those that are rlimits, as the resource module names them."""
         return {
-            "RLIMIT_CPU": self.cpu_seconds,
-            "RLIMIT_AS": self.memory,
+            "RLIMIT_CPU": self.cpu_seconds,  # a second bound besides wall time: it holds when the trainer is stopped
+            "RLIMIT_AS": self.memory,  # mapped, not resident: a program gets a MemoryError instead of being killed
             "RLIMIT_FSIZE": self.file_size,
-            "RLIMIT_NPROC": self.processes + OWN_PROCESSES,
-            "RLIMIT_NOFILE": self.open_files,
+            "RLIMIT_NPROC": self.processes + OWN_PROCESSES,  # of the case alone: its user namespace has its own count
+            "RLIMIT_NOFILE": self.open_files,  # bounds the pipes and sockets too
+            "RLIMIT_MSGQUEUE": 0,  # bytes of POSIX message queues, which are memory of no process
             "RLIMIT_CORE": 1,  # not 0: that holds back files, this also a program of the host that takes crashes
         }
 
@@ -117,7 +122,7 @@ class Sandbox:
 
     Raises:
         CheckRefused: isolation is not possible here and `allow_unisolated` is not set.
-        ValueError: a file's path leads out of the directory.
+        ValueError: a file's path leads out of the directory, or it cannot be written.
     """
 
     def __init__(
@@ -148,7 +153,7 @@ class Sandbox:
         """Write a file into the working directory.
 
         Raises:
-            ValueError: the path leads out of it.
+            ValueError: the path leads out of it, or the file cannot be written.
         """
         self.write_files({name: text})
 
@@ -162,8 +167,11 @@ class Sandbox:
 
         Raises:
             SandboxFailed: it is closed or broken.
+            ValueError: no process can be given that command or input, with the reason.
         """
-        return _run(self._zygote, _job(command, self.limits), stdin, timeout, self.limits, self.isolated)
+        return _run(
+            self._zygote, _job(checked_command(command), self.limits), stdin, timeout, self.limits, self.isolated
+        )
 
 
 def run_command(
@@ -176,7 +184,7 @@ def run_command(
 ) -> SandboxResult:
     """Run one bash command line in a sandbox of its own; see `Sandbox`."""
     limits = limits or Limits()
-    return _once(_job(command, limits, files), "", timeout, limits, allow_unisolated)
+    return _once(_job(checked_command(command), limits, files), "", timeout, limits, allow_unisolated)
 
 
 def run_program(
@@ -201,6 +209,7 @@ def run_program(
     Raises:
         CheckRefused: see `Sandbox`.
         SandboxFailed: it was set up twice in vain.
+        ValueError: the program or its input cannot be written, with the reason.
     """
     limits = limits or PROGRAM_LIMITS
     return _once(_job(None, limits, {"main.py": source}), stdin, timeout, limits, allow_unisolated)
@@ -229,8 +238,14 @@ def isolation() -> str:
             "isolated: no network, no host processes, programs and libraries read-only, no other host files; "
             "the kernel is shared"
         )
-    user = "nobody" if os.getuid() == 0 else "this user"
+    user = "nobody" if os.getuid() == 0 and _nobody_exists() else "this user"
     return f"NOT isolated ({problem}): commands see the processes of this machine and every file that {user} may read"
+
+
+def _nobody_exists() -> bool:
+    """Return whether this user namespace has a user *nobody*: one with a single uid (`unshare -r`) has not."""
+    spans = [line.split() for line in Path("/proc/self/uid_map").read_text().splitlines()]
+    return any(int(first) <= NOBODY < int(first) + int(count) for first, _, count in spans)
 
 
 def _may_run(allow_unisolated: bool) -> bool:
@@ -281,9 +296,10 @@ def _once(job: dict[str, Any], stdin: str, timeout: float, limits: Limits, allow
 def _run(
     zygote: Zygote, job: dict[str, Any], stdin: str, timeout: float, limits: Limits, isolated: bool
 ) -> SandboxResult:
+    given = encoded(stdin, "the input")
     started = time.monotonic()
     try:
-        outcome = zygote.run(job, stdin.encode("utf-8", errors="surrogateescape"), timeout, limits.output)
+        outcome = zygote.run(job, given, timeout, limits.output)
     except ZygoteFailed as error:
         raise SandboxFailed(f"the sandbox has failed: {error}") from error
     return _result(outcome, isolated, time.monotonic() - started)

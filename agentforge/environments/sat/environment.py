@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cache
+from math import comb
 from random import Random
 from typing import ClassVar, Literal
 
 from agentforge.environments.actions import act_tool, find_answer
 from agentforge.environments.base import Environment, Info, Step
-from agentforge.environments.options import as_choice, as_count, as_number, as_range
+from agentforge.environments.options import as_choice, as_count, as_flag, as_number, as_range
 from agentforge.environments.sat.formulas import (
     Formula,
     Style,
@@ -24,8 +26,14 @@ from agentforge.environments.splits import EVAL_SHARE, split_of
 from agentforge.errors import UserError
 
 UNSAT = "UNSAT"
-TRIES = 2000
+TRIES = 20_000
 """Formulas drawn for one task at most, until one is (un)satisfiable as wanted."""
+PROOFS = 500
+"""Formulas drawn to prove options. What passes has a formula in some hundred draws, so `TRIES` never runs out."""
+FEW = 1_000_000
+"""Where there are fewer formulas, those of one split, or the unsatisfiable ones, may be none at all."""
+MOST_VARIABLES, MOST_CLAUSES = 999_999, 100_000
+"""An answer names a variable in six digits at most; and no model reads so many clauses."""
 
 _ANSWER = re.compile(r"\bx(\d{1,6})\s*=\s*(true|false|1|0)\b|\bUNSAT\b", re.IGNORECASE)
 _GRAMMAR = "x1=True, x2=False, ... with a value for every variable"
@@ -52,6 +60,7 @@ class Sat(Environment):
     """
 
     id = "affine:sat"
+    self_contained: ClassVar[bool] = True
     baselines: ClassVar[tuple[str, ...]] = ("random", "all_true", "majority", "always_unsat")
 
     def __init__(
@@ -65,14 +74,14 @@ class Sat(Environment):
         feedback: Literal["clauses", "count"] = "clauses",
         planted: bool = False,
     ) -> None:
-        self.n_vars = as_range(n_vars, "environments.affine:sat.n_vars", least=1)
+        self.n_vars = as_range(n_vars, "environments.affine:sat.n_vars", least=1, most=MOST_VARIABLES)
         self.k = as_range(k, "environments.affine:sat.k", least=2)
         self.ratio = None if ratio == "auto" else as_number(ratio, "environments.affine:sat.ratio", least=0, over=True)
         self.unsat_share = as_number(unsat_share, "environments.affine:sat.unsat_share", most=1)
         self.max_turns = as_count(max_turns, "environments.affine:sat.max_turns")
         self.style: Style = as_choice(style, "environments.affine:sat.style", ("long", "short"))
         self.feedback = as_choice(feedback, "environments.affine:sat.feedback", ("clauses", "count"))
-        self.planted = planted
+        self.planted = as_flag(planted, "environments.affine:sat.planted")
         self._check()
         self.instructions = self._instructions()
         answer = _GRAMMAR + (f"; or {UNSAT}" if self.unsat_share else "")
@@ -94,6 +103,30 @@ class Sat(Environment):
                     f"affine:sat: with {n} variables and k = {k} there are {clauses_possible(n, k)} clauses, together "
                     f"without solution; ratio {self.ratio} asks for {self._count(n, k)}: lower ratio or raise n_vars"
                 )
+            if (largest := self._count(self.n_vars[1], k)) > MOST_CLAUSES:
+                raise UserError(
+                    f"affine:sat: {self.n_vars[1]} variables with k = {k} make formulas of {largest:,} clauses, more "
+                    f"than {MOST_CLAUSES:,}; lower n_vars, k or ratio"
+                )
+            for size in sorted({n, self.n_vars[1]}):
+                self._prove(size, k)
+
+    def _prove(self, n: int, k: int) -> None:
+        """Draw a formula of each kind that the options ask for, in both splits: a run must not find out that it cannot.
+
+        It is enough to look at the ends of `n_vars`. With a fixed ratio the share of satisfiable formulas goes towards
+        0 or 1 as n grows, so the largest n is the worst; the smallest is the other exception, because it has so few
+        formulas. (With n = k any formula short of all 2^k clauses is satisfiable: each rules out one assignment.) With
+        ``auto`` half are satisfiable by measurement, and only the sizes with few formulas are looked at.
+        """
+        count = self._count(n, k)
+        few = comb(clauses_possible(n, k), count) < FEW if clauses_possible(n, k) < FEW else False
+        if not few and (self.planted or self.ratio is None):
+            return
+        kinds = tuple(kind for kind, share in ((True, 1 - self.unsat_share), (False, self.unsat_share)) if share > 0)
+        for satisfiable in kinds:
+            if not _exists(n, k, count, self.planted, satisfiable):
+                raise UserError(self._none(n, k, count, satisfiable, PROOFS))
 
     def _instructions(self) -> str:
         unsat = self.unsat_share > 0
@@ -146,17 +179,17 @@ class Sat(Environment):
         satisfiable = random.random() >= self.unsat_share
         count = self._count(n, k)
         reserved = split_of(self.id, task_id) == "eval"
-        draw = planted if self.planted else uniform
-        for _ in range(TRIES):
-            formula = draw(n, k, count, random)
-            if (formula.digest() % EVAL_SHARE == 0) != reserved:
-                continue
-            if self.planted or (formula.solve() is not None) == satisfiable:
-                return formula
-        raise UserError(
-            f"affine:sat: of {TRIES} formulas with {n} variables, {count} clauses and k = {k} none is "
-            f"{'satisfiable' if satisfiable else 'unsatisfiable'} and free for this split; "
-            f"{'lower' if satisfiable else 'raise'} ratio, raise n_vars, or change unsat_share"
+        formula = _find(n, k, count, self.planted, satisfiable, reserved, random, TRIES)
+        if formula is None:
+            raise UserError(self._none(n, k, count, satisfiable, TRIES))
+        return formula
+
+    @staticmethod
+    def _none(n: int, k: int, count: int, satisfiable: bool, tries: int) -> str:
+        return (
+            f"affine:sat: of {tries:,} formulas with {n} variables, {count} clauses and k = {k} none is "
+            f"{'satisfiable' if satisfiable else 'unsatisfiable'} and free for each split; "
+            + ("lower ratio or raise k" if satisfiable else "raise n_vars or ratio, lower k, or set unsat_share to 0")
         )
 
     def reset(self, seed: int, task_id: int) -> str:
@@ -226,3 +259,23 @@ class Sat(Environment):
         if name == "always_unsat":
             return UNSAT
         raise UserError(f"affine:sat has no baseline '{name}'; it has: {', '.join(self.baselines)}")
+
+
+def _find(
+    n: int, k: int, count: int, plant: bool, satisfiable: bool, reserved: bool, random: Random, tries: int
+) -> Formula | None:
+    """Return the first drawn formula that is of the split and (un)satisfiable as wanted; None: none of ``tries`` is."""
+    draw = planted if plant else uniform
+    for _ in range(tries):
+        formula = draw(n, k, count, random)
+        if (formula.digest() % EVAL_SHARE == 0) != reserved:
+            continue
+        if plant or (formula.solve() is not None) == satisfiable:
+            return formula
+    return None
+
+
+@cache  # a run makes many environments with the same options
+def _exists(n: int, k: int, count: int, plant: bool, satisfiable: bool) -> bool:
+    random = Random(f"affine:sat/proof/{n}/{k}/{count}")
+    return all(_find(n, k, count, plant, satisfiable, reserved, random, PROOFS) for reserved in (True, False))

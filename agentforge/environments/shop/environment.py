@@ -25,6 +25,7 @@ The reward is the share of wishes that your purchase meets: attributes, options,
 buy; buying ends the task. {FORMAT}"""
 PAGE = 10
 RESULTS = 50
+MOST_PRODUCTS = 1_000_000  # a gigabyte
 BACK, PREVIOUS, NEXT, FEATURES, BUY = "back to search", "< prev", "next >", "features", "buy now"
 _ACTION = re.compile(r"(search|click) ?\[(.*)\]", re.DOTALL)
 
@@ -40,12 +41,13 @@ class Shop(Game):
     """
 
     id: ClassVar[str] = "shop"
+    self_contained: ClassVar[bool] = True
     baselines: ClassVar[tuple[str, ...]] = ("random", "first_result")
     graded: ClassVar[bool] = True
 
     def __init__(self, products: int = 1000, max_turns: int = 15) -> None:
         super().__init__(max_turns)
-        size = as_count(products, f"environments.{self.id}.products", least=10)
+        size = as_count(products, f"environments.{self.id}.products", least=10, most=MOST_PRODUCTS)
         self.products = catalogue(size)
         self.index = _index(size)
         self.instructions = RULES

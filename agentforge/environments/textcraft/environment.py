@@ -45,6 +45,7 @@ class TextCraft(Game):
     """
 
     id: ClassVar[str] = "agentgym:textcraft"
+    self_contained: ClassVar[bool] = True
     baselines: ClassVar[tuple[str, ...]] = ("random", "one_recipe")
 
     def __init__(self, max_depth: int = 4, distractors: int = 10, style: str = "full", max_turns: int = 30) -> None:

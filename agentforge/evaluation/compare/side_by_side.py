@@ -24,7 +24,7 @@ from agentforge.evaluation.compare.tables import (
 )
 from agentforge.evaluation.losses.loss_results import LossEvaluation, all_of, measures, on_the_same_rows, read_losses
 from agentforge.evaluation.own_scores import OwnGroup, cell, heading, own_groups
-from agentforge.evaluation.pipeline_artifacts import evaluations_of, finished_evaluations, load_system
+from agentforge.evaluation.pipeline_artifacts import evaluations_of, finished_evaluations, load_pipeline
 from agentforge.evaluation.scores_file import SCORES, read_scores
 from agentforge.evaluation.statistics.posterior import ROPE
 from agentforge.recipe.schema import Recipe
@@ -77,7 +77,7 @@ def find_evaluations(names: Sequence[str], overrides: Sequence[str] = (), profil
         elif Path(name).is_dir():
             raise UserError(f"{name} is no evaluation: it has no {SCORES}")
         else:
-            found += _of_system(load_system(name, overrides, profile).recipes)
+            found += _of_system(load_pipeline(name, overrides, profile).recipes)
     return list(dict.fromkeys(found))
 
 

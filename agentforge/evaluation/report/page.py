@@ -10,7 +10,7 @@ from typing import Any
 from agentforge import __version__
 from agentforge.artifacts import read_manifest, stage_directory
 from agentforge.evaluation.own_scores import page_groups
-from agentforge.evaluation.pipeline_artifacts import System, evaluations_of, find_artifacts
+from agentforge.evaluation.pipeline_artifacts import PipelineArtifacts, evaluations_of, find_artifacts
 from agentforge.evaluation.report.page_losses import loss_groups
 from agentforge.evaluation.report.page_scores import episode_groups, frontier_section, score_groups
 from agentforge.evaluation.report.page_surgery import surgery_groups
@@ -23,7 +23,7 @@ PAGE = "report.html"
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def report(system: System) -> Path:
+def report(system: PipelineArtifacts) -> Path:
     """Write the page of a system.
 
     Returns:
@@ -41,7 +41,7 @@ def report(system: System) -> Path:
     return target / PAGE
 
 
-def render(system: System) -> str:
+def render(system: PipelineArtifacts) -> str:
     """Return the page as HTML; all that comes from recipes, models and environments is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
@@ -54,7 +54,7 @@ def render(system: System) -> str:
     return environment.get_template("report.html.j2").render(tables=tables, style=style, **_content(system))
 
 
-def _content(system: System) -> dict[str, Any]:
+def _content(system: PipelineArtifacts) -> dict[str, Any]:
     first, recipes = system.recipe, system.recipes
     evaluations = evaluations_of(recipes)
     made = [path for recipe in recipes for path in find_artifacts(recipe)]
@@ -96,7 +96,7 @@ def _cost(recipes: Sequence[Recipe]) -> tuple[dict[str, Any], list[dict[str, str
         for path in find_artifacts(recipe):
             manifest = read_manifest(path)
             spent = float(manifest["seconds"])
-            price = spent / 3600 * hardware.gpus * hardware.dollars_per_gpu_hour
+            price = spent / 3600 * hardware.dollars_per_hour
             price = float(manifest["metrics"].get("dollars", price))
             seconds, dollars = seconds + spent, dollars + price
             rows.append([path.name, manifest["stage"], hardware.name, duration(spent), f"${price:,.2f}"])

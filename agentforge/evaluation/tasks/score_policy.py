@@ -116,7 +116,7 @@ def evaluate_environments(
             "new_tokens": new_tokens,
             "seconds": round(seconds, 2),
             "tokens_per_second": round(new_tokens / max(seconds, 1e-9), 1),
-            "dollars": round(seconds / 3600 * dollars_per_hour(recipe), 4),
+            "dollars": round(seconds / 3600 * load_hardware(recipe.hardware).dollars_per_hour, 4),
         }
     }
 
@@ -125,12 +125,6 @@ def _set_beside(entry: dict[str, Any], trivial: dict[str, Any]) -> None:
     entry["baselines"] = trivial
     random = trivial.get("random")
     entry["chance"] = random[entry["headline"]]["value"] if random else None
-
-
-def dollars_per_hour(recipe: Recipe) -> float:
-    """Return what the recipe's machine costs."""
-    hardware = load_hardware(recipe.hardware)
-    return hardware.dollars_per_gpu_hour * hardware.gpus
 
 
 def _max_length(recipe: Recipe) -> int:

@@ -13,6 +13,7 @@ from agentforge.data.chat_template import any_of, guard_control_tokens
 from agentforge.data.messages import escape, normalize
 from agentforge.errors import UserError
 from agentforge.models.locate_model import ModelLocation
+from agentforge.recipe.hardware import available_cores
 from agentforge.rollouts.policies.policies import Completion, Message, OnToken, Policy, Request, Sampling, ToolSchema
 
 DEFAULT_CONTEXT = 8192
@@ -25,7 +26,7 @@ a millisecond that is most of the time, and on a machine with other work it is a
 def _threads(path: str) -> int:
     if os.path.exists(path) and os.path.getsize(path) < SMALL_FILE:
         return 1
-    return (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) or 1
+    return available_cores()
 
 
 def _trained_length(path: str) -> int:

@@ -12,9 +12,10 @@ This file is all that the house reads of it before a model is opened, so it impo
 
 from __future__ import annotations
 
-from agentforge.systems.adamba.checkpoint_types import gguf_refusal, is_adamba
+from agentforge.systems.adamba.checkpoint_types import adapter_refusal, gguf_refusal, is_adamba
 from agentforge.systems.adamba.operations import OPERATIONS
 from agentforge.systems.adamba.recipe_sections import AdambaLoss, AdambaSurgery, AdambaTrain
+from agentforge.systems.adamba.usage import usage
 from agentforge.systems.base import System
 
 SYSTEM = System(
@@ -29,4 +30,6 @@ SYSTEM = System(
     loss_readings="agentforge.systems.adamba.evaluation.readings:loss_readings",
     step_work="agentforge.systems.adamba.planning:step_work",
     gguf_refusal=gguf_refusal,
+    adapter_refusal=adapter_refusal,
+    usage=usage,
 )

@@ -20,9 +20,9 @@ SWITCHES: dict[str, Any] = {
 
 
 def is_adamba(config: Mapping[str, Any]) -> bool:
-    """Tell whether a config.json is an Adamba's: of its own type, or a FalconH1 that remembers its base's width."""
+    """Tell whether a config.json is an Adamba's: of its own type, or a FalconH1 with fields that Adamba adds."""
     kind = config.get("model_type")
-    return kind == OWN_TYPE or (kind == PLAIN_TYPE and "base_hidden_size" in config)
+    return kind == OWN_TYPE or (kind == PLAIN_TYPE and ("base_hidden_size" in config or "exit_layers" in config))
 
 
 def gguf_refusal(config: Mapping[str, Any]) -> str | None:
@@ -34,3 +34,14 @@ def gguf_refusal(config: Mapping[str, Any]) -> str | None:
         f"GGUF has no way to say {parts}, which this model has from its nanochat base; serve the merged checkpoint "
         "with transformers instead"
     )
+
+
+def adapter_refusal(config: Mapping[str, Any], name: str) -> str | None:
+    """Say why no adapter may change a tensor of dropped attention: an Adamba does not run it, transformers would."""
+    for layer in config.get("dropped_attention") or []:
+        if f"layers.{layer}.self_attn." in name:
+            return (
+                f"layer {layer} has no attention (dropped_attention in its config.json); train the adapter with "
+                "agentforge, which leaves it out"
+            )
+    return None

@@ -56,6 +56,7 @@ def generate(
     """`AdaptiveGeneration.generate` for any FalconH1 model."""
     if width is not None and exit_threshold is not None:
         raise UserError("width and exit_threshold: exits are calibrated at full width; give one of the two")
+    # The router reads the prompt once, at the narrowest width, before anything is generated.
     if width == "router":
         width = route(model, kwargs.get("input_ids", args[0] if args else None), kwargs.get("attention_mask"))
     if width is not None:
@@ -64,6 +65,7 @@ def generate(
         return _plain(model, *args, **kwargs)
     if catch_up not in get_args(CatchUp):
         raise UserError(f"catch_up {catch_up!r}: it is {' or '.join(get_args(CatchUp))}")
+    # `generate` sets up cache, processors and stopping criteria as usual, then runs our loop instead of its own.
     loop = ExitLoop(exit_rules(model, exit_threshold), catch_up, kwargs.get("streamer"))
     return _plain(model, *args, custom_generate=loop.run, **kwargs)
 

@@ -118,13 +118,20 @@ def test_a_turn_without_an_action_is_not_sent(game: tuple[Remote, World]) -> Non
     ("fault", "told"),
     [
         ('{"error": "The id 17 is not valid."}', "an error: The id 17 is not valid."),
-        ("<html>busy</html>", "no JSON: '<html>busy</html>'"),
+        ("<html>busy</html>", r"no JSON \(Expecting value.*\): '<html>busy</html>'"),
         ('{"state": "x"}', "without a usable 'observation'.*right dialect"),
         ('{"observation": "x", "reward": "lots", "done": false}', "without a usable 'reward'"),
         ('{"observation": "x", "reward": NaN, "done": false}', "'reward' as nan"),
         ("[]", "without a usable 'observation'"),
         (("out of memory", 500), "HTTP 500: out of memory"),
         (1.5, "has not answered step in time"),
+        ("[" * 200_000, r"no JSON \(nested too deeply\)"),
+        ('{"observation": ' + "[" * 40 + "]" * 40 + "}", r"no JSON \(nested too deeply\)"),
+        ('{"observation": "x", "done": false, "reward": 1' + "0" * 400 + "}", "'reward' as inf"),
+        ('{"observation": "\\ud800", "reward": 0, "done": false}', "surrogates not allowed"),
+        ("\xff", r"no JSON \(.*Expecting value"),
+        ('{"error": "on\\ntwo lines"}', "an error: on two lines"),
+        ((" \n ".join(["no room"] * 100), 429), "HTTP 429: no room no room"),
     ],
 )
 def test_nonsense_loses_the_episode_and_not_the_run(game: tuple[Remote, World], fault: Any, told: str) -> None:
@@ -140,6 +147,7 @@ def test_nonsense_loses_the_episode_and_not_the_run(game: tuple[Remote, World], 
     assert remote.reset(0, 1) == "Goal: task 1"
     assert remote.step("Action: inventory").observation == "Did inventory"
     assert len(world.made) == 2, "the old environment is in an unknown state"
+    assert world.closed == world.made[:1], "and does not stay on the server"
 
 
 def test_a_server_that_dies_and_comes_back() -> None:
@@ -187,6 +195,68 @@ def test_without_a_server() -> None:
 def test_the_wrong_kind_of_server() -> None:
     with fake("webshop") as (url, _), pytest.raises(UserError, match="must be a server started with `alfworld"):
         Remote("alfworld", url)
+
+
+@pytest.mark.parametrize("game", ["textcraft"], indirect=True)
+def test_sick_episodes_take_no_room_from_healthy_ones(game: tuple[Remote, World]) -> None:
+    """A server with room for two: without /close the third failure would be the last episode."""
+    remote, world = game
+    world.room = 2
+    for task in range(5):
+        remote.reset(0, task)
+        world.fault = ("sick", 500)
+        with pytest.raises(EnvironmentFailed, match="HTTP 500: sick"):
+            remote.step("Action: inventory")
+    assert remote.reset(0, 9) == "Goal: task 9"
+    assert world.closed == world.made[:-1]
+
+
+@pytest.mark.parametrize("game", ["textcraft"], indirect=True)
+def test_a_failing_close_hides_nothing(game: tuple[Remote, World]) -> None:
+    remote, world = game
+    remote.reset(0, 0)
+    world.fault, world.close_fault = ("first", 500), ("second", 500)
+    with pytest.raises(EnvironmentFailed, match="HTTP 500: first"):
+        remote.step("Action: inventory")
+    remote.close()
+    assert world.calls.count("/close") == 1
+
+
+def test_a_server_that_is_away_in_the_middle_of_a_run_is_no_error_of_the_recipe() -> None:
+    """`rollouts.games.Table` makes a new environment for the second attempt: that must not end the run."""
+    port = free_port()
+    with fake("textcraft", port) as (url, _):
+        Remote("textcraft", url).close()
+    remote = Remote("textcraft", url)
+    with pytest.raises(EnvironmentFailed, match="cannot be reached"):
+        remote.reset(0, 0)
+    remote.close()
+
+
+@pytest.mark.parametrize("game", ["babyai"], indirect=True)
+def test_no_action_to_draw_from_loses_the_episode(game: tuple[Remote, World]) -> None:
+    remote, _ = game
+    with pytest.raises(EnvironmentFailed, match="lists no action"):
+        remote.baseline("random", Random(0))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"timeout": 0}, "timeout is a number above 0 to 86400, not 0"),
+        ({"timeout": float("inf")}, "timeout is a number"),
+        ({"timeout": 10**400}, "timeout is a number"),
+        ({"max_turns": 0}, "max_turns is a whole number, 1 or more, not 0"),
+        ({"tasks": 0}, "tasks is a whole number, from 1 to"),
+        ({"tasks": 10**30}, "tasks is a whole number, from 1 to"),
+        ({"url": "http://"}, "write it as http://HOST:PORT"),
+        ({"url": "http://a:b"}, "write it as http://HOST:PORT"),
+        ({"url": 5}, "write it as http://HOST:PORT"),
+    ],
+)
+def test_options_that_cannot_work(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        Remote(**{"dialect": "textcraft", "url": "http://127.0.0.1:1"} | options)
 
 
 def test_a_lost_environment_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -167,7 +167,7 @@ def test_close_frees_the_worlds() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"levels": ["GoToLocl"]}, "no level 'GoToLocl'; did you mean 'GoToLocal'?"),
+        ({"levels": ["GoToLocl"]}, "levels: there is no 'GoToLocl'; did you mean 'GoToLocal'?"),
         ({"levels": []}, "levels is empty"),
         ({"actions": "low"}, "actions is high or primitive, not 'low'"),
         ({"style": "terse"}, "style is full or short, not 'terse'"),

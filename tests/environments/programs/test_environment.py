@@ -15,7 +15,7 @@ import pytest
 
 from agentforge.environments.programs.corpus import DEFAULT, SHIPPED, as_text, open_corpus, parse_cases, parse_row
 from agentforge.environments.programs.environment import Abduction, Deduction
-from agentforge.environments.programs.judge import Case, Runner, callable_program, judge, same_text
+from agentforge.environments.programs.judge import Case, Runner, _same_value, callable_program, judge, same_text
 from agentforge.environments.splits import split_of, task_ids
 from agentforge.errors import UserError
 
@@ -146,6 +146,102 @@ def test_outputs_are_compared_without_what_cannot_be_seen() -> None:
     assert not same_text("a b", "a  b")
     assert not same_text("a\n\nb", "a\nb")
     assert not same_text("  a\n b", "a\nb")
+
+
+@pytest.mark.parametrize(
+    ("printed", "expected", "same"),
+    [
+        ("0.30000000000000004", "0.3", True),
+        ("x = 0.30000000000000004, y = [-1.0]", "x = 0.3, y = [-1.00]", True),
+        ("5.5e-17", "0.0", True),
+        ("-0.0", "0.0", True),
+        ("1.0000000001e3", "1000.0", True),
+        ("0.3001", "0.3", False),
+        ("0.30000001", "0.3", False),
+        ("0.0", "6.6e-11", False),
+        ("0.3 0.3", "0.3", False),
+        ("0.3\n", "0.3x", False),
+        # integers are text: each digit counts, and how they are written
+        ("1000000000000000000000", "1000000000000000000001", False),
+        ("9007199254740993", "9007199254740992", False),
+        ("9007199254740993.0", "9007199254740993", False),
+        ("3.0", "3", False),
+        ("3", "2.9999999999999996", False),
+        ("007", "7", False),
+        # what is no float
+        ("1e400", "1e400", True),
+        ("1e400", "1e500", False),
+        ("1e400", "inf", False),
+        ("nan", "nan", True),
+        ("nan", "0.3", False),
+        ("0.3", "nan", False),
+        ("1.2.3", "1.2.30", False),
+        ("v1.1", "v1.10", False),
+        ("1.0j", "1.00j", False),
+        ("٣.0", "3.0", False),
+    ],
+)
+def test_floats_may_be_rounded_and_nothing_else(printed: str, expected: str, same: bool) -> None:
+    assert same_text(printed, expected) == same
+    assert same_text(expected, printed) == same
+
+
+@pytest.mark.parametrize(
+    ("value", "expected", "passes"),
+    [
+        ("0.1 + 0.2", "0.3", True),
+        ("{'a': [0.1 + 0.2, 1]}", '{"a": [0.3, 1]}', True),
+        ("0.3001", "0.3", False),
+        ("3.0", "3", True),
+        ("3", "2.9999999999999996", False),
+        ("10**30 + 1", str(10**30), False),
+        ("10**30", str(10**30), True),
+        ("float(2**53)", str(2**53 + 1), False),
+        ("float('nan')", "NaN", True),
+        ("float('nan')", "0.3", False),
+        ("float('inf')", "Infinity", True),
+        ("float('inf')", "1e400", False),
+        ("1.0", "true", False),
+        ("'0.30000000000000004'", '"0.3"', False),
+    ],
+)
+def test_values_that_are_floats_may_be_rounded(value: str, expected: str, passes: bool) -> None:
+    problem = RUNNER.problem(f"def f(): return {value}", Case("call", "[]", expected, "f"))
+    assert problem == (None if passes else "it returns something else")
+
+
+def test_a_nested_value_is_wrong_and_no_crash() -> None:
+    case = Case("call", "[]", "[1]", "f")
+    assert RUNNER.problem(f"def f(): return 0\nprint('{'[' * 900}')", case) == "it returns something else"
+    deep = "[" * 900 + "]" * 900
+    assert not _same_value(deep, deep + "x")
+    assert _same_value(deep, deep) in (True, False)
+
+
+@pytest.mark.parametrize(
+    "case", [Case("stdin", "1", ""), Case("stdin", "1", " \n"), Case("call", "[]", "null", "f"), Case("call", "[]", "")]
+)
+def test_doing_nothing_passes_no_test(case: Case) -> None:
+    for idle in ("import sys\nsys.exit(0)", "def f(): pass"):
+        assert "does nothing" in str(judge(idle, (case,), RUNNER))
+    assert not same_text("", "")
+
+
+def test_tests_that_expect_nothing_are_no_tests() -> None:
+    empty = {"type": "stdin_stdout", "input": "1", "output": ""}
+    assert parse_cases([empty]) == ()
+    assert parse_cases([empty, {**empty, "output": "3"}]) == (Case("stdin", "1", "3"),)
+    none = {"type": "function_call", "fn_name": "f", "input": [], "output": [None]}
+    assert parse_cases([none]) == ()
+
+
+def test_a_program_that_is_to_print_nothing_is_no_task(write: Write) -> None:
+    with pytest.raises(UserError, match="no row of the corpus"):
+        Abduction(corpus=write(row("pass", "4", "", test_cases=None, prompt="")))
+
+
+def test_a_program_that_does_not_fit_is_the_models_fault() -> None:
+    assert "main.py" in str(RUNNER.problem("#" * (17 << 20), NUMBERS[0]))
 
 
 def test_solve_is_called_where_nobody_calls_it() -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from random import Random
 from statistics import median
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -254,7 +255,7 @@ def test_short_style_is_short() -> None:
 def test_same_task_whatever_the_hash_seed() -> None:
     code = (
         "from agentforge.environments.sat.environment import Sat\n"
-        "e = Sat(n_vars=[5, 20], unsat_share=0.2)\n"
+        "e = Sat(n_vars=[6, 20], unsat_share=0.2)\n"
         "for task in range(8): print(e.reset(task, task), e.expert(), e.difficulty(task))\n"
     )
     printed = {
@@ -293,6 +294,13 @@ def test_the_seed_changes_nothing_and_episodes_do_not_touch_each_other() -> None
         ({"max_turns": True}, "max_turns"),
         ({"style": "shrt"}, "did you mean 'short'"),
         ({"feedback": "none"}, "feedback"),
+        ({"planted": "false"}, "planted is true or false"),
+        ({"ratio": float("inf")}, "ratio is a number"),
+        ({"n_vars": [5, 8], "unsat_share": 0.3}, "5 variables, 31 clauses and k = 5 none is unsatisfiable"),
+        ({"n_vars": 10, "k": 3, "ratio": 1.0, "unsat_share": 0.5}, "none is unsatisfiable.*raise n_vars or ratio"),
+        ({"n_vars": [10, 20], "k": 3, "ratio": 14}, "10 variables.*none is satisfiable.*lower ratio or raise k"),
+        ({"n_vars": [4, 10**6]}, "it must be from 1 to 999,999"),
+        ({"n_vars": [4, 10**5], "k": 3}, "formulas of 426,703 clauses, more than 100,000"),
     ],
 )
 def test_wrong_options_are_named(options: dict[str, object], said: str) -> None:
@@ -300,9 +308,22 @@ def test_wrong_options_are_named(options: dict[str, object], said: str) -> None:
         Sat(**options)  # type: ignore[arg-type]
 
 
+RANGES = st.tuples(st.integers(1, 8), st.integers(0, 3)).map(lambda pair: [pair[0], pair[0] + pair[1]])
+
+
+@settings(max_examples=25, deadline=None)
+@given(RANGES, RANGES, st.sampled_from(["auto", 0.5, 1.5, 3.0, 6.0]), st.sampled_from([0.0, 0.3, 1.0]), st.booleans())
+def test_options_that_are_taken_work(n: list[int], k: list[int], ratio: Any, unsat: float, plant: bool) -> None:
+    try:
+        environment = Sat(n_vars=n, k=k, ratio=ratio, unsat_share=unsat, planted=plant)
+    except UserError as error:
+        assert "\n" not in str(error)
+        return
+    for task in range(40):
+        environment.reset(0, task)
+
+
 def test_impossible_wishes_and_tasks_are_refused() -> None:
-    with pytest.raises(UserError, match="none is satisfiable"):
-        Sat(n_vars=5, k=3, ratio=14).reset(0, 0)
     with pytest.raises(UserError, match="no task -1"):
         Sat().reset(0, -1)
     with pytest.raises(UserError, match="no baseline 'rndom'"):

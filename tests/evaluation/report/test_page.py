@@ -17,7 +17,7 @@ import pytest
 from agentforge.artifacts import stage_directory
 from agentforge.evaluation import evaluate as stage
 from agentforge.evaluation.evaluate import evaluate
-from agentforge.evaluation.pipeline_artifacts import System
+from agentforge.evaluation.pipeline_artifacts import PipelineArtifacts
 from agentforge.evaluation.report.page import duration, render, report
 from agentforge.evaluation.report.svg import Dot, Series, interval_chart, line_chart, ticks
 from agentforge.models.locate_model import ModelLocation
@@ -30,7 +30,7 @@ EVIL = "</pre><script>document.title='owned'</script><img src=x onerror=\"docume
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
 
-def made_system(directory: Path, monkeypatch: pytest.MonkeyPatch, trained: bool = True) -> System:
+def made_system(directory: Path, monkeypatch: pytest.MonkeyPatch, trained: bool = True) -> PipelineArtifacts:
     """A system with three models, one of which writes HTML."""
     weights = directory / "weights"
     weights.write_text("none")
@@ -47,7 +47,7 @@ def made_system(directory: Path, monkeypatch: pytest.MonkeyPatch, trained: bool 
     if trained:
         write_training(recipe)
     stages = [Stage(verb="prepare"), Stage(verb="train"), *(Stage(verb="evaluate", model=name) for name in policies)]
-    return System(recipe, [(one, recipe) for one in stages])
+    return PipelineArtifacts(recipe, [(one, recipe) for one in stages])
 
 
 def write_training(recipe: Recipe) -> None:
@@ -135,7 +135,7 @@ def test_a_page_of_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         system = made_system(tmp_path, monkeypatch, trained=False)
     else:
         recipe = toy_recipe(tmp_path)
-        system = System(recipe, [(Stage(verb="train"), recipe), (Stage(verb="collect"), recipe)])
+        system = PipelineArtifacts(recipe, [(Stage(verb="train"), recipe), (Stage(verb="collect"), recipe)])
     if state == "running":
         partial = system.recipe.trained.with_name(f".{system.recipe.trained.name}.partial")
         partial.mkdir(parents=True)

@@ -22,7 +22,7 @@ from agentforge.evaluation.losses.loss_results import (
     read_losses,
     shortened,
 )
-from agentforge.evaluation.pipeline_artifacts import System
+from agentforge.evaluation.pipeline_artifacts import PipelineArtifacts
 from agentforge.evaluation.report.page import report
 from agentforge.evaluation.report.svg import Place, plane
 from agentforge.recipe.schema import Recipe, Stage
@@ -66,7 +66,7 @@ def trained(recipe: Recipe, model: Any, base: Path | str, tokens: int, **metrics
 
 
 @pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> System:
+def system(tmp_path_factory: pytest.TempPathFactory) -> PipelineArtifacts:
     """A grafted model, nested training on it, a model of half its width trained alone, and one on other rows."""
     torch.manual_seed(0)
     directory = tmp_path_factory.mktemp("system")
@@ -95,11 +95,11 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> System:
     for stage, recipe in stages:
         if stage.verb == "evaluate":
             evaluate(recipe, stage.model)
-    return System(graft, stages)
+    return PipelineArtifacts(graft, stages)
 
 
 @pytest.fixture(scope="module")
-def page(system: System) -> Path:
+def page(system: PipelineArtifacts) -> Path:
     return report(system)
 
 
@@ -130,7 +130,7 @@ def size(one: LossEvaluation) -> str:
     return f"{one.widths['1']['parameters']:,}"
 
 
-def test_the_table_has_each_phase_by_width_and_the_equal_model_beside(system: System, page: Path) -> None:
+def test_the_table_has_each_phase_by_width_and_the_equal_model_beside(system: PipelineArtifacts, page: Path) -> None:
     first, nested, half, _ = read_losses(find_all(system))
     assert [one.label for one in (first, nested, half)] == ["grafted", "Phase2 model", "Half model"]
     rows = cells(page, "model, parameters, width 1")
@@ -144,13 +144,13 @@ def test_the_table_has_each_phase_by_width_and_the_equal_model_beside(system: Sy
     assert beside[1][4] == half.label and beside[1][-2:] == ["7,000", "6,500"]
 
 
-def find_all(system: System) -> list[Path]:
+def find_all(system: PipelineArtifacts) -> list[Path]:
     from agentforge.evaluation.pipeline_artifacts import evaluations_of
 
     return evaluations_of(system.recipes)
 
 
-def test_rows_are_compared_pair_by_pair_and_other_rows_not_at_all(system: System) -> None:
+def test_rows_are_compared_pair_by_pair_and_other_rows_not_at_all(system: PipelineArtifacts) -> None:
     found = read_losses(find_all(system))
     groups = on_the_same_rows(found)
     assert [len(group) for group in groups] == [3, 1]
@@ -165,7 +165,7 @@ def test_rows_are_compared_pair_by_pair_and_other_rows_not_at_all(system: System
     assert half.from_scratch and not nested.from_scratch and not first.from_scratch
 
 
-def test_exits_speeds_surgery_and_router_are_shown(system: System, page: Path) -> None:
+def test_exits_speeds_surgery_and_router_are_shown(system: PipelineArtifacts, page: Path) -> None:
     nested = read_losses(find_all(system))[1]
     exits = cells(page, "model, exit after 1")
     assert exits[0][1:] == ["exit after 1", "exit after 2", "full depth", "calibrated exits"]
@@ -203,7 +203,7 @@ def test_names_are_shown_without_what_all_have(names: list[str], short: list[str
     assert len(set(short)) == len(set(names))
 
 
-def test_compare_shows_losses_in_a_terminal(system: System) -> None:
+def test_compare_shows_losses_in_a_terminal(system: PipelineArtifacts) -> None:
     console = Console(width=200, record=True, file=io.StringIO())
     for table in tables(find_evaluations([str(path) for path in find_all(system)]), rule="posterior"):
         console.print(table)

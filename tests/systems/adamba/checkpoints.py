@@ -61,8 +61,10 @@ def adamba(directory: Path, shape: Shape = BASE, *, tied: bool = False, **fields
         **{"mamba_d_ssm": 8 * shape.mamba_n_heads, "mamba_chunk_size": 16, "tie_word_embeddings": tied},
         "pad_token_id": None,
     }
-    config = FalconH1Config(**asdict(shape), **(settings | fields))
-    return save(loud(FalconH1ForCausalLM(resized(config, shape))), directory)
+    model = loud(FalconH1ForCausalLM(resized(FalconH1Config(**asdict(shape), **(settings | fields)), shape)))
+    for layer in fields.get("dropped_attention", []):
+        torch.nn.init.zeros_(model.model.layers[layer].self_attn.o_proj.weight)
+    return save(model, directory)
 
 
 def some_gate(width: int, seed: int = 0) -> ExitGate:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from agentforge.systems.adamba.exits.exits import Exit, Exits
 from agentforge.systems.adamba.modeling.configuration import AdambaConfig
+from agentforge.systems.adamba.modeling.embedding_and_head import head
 from agentforge.systems.adamba.modeling.modeling import AdambaForCausalLM
 
 VOCABULARY, PADDING = 61, 0
@@ -78,7 +79,7 @@ def heads_of_layers(model: Any, ids: Tensor, mask: Tensor) -> list[Tensor]:
     full = model(ids, attention_mask=mask, position_ids=positions, use_cache=False).logits
     for hook in hooks:
         hook.remove()
-    heads = [model.lm_head(model.model.final_layernorm(state)) * model.model.lm_head_multiplier for state in states]
+    heads = [head(model, model.model.final_layernorm(state)) for state in states]
     assert torch.equal(heads[-1], full)
     return heads
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from agentforge.export.convert import plan_conversion
 from agentforge.export.gguf import gguf
 from agentforge.export.llama_cpp import converter_source
 from agentforge.export.merge import merge_stage
+from agentforge.export.model_card import model_card
 from agentforge.systems.adamba.modeling.configuration import AdambaConfig
 from agentforge.systems.adamba.modeling.modeling import AdambaForCausalLM
 from agentforge.systems.adamba.modeling.shape import Shape, resized
@@ -50,8 +53,6 @@ def save_adamba(
     )
     torch.manual_seed(0)
     model = AdambaForCausalLM(resized(base, shape))
-    for layer in base.dropped_attention:
-        torch.nn.init.zeros_(model.model.layers[layer].self_attn.o_proj.weight)
     model.save_pretrained(directory, max_shard_size="200KB")
     tokenizer.save_pretrained(directory)
     return directory
@@ -91,6 +92,53 @@ def test_an_adapter_is_merged_into_a_plain_falcon_h1(tmp_path: Path, tokenizer: 
     with torch.no_grad():
         found = AdambaForCausalLM.from_pretrained(merged).eval()(ids).logits
         torch.testing.assert_close(found, live(ids).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_lora_on_the_ends_of_a_nanochat_graft_is_merged_exactly(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """The norm behind the embedding and the cap behind the head are in the forward pass: LoRA is on plain layers."""
+    fields: dict[str, Any] = {"logit_softcap": 2.0, "embedding_norm": True, "mlp": "relu2"}
+    base = save_adamba(tmp_path / "adamba", tokenizer, shape=HALF, tied=False, **fields)
+    recipe = make_recipe(tmp_path / "runs", base)
+    live = make_adapter(base, recipe.trained, target_modules=["embed_tokens", "lm_head"])
+    merged = merge_stage(recipe)
+    assert read_manifest(merged)["metrics"]["max_logit_difference"] < 1e-5
+    ids = torch.arange(40)[None]
+    with torch.no_grad():
+        plain = AdambaForCausalLM.from_pretrained(base).eval()(ids).logits
+        adapted, found = live(ids).logits, AdambaForCausalLM.from_pretrained(merged).eval()(ids).logits
+    torch.testing.assert_close(found, adapted, rtol=1e-5, atol=1e-5)
+    assert (adapted - plain).abs().max() > 0.1
+    assert adapted.abs().max() <= 2
+    assert "import agentforge.systems.adamba.auto" in (merged / "README.md").read_text()
+
+
+def test_an_adapter_on_dropped_attention_is_not_merged(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """transformers runs that attention, so an adapter that was trained with it alone may be on it."""
+    base = save_adamba(tmp_path / "adamba", tokenizer, shape=GROWN, tied=True, dropped_attention=[1])
+    recipe = make_recipe(tmp_path / "runs", base)
+    make_adapter(base, recipe.trained, target_modules=["o_proj"])
+    with pytest.raises(CheckRefused, match=r"layers\.1\.self_attn\.o_proj\.weight of .*, but layer 1 has no attention"):
+        merge_stage(recipe)
+
+
+def test_the_card_of_a_nanochat_graft_says_how_it_is_opened(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """The lines of the card are run, in a process of their own that has not imported agentforge."""
+    recipe = make_recipe(tmp_path / "runs", tmp_path / "adamba")
+    save_adamba(tmp_path / "adamba", tokenizer, shape=HALF, tied=False, mlp="relu2")
+    save_adamba(recipe.artifact("merged"), tokenizer, shape=HALF, tied=False, mlp="relu2")
+    readme = (recipe.artifact("merged") / "README.md").read_text()
+    lines = readme.split("```python\n")[1].split("```")[0]
+    assert lines.replace("path/to/this/directory", recipe.full_name) in model_card(recipe, "merged")
+    assert "AutoPeftModelForCausalLM" in model_card(recipe, "lora")
+    code = lines.replace("path/to/this/directory", str(recipe.artifact("merged")))
+    code += "print(type(model).__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "AdambaForCausalLM"
+    plain = save_adamba(recipe.artifact("grafted"), tokenizer, shape=HALF, tied=False)
+    assert not (plain / "README.md").exists()
+    assert "import agentforge" not in model_card(recipe, "grafted")
 
 
 @needs_llama_cpp

@@ -22,8 +22,8 @@ from agentforge.systems.adamba.checkpoint_types import OWN_TYPE, PLAIN_TYPE
 from agentforge.systems.adamba.exits.depth import hidden_after
 from agentforge.systems.adamba.exits.exits import Exits, confidence_of, exits_of, load_exits
 from agentforge.systems.adamba.generation import generate
+from agentforge.systems.adamba.modeling.embedding_and_head import head
 from agentforge.systems.adamba.recipe_sections import AdambaLoss
-from agentforge.systems.adamba.widths.elastic import head
 from agentforge.systems.adamba.widths.router import parameters
 from agentforge.systems.adamba.widths.submodels import parse_width, submodel
 
@@ -43,6 +43,7 @@ def loss_readings(model: Any, location: ModelLocation, settings: Losses) -> Adam
             raise UserError(
                 f"evaluate.loss.widths: a {model.config.model_type} has no narrower models inside; set it to ['1']"
             )
+        log.info("%s has no early exits: its loss is measured at full depth alone", location.label)
         return None
     layers, calibrated = _exits(model, location) if asked.exits else ([], None)
     return AdambaReadings(model, [str(share) for share in shares], layers, calibrated)

@@ -19,7 +19,7 @@ from agentforge.systems.adamba.exits.exits import (
     check_exit,
     confidence_of,
 )
-from agentforge.systems.adamba.widths.elastic import head
+from agentforge.systems.adamba.modeling.embedding_and_head import head
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -81,6 +81,8 @@ def calibrate_exits(
     rows = np.concatenate(observed.rows) if observed.rows else np.zeros(0)
     if len(np.unique(rows)) < 2:
         raise UserError("calibrating exits needs at least two held-out rows: one half chooses, the other measures")
+    # Exits are calibrated in the order in which decoding meets them: a deeper exit sees only the tokens that earlier
+    # exits let pass, and those are the harder ones.
     left = np.zeros(len(rows), bool)
     exits = {}
     for layer in layers:
@@ -131,6 +133,8 @@ def counted_tokens(batch: Mapping[str, Tensor]) -> Tensor:
 
 def _calibrate(rows: Array, sure: Array, agrees: Array, here: Array, wanted: float, confidence: Confidence) -> Exit:
     """Calibrate one exit on the tokens that come to it."""
+    # The best of 200 candidate thresholds looks better than it is on the rows that selected it, so other rows measure
+    # it.
     choosing, measuring = here & (rows % 2 == 0), here & (rows % 2 == 1)
     threshold = _smallest(rows[choosing], sure[choosing], agrees[choosing], wanted)
     if threshold is None:
@@ -152,6 +156,8 @@ def _calibrate(rows: Array, sure: Array, agrees: Array, here: Array, wanted: flo
 
 def _smallest(rows: Array, sure: Array, agrees: Array, wanted: float) -> float | None:
     """Return the smallest of the confidences that were seen at which the agreement is sure enough."""
+    # Only confidences that were observed: between two of them the same tokens leave. They rise, so the first
+    # threshold that holds is the one that lets most tokens leave.
     for threshold in np.unique(np.quantile(sure, np.linspace(0, 1, CANDIDATES), method="lower")) if len(sure) else ():
         leaving = sure >= threshold
         if interval(rows[leaving], agrees[leaving])[0] >= wanted:
@@ -162,7 +168,7 @@ def _smallest(rows: Array, sure: Array, agrees: Array, wanted: float) -> float |
 def interval(rows: Array, agrees: Array) -> tuple[float, float]:
     """Return the Beta-Jeffreys interval of a share of tokens, at 95%.
 
-    Tokens of one row are alike: see `effective_trials`.
+    Tokens of one row resemble each other: they count as `effective_trials` says, and once a row where all agree.
 
     Args:
         rows: (n,) of which row each token is.

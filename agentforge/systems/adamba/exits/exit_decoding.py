@@ -22,7 +22,7 @@ from transformers.masking_utils import create_causal_mask
 
 from agentforge.systems.adamba.exits.exits import Confidence, ExitGate, confidence_of
 from agentforge.systems.adamba.modeling.copied_states import copy_state
-from agentforge.systems.adamba.widths.elastic import head
+from agentforge.systems.adamba.modeling.embedding_and_head import embed, head
 
 CatchUp = Literal["exact", "copy"]
 
@@ -87,8 +87,11 @@ class ExitDecoder:
             mask: `(B, T)`, 0 at padding; None: no padding.
             unfinished: `(B)` bool; the others' confidence does not count.
         """
+        # The new token moves from exit to exit, together with the tokens that were left waiting there. Layers process
+        # them in order, so their cache ends up as full depth would have left it. Only the newest token is asked
+        # whether it may leave.
         self._given = {}
-        self.segments[0].admit(embed(self.model, token))
+        self.segments[0].admit(embed(self.model.model, token))
         for index, segment in enumerate(self.segments):
             hidden = self._run(segment, positions, mask)
             last = hidden[:, -1]
@@ -118,6 +121,7 @@ class ExitDecoder:
         if self.catch_up == "exact":
             self.segments[index + 1].admit(hidden)
             return
+        # Every deeper layer stores the keys and states it would have computed from the hidden state at the exit.
         rotary = self.model.model.rotary_emb(hidden, position_ids=positions[:, -1:])
         for layer in range(self.segments[index].layers.stop, self.model.config.num_hidden_layers):
             copy_state(self.model.model.layers[layer], hidden, self.cache, rotary)
@@ -127,6 +131,8 @@ class ExitDecoder:
         hidden, segment.waiting = segment.waiting, None
         assert hidden is not None
         length = hidden.shape[1]
+        # Mask and rotary embedding depend only on the number of tokens, so segments that read equally many share
+        # them.
         if length not in self._given:
             self._given[length] = self._inputs(segment, hidden, positions[:, -length:], mask)
         for index in segment.layers:
@@ -151,9 +157,3 @@ class ExitDecoder:
             "use_cache": True,
             "position_embeddings": self.model.model.rotary_emb(hidden, position_ids=positions),
         }
-
-
-def embed(model: Any, token: Tensor) -> Tensor:
-    """Return what the first layer reads: `(B, T, D)`."""
-    embedded: Tensor = model.model.embed_tokens(token) * model.model.embedding_multiplier
-    return embedded

@@ -63,6 +63,8 @@ class ExitLoop:
         pad = generation_config._pad_token_tensor
         unfinished = torch.ones(len(input_ids), dtype=torch.bool, device=input_ids.device)
         steps: list[tuple[Tensor, Tensor]] = []
+        # This is transformers' sampling loop with one change: `decoder.step` reads the token instead of the whole
+        # model.
         while True:
             logits = logits.to(copy=True, dtype=torch.float32)
             scores = logits_processor(input_ids, logits)
@@ -93,6 +95,8 @@ class ExitLoop:
         model_kwargs: Mapping[str, Any],
     ) -> Any:
         """The cache that is handed out, or was handed in, is made whole first."""
+        # Tokens may still be waiting at exits. Whoever continues with this cache would miss them in the deeper
+        # layers.
         cache = decoder.cache
         if config.return_dict_in_generate or getattr(cache, "_is_user_defined", False):
             mask = model_kwargs.get("attention_mask")

@@ -47,6 +47,7 @@ class ExitGate(nn.Module):
         super().__init__()
         self.hidden = nn.Linear(width, 1)
         self.distribution = nn.Linear(2, 1, bias=False)
+        # A gate starts as the softmax gap alone, a sensible confidence; training adds what the hidden state knows.
         nn.init.zeros_(self.hidden.weight)
         nn.init.zeros_(self.hidden.bias)
         with torch.no_grad():
@@ -64,6 +65,7 @@ class ExitGate(nn.Module):
             normed: `(..., D)` hidden state of the exit after the final norm.
             logits: `(..., V)` that the head makes of it.
         """
+        # Always fp32: bf16 has no number between 0.996 and 1, and that is where the confident tokens are.
         best = logits.float().softmax(-1).topk(2).values
         sure = torch.stack([best[..., 0], best[..., 0] - best[..., 1]], -1)
         sure = torch.logit(sure.clamp(NEVER_SURER, 1 - NEVER_SURER))
@@ -119,6 +121,7 @@ def save_gates(directory: Path, gates: Mapping[int, ExitGate]) -> None:
 def load_gates(directory: Path) -> dict[int, ExitGate]:
     """Return the gates that lie beside a checkpoint; none if there is no file."""
     path = directory / GATES
+    # The tensors' names say which exits there are, so the file needs no config beside it.
     tensors = load_file(path) if path.is_file() else {}
     gates = {}
     for layer in sorted({int(name.split(".")[0]) for name in tensors}):
@@ -149,6 +152,7 @@ def exits_of(model: Any) -> Exits:
     Raises:
         UserError: it has none, or they are another model's.
     """
+    # Read once and kept on the model. The checkpoint itself stays exactly what transformers expects.
     exits: Exits | None = getattr(model, "exits", None)
     where = model.name_or_path
     if exits is None and where:
@@ -158,6 +162,7 @@ def exits_of(model: Any) -> Exits:
             f"exit_threshold: this model has no calibrated exits ({EXITS} beside {where or 'its checkpoint'}); "
             "calibrate them first with calibrate_exits"
         )
+    # Checked at every use: `exits` may have been set by hand, or belong to the model before it was expanded.
     for layer, exit in exits.calibrated.items():
         check_exit(model, layer, exit.confidence, exits.gates)
     return exits

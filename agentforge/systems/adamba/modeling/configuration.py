@@ -1,11 +1,14 @@
 """The config of an Adamba: a FalconH1 config, what surgery must remember, and the switches of a nanochat base."""
 
+import os
+from pathlib import Path
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import FalconH1Config
 
 from agentforge.errors import UserError
+from agentforge.models.usage import write_usage
 from agentforge.systems.adamba.checkpoint_types import OWN_TYPE, PLAIN_CLASS, PLAIN_TYPE, SWITCHES
 
 
@@ -49,6 +52,8 @@ class AdambaConfig(FalconH1Config):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
+        # FalconH1 derives the head size from the width. Here it is fixed, because heads keep their size when the width
+        # changes. The base's values are remembered so that resizing never accumulates rounding (`shape.resized`).
         self.head_dim = self.head_dim or self.hidden_size // self.num_attention_heads
         self.base_hidden_size = self.base_hidden_size or self.hidden_size
         self.base_rms_norm_eps = self.base_rms_norm_eps or self.rms_norm_eps
@@ -70,6 +75,7 @@ class AdambaConfig(FalconH1Config):
     @classmethod
     def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """Read a config.json; that of a plain FalconH1 is an Adamba's too."""
+        # transformers would warn that the file's type is not this class's
         fields, rest = super().get_config_dict(*args, **kwargs)
         if fields.get("model_type") == PLAIN_TYPE:
             fields["model_type"] = cls.model_type
@@ -78,6 +84,8 @@ class AdambaConfig(FalconH1Config):
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as they are written: a plain FalconH1's, with more keys, unless a switch is on."""
         fields = super().to_dict()
+        # Without switches the model computes what a FalconH1 computes, so it is stored as one: transformers and
+        # llama.cpp open it as it is. Our other fields are extra keys to them.
         if self.switches:
             return fields
         for name in SWITCHES:
@@ -86,6 +94,11 @@ class AdambaConfig(FalconH1Config):
         if fields.get("architectures"):
             fields["architectures"] = [PLAIN_CLASS]
         return fields
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Write config.json; where a switch is on, also a README: transformers alone does not open such a model."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        write_usage(Path(save_directory), self.to_dict())
 
 
 def _check_layers(name: str, layers: list[int], allowed: range) -> None:

@@ -33,6 +33,7 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, padded: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        # One multiply-add per tap over the whole sequence, in the (B, T, channels) layout that the projection leaves.
         taps = weight.squeeze(1).t().contiguous()  # (K, channels)
         length = padded.shape[1] - len(taps) + 1
         y = padded[:, :length] * taps[0] if bias is None else torch.addcmul(bias, padded[:, :length], taps[0])

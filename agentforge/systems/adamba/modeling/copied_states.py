@@ -46,6 +46,7 @@ def keep_mamba(mixer: Any, hidden: Tensor, cache: Cache) -> None:
 
     h = exp(dt A) h + dt B x: Dao and Gu 2024, Mamba-2, arXiv 2405.21060.
     """
+    # The mixer's update for one token, minus everything that only its output needs: the gate, C and D.
     batch = hidden.shape[0]
     projected = mixer.in_proj(hidden * mixer.ssm_in_multiplier) * mixer.mup_vector
     _, read, dt = projected[:, 0].split([mixer.intermediate_size, mixer.conv_dim, mixer.num_heads], dim=-1)

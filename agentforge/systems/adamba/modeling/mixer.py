@@ -41,6 +41,7 @@ class AdambaMixer(FalconH1Mixer):
 
     def __init__(self, config: AdambaConfig, layer_idx: int) -> None:
         super().__init__(config, layer_idx)
+        self.config = config
         self.register_buffer("mup_vector", compute_mup_vector(config), persistent=False)
         self.scaled = set(config.ssm_multipliers or [1.0]) != {1.0}
 
@@ -69,6 +70,9 @@ class AdambaMixer(FalconH1Mixer):
             raise UserError(
                 "packed documents cannot be kept apart without mamba_ssm on a CUDA GPU: set packing to false"
             )
+        # Mamba-2 in one breath: one projection gives the gate, the channels x, B and C, and the step sizes dt. The
+        # channels pass through a short convolution and then the scan. dt decides how much a token writes and how much
+        # of the past fades.
         gate, channels, dt = self._project(hidden_states, attention_mask)
         scanned = self._scan(channels, dt, cache_params, attention_mask)
         return self.out_proj((scanned * functional.silu(gate)).to(hidden_states.dtype))
@@ -88,11 +92,12 @@ class AdambaMixer(FalconH1Mixer):
         """Return the scan's outputs `(B, T, inner)`."""
         state = None if cache is None else cache.get_recurrent_state(self.layer_idx, state_idx=0)
         channels = self.act(self._convolve(channels, cache))
-        if attention_mask is not None:
+        if attention_mask is not None:  # again: the convolution's taps and bias reach into the padding behind a row
             channels = channels * attention_mask.unsqueeze(-1).to(channels.dtype)
         size = self.n_groups * self.ssm_state_size
         x, B, C = channels.split([self.intermediate_size, size, size], dim=-1)
         B, C = B.unflatten(-1, (self.n_groups, -1)), C.unflatten(-1, (self.n_groups, -1))
+        # Decays multiply along the whole row; in bf16 every token would add a rounding error to the state.
         dtype = torch.promote_types(x.dtype, torch.float32)
         dt = functional.softplus(dt.to(dtype) + self.dt_bias.to(dtype)).clamp(*self.time_step_limit)
         inputs = (x.unflatten(-1, (self.num_heads, -1)), dt, -torch.exp(self.A_log.to(dtype)), B, C, self.D)
@@ -109,12 +114,15 @@ class AdambaMixer(FalconH1Mixer):
         if cache is None:
             return causal_convolution(channels, weight, bias)
         past = cache.get_conv_state(self.layer_idx, state_idx=0)
+        # One token: shift the window and take one weighted sum. A cache that records its past (to roll back in
+        # assisted decoding) needs the inputs themselves and takes the general path below.
         if past is not None and channels.shape[1] == 1 and not cache.is_recording_past(self.layer_idx):
             past.copy_(torch.cat([past[..., 1:], channels.transpose(1, 2)], -1))
             one = (past * weight.squeeze(1)).sum(-1)
             return (one if bias is None else one + bias).unsqueeze(1)
         kernel, length = self.conv_kernel_size, channels.shape[1]
         seen = cache.update_conv_state(channels.transpose(1, 2), self.layer_idx, conv_kernel_size=kernel)
+        # The K - 1 inputs before the new ones. At the start of a row there are fewer; zeros take their place.
         before = seen[..., : seen.shape[-1] - length][..., 1 - kernel :]
         before = functional.pad(before, (kernel - 1 - before.shape[-1], 0))
         return causal_convolution(channels, weight, bias, before.transpose(1, 2))
@@ -131,6 +139,9 @@ def fresh_mamba(mixer: FalconH1Mixer, generator: torch.Generator | None = None) 
     def uniform(low: float, high: float, *size: int) -> Tensor:
         return torch.rand(size, generator=generator) * (high - low) + low
 
+    # softplus(dt_bias) is the step size before the input has any say, and exp(-dt A) is the share of the state that
+    # survives it. A head's memory is about 1 / (dt A) tokens, so a fresh mixer has heads that span from one token to
+    # a thousand.
     rows, inputs = mixer.in_proj.weight.shape
     channels, _, kernel = mixer.conv1d.weight.shape
     heads = mixer.dt_bias.numel()

@@ -1,13 +1,13 @@
 """The parts in which nanochat differs from FalconH1, each put in place by its switch in the config.
 
-RMSNorms without weights are transformers' own `NanoChatRMSNorm`.
+RMSNorms without weights are transformers' own `NanoChatRMSNorm`; the normed embedding and the soft cap are in
+`embedding_and_head`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers.cache_utils import Cache
@@ -21,32 +21,6 @@ from transformers.models.falcon_h1.modeling_falcon_h1 import (
 from transformers.models.nanochat.modeling_nanochat import NanoChatRMSNorm
 
 from agentforge.systems.adamba.modeling.configuration import AdambaConfig
-
-
-class NormedEmbedding(nn.Embedding):
-    """An embedding of root mean square 1, as the first layer of nanochat sees it."""
-
-    def __init__(self, config: AdambaConfig) -> None:
-        super().__init__(config.vocab_size, config.hidden_size, config.pad_token_id)
-        self.norm = NanoChatRMSNorm(config.rms_norm_eps)
-
-    def forward(self, input: Tensor) -> Tensor:
-        return self.norm(super().forward(input))
-
-
-class SoftcappedHead(nn.Linear):
-    """A head whose logits are ``c * tanh(logits / c)`` once they are multiplied by `lm_head_multiplier`.
-
-    FalconH1 multiplies what its head returns, and so does whoever reads an exit; the cap is therefore made here.
-    """
-
-    def __init__(self, config: AdambaConfig) -> None:
-        super().__init__(config.hidden_size, config.vocab_size, bias=False)
-        self.multiplier = config.lm_head_multiplier or 1.0
-        self.cap = config.logit_softcap or 1.0
-
-    def forward(self, input: Tensor) -> Tensor:
-        return torch.tanh(super().forward(input) * (self.multiplier / self.cap)) * (self.cap / self.multiplier)
 
 
 class SquaredReluMLP(nn.Module):
@@ -84,6 +58,8 @@ class NormedAttention(FalconH1Attention):
             projection(hidden_states).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
+        # nanochat normalises after the rotation, Qwen3 before it. The norm has no weights and a rotation keeps lengths,
+        # so both orders agree here up to rounding; this one is the base's.
         query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
         query, key = self.norm(query), self.norm(key) * self.key_multiplier
         if past_key_values is not None:
@@ -100,5 +76,6 @@ class FlippedRotaryEmbedding(FalconH1RotaryEmbedding):
     """Rotation the other way: nanochat's `rotate_half` has the opposite sign."""
 
     def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        # turning by -angle instead of swapping signs in `rotate_half`: the attention kernels stay transformers' own
         cos, sin = super().forward(x, position_ids)
         return cos, -sin

@@ -83,6 +83,9 @@ def resized(config: Config, shape: Shape) -> Any:
     Raises:
         UserError: the shape does not divide into the groups of heads that ``config`` has.
     """
+    # Why a multiplier can undo the norm: if only n_old of n channels are non-zero, the mean of squares shrinks by
+    # n_old / n and RMSNorm scales its output up by sqrt(n / n_old). Epsilon is added to that mean, so it must shrink
+    # with it. No other part of the model looks at all channels at once.
     check_groups(config, shape)
     changed = copy.deepcopy(config)
     for name, size in asdict(shape).items():
@@ -109,6 +112,7 @@ def _keep_what_fits(config: Config, shape: Shape) -> None:
     for name, first in (("exit_layers", 1), ("dropped_attention", 0)):
         if layers := getattr(config, name, None):
             setattr(config, name, [layer for layer in layers if first <= layer < shape.num_hidden_layers])
+    # A slice that is smaller than an earlier shape no longer contains it, and forgets it.
     whole = [old for old in getattr(config, "expansions", None) or [] if Shape(**old) != shape]
     inside = [old for old in whole if Shape(**old).fits_in(shape)]
     config.expansions, config.expanded_from = inside or None, inside[-1] if inside else None
@@ -135,6 +139,7 @@ def check_groups(config: Config, shape: Shape) -> None:
 
 def _in_proj(small: Config, large: Config) -> torch.Tensor:
     """Rows are [gate | x | B | C | dt]; B and C belong to the groups and are shared by all heads."""
+    # So a smaller mixer is not a plain prefix: it takes the first rows of gate, x and dt, and all rows of B and C.
     inner, outer = small.mamba_d_ssm, large.mamba_d_ssm
     states = 2 * small.mamba_n_groups * small.mamba_d_state
     parts = [(0, inner), (outer, inner), (2 * outer, states), (2 * outer + states, small.mamba_n_heads)]

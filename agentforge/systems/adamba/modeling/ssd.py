@@ -84,6 +84,10 @@ class _Scan(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, start: Tensor, chunk: int
     ) -> tuple[Tensor, Tensor]:
+        # Unrolled, the recurrence reads y_i = sum over j < i of (C_i . B_j) exp(time_i - time_j) dt_j x_j. Pairs
+        # within a chunk form a masked matrix product, like attention without softmax (`within`). Everything from
+        # earlier chunks reaches a position through a single state, the one at the border of its chunk (`between`). A
+        # position's own input is added at the end.
         groups = B.shape[2]
         parts = _Chunks(x, dt, A, B, C, chunk)
         weights = _decays(parts.time, parts.dt)
@@ -126,13 +130,17 @@ class _Scan(torch.autograd.Function):
         dB = d_scores.transpose(-1, -2) @ parts.C + parts.reaching() @ d_ends.flatten(4).transpose(-1, -2)
         dB.addcmul_(d_own, parts.C)
 
-        # the exponents: of a row by its output, of a column by its input, of a whole chunk by its last state
+        # The exponents. exp is its own derivative, so the gradient of time_i is dy_i . y_i, and that of time_j is
+        # -dx_j . x_j: the (q, q) matrix of their products is never formed. The last time of a chunk also scales the
+        # state it hands on. Times are running sums of dt A, so their gradients are summed from the end.
         by_input = (parts.x * dx).sum(-1)
         d_time = (dy * y).sum(-1) - by_input
         ends = torch.cat([states[:, 1:], end.unsqueeze(1)], 1)
         d_time[:, :, -1] += (d_ends * ends).sum((3, 5)).flatten(2)
         d_decay = d_time.flip(2).cumsum(2).flip(2)
         steps = dt.view_as(d_decay)
+        # Within the scan an input appears only as dt_j x_j, hence dx_j . x_j / dt_j. Where a step is 0 (padding) so
+        # is the numerator.
         d_dt = torch.addcmul(by_input / steps.clamp_min(torch.finfo(dt.dtype).tiny), d_decay, A)
         d_dt.addcmul_(d_skip, parts.own())
         dx = torch.addcmul(dx, dy, parts.skip(D))
@@ -207,6 +215,7 @@ def _decays(time: Tensor, dt: Tensor) -> Tensor:
 
 def _recur(inputs: Tensor, kept: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
     """Return the state before each chunk `(b, c, g, n, r, p)` and the one after the last."""
+    # The only loop over time, and it runs over chunks. Everything else is matrix products.
     states = torch.empty_like(inputs)
     state = start
     for number in range(inputs.shape[1]):
@@ -232,6 +241,7 @@ def selective_step(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Te
         x, dt, A, B, C, D: as there, T is 1.
         state: `(B, heads, head_dim, states)`.
     """
+    # The recurrence itself. It writes in place because the cache holds this very tensor.
     groups = B.shape[2]
     x, dt = x[:, 0].to(dt.dtype), dt[:, 0]
     state.mul_(torch.exp(dt * A)[..., None, None])

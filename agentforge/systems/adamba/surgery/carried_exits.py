@@ -30,6 +30,7 @@ def carry_exits(
     """
     calibrated = (source / EXITS).is_file()
     gates = load_gates(source)
+    # A gate weighs every channel of the exit. Cut some off and it no longer says what it was trained to say.
     if new.hidden_size < old.hidden_size:
         if not (gates or calibrated):
             return None
@@ -51,6 +52,7 @@ def carry_exits(
 def _fitted(gate: ExitGate, old: Any, new: Any, channels: Tensor | None) -> ExitGate:
     """Return the gate for the new channels: it reads the final norm's output, which a wider model makes larger."""
     weight = gate.hidden.weight if channels is None else gate.hidden.weight[:, channels]
+    # The new channels are zero at the exit, so the gate's new weights (zero as well) do not matter yet.
     fitted = ExitGate(new.hidden_size)
     with torch.no_grad():
         fitted.hidden.weight[:, : old.hidden_size] = weight * (new.lm_head_multiplier / old.lm_head_multiplier)

@@ -61,6 +61,7 @@ def choose_layers(model: Any, rows: Sequence[Sequence[int]], layers: int | Seque
         UserError: the model has no such layers, or their attention is dropped already.
     """
     present = _candidates(model.config, layers)
+    # Each layer is dropped alone: trying all subsets would take 2^layers runs. `after` tells what the choice costs.
     before, tokens = mean_loss(model, rows)
     alone = {}
     for layer in present:
@@ -92,6 +93,7 @@ def _candidates(config: Any, layers: int | Sequence[int]) -> list[int]:
 @contextmanager
 def _silenced(model: Any, layers: Sequence[int]) -> Iterator[None]:
     """Keep `o_proj` of some layers at zero as long as the context lasts."""
+    # A zero output projection silences attention without touching the model's structure, and is quickly undone.
     weights = [model.model.layers[layer].self_attn.o_proj.weight.data for layer in layers]
     kept = [weight.clone() for weight in weights]
     for weight in weights:
@@ -112,11 +114,5 @@ def drop_attention(source: Path, target: Path, layers: Sequence[int], shard_byte
     """
     config, checkpoint = open_adamba(source)
     chosen = _candidates(config, list(layers))
-    silent = {f"model.layers.{layer}.self_attn.o_proj.weight" for layer in chosen}
     config.dropped_attention = sorted({*(config.dropped_attention or []), *chosen})
-
-    def tensor(name: str) -> torch.Tensor:
-        value = checkpoint.read(name)
-        return torch.zeros_like(value) if name in silent else value
-
-    write_adamba(target, config, main_dtype(checkpoint), tensor, shard_bytes)
+    write_adamba(target, config, main_dtype(checkpoint), checkpoint.read, shard_bytes)  # which writes their o_proj as 0

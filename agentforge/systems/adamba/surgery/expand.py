@@ -93,6 +93,10 @@ class Growth:
 
     def tensor(self, name: str) -> torch.Tensor:
         """Return a tensor of the larger model."""
+        # Fill the larger tensor with new entries, then put the old tensor over its first rows and columns. The old
+        # logits survive for three reasons. Old readers see new channels that are zero, because nothing writes to them
+        # yet. New heads and units compute something, but their columns in the writers are zero. A new layer reads
+        # like the layer it copies, but all its writers are zero, so it adds nothing.
         source = self._source(name)
         part = self.checkpoint.read(source)
         grown = self._new_entries(name, part)
@@ -105,6 +109,7 @@ class Growth:
         words = name.split(".")
         if words[1] != "layers" or int(words[2]) < self.old.num_hidden_layers:
             return name
+        # Counted from the end, so that the last new layer is a copy of the last old one.
         depth = int(self.old.num_hidden_layers)
         from_the_end = (self.new.num_hidden_layers - 1 - int(words[2])) % depth
         return ".".join([*words[:2], str(depth - 1 - from_the_end), *words[3:]])
@@ -114,11 +119,12 @@ class Growth:
         shape = self._shape(name, old)
         if _writes(name):
             return torch.zeros(shape, dtype=self.dtype)
-        if name.endswith("norm.weight"):
+        if name.endswith("norm.weight"):  # multiplies a zero for now; the old ones' mean is the neutral start
             return torch.full(shape, float(old.float().mean()), dtype=self.dtype)
         if name.endswith(FRESH):
             return self.mixers.tensor(name).to(self.dtype)
         scale = float(torch.linalg.vector_norm(old, dtype=torch.float32)) / old.numel() ** 0.5
+        # A tensor that is all zeros, as in a fresh graft, has no scale to match.
         drawn = torch.empty(shape, dtype=torch.float32)
         return drawn.normal_(0, scale or self.new.initializer_range, generator=seeded(self.seed, name)).to(self.dtype)
 

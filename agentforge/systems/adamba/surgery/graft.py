@@ -133,6 +133,8 @@ def grafted_config(base: Path, fields: Mapping[str, Any], sizes: MambaSizes) -> 
 
 
 def _refuse_what_is_not_held(base: Path, fields: Mapping[str, Any]) -> None:
+    # A model that lost a part on the way still loads and still talks. So anything unknown is refused rather than
+    # skipped.
     kind = str(fields.get("model_type"))
     if kind not in HELD:
         why = f" has {NOT_HELD[kind]}, which FalconH1 cannot hold exactly" if kind in NOT_HELD else " is not known here"
@@ -152,6 +154,10 @@ def _refuse_what_is_not_held(base: Path, fields: Mapping[str, Any]) -> None:
 
 def write_graft(target: Path, config: Any, dtype: torch.dtype, read: Callable[[str], torch.Tensor], seed: int) -> None:
     """Write a graft: the base's tensors from ``read`` (by the graft's names), the mixers' own fresh and silent."""
+    # Why the logits stay equal to the last bit: all of FalconH1's multipliers are 1, the norms keep the base's
+    # epsilon, and each layer adds mixer + attention where the base adds attention, with a mixer that is exactly 0.
+    # Only the mixer's output projection is zero. The rest is not, so the output projection gets a gradient at the
+    # first step; a mixer of nothing but zeros would never move.
     mixers = FreshMixers(config, seed)
 
     def tensor(name: str) -> torch.Tensor:
@@ -179,7 +185,7 @@ class FreshMixers:
         layer, _, parameter = name.partition(".mamba.")
         if parameter == "out_proj.weight":
             return torch.zeros(self.config.hidden_size, self.config.mamba_d_ssm)
-        if layer != self.layer:
+        if layer != self.layer:  # a checkpoint is written layer by layer: one mixer is in memory
             with torch.device("meta"):
                 mixer = FalconH1Mixer(self.config, layer_idx=0)
             self.layer, self.values = layer, fresh_mamba(mixer, seeded(self.seed, layer))

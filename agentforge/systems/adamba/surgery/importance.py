@@ -93,6 +93,7 @@ def _contribution(scores: Tensor) -> Callable[..., None]:
 
     def hook(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         values, weight = inputs[0].detach().flatten(0, -2).float(), module.weight.detach().float()  # type: ignore[operator]
+        # A head with large activations and tiny output weights contributes little, so the product is what counts.
         size = values.shape[-1] // len(scores)
         if size == 1:
             scores.add_((values.abs().sum(0) * weight.norm(dim=0)).cpu())
@@ -168,6 +169,7 @@ def order_checkpoint(source: Path, target: Path, importance: Importance, shard_b
 
     def tensor(name: str) -> Tensor:
         value = checkpoint.read(name)
+        # Whoever writes an axis and whoever reads it are permuted alike, so the permutation cancels in every product.
         words = name.split(".")
         layer = int(words[2]) if words[1] == "layers" else 0
         for dimension, axis in enumerate(axes_of(name)):

@@ -168,6 +168,8 @@ def graft_nanochat(base: Path, target: Path, sizes: MambaSizes, seed: int) -> No
         UserError: a file is missing, or the base has what no nanochat has.
         CheckRefused: a name in its config or among its tensors is not known here.
     """
+    # Every tensor is accounted for in both directions: one that the Adamba lacks is refused like one that the base
+    # lacks.
     old, weights, dtype, named = open_nanochat(base)
     config = _grafted_config(old, sizes)
     shapes = names_and_shapes(config)

@@ -20,6 +20,7 @@ from transformers.initialization import no_init_weights
 from agentforge.errors import CheckRefused
 from agentforge.models.auto import load_config
 from agentforge.models.checkpoint import Checkpoint
+from agentforge.systems.adamba.modeling.embedding_and_head import embed, head
 
 ROW_LENGTH = 160
 """More than a chunk of the scan, so that the state that chunks hand on is in it."""
@@ -90,6 +91,7 @@ def streamed_logits(config: Any, read: Callable[[str], Tensor], rows: Sequence[S
     Returns:
         the float32 logits `(T, V)` of each row.
     """
+    # One model of one layer: load a layer into it, run all rows through, load the next.
     model = _one_layer(config)
     names = [name for name in model.state_dict() if not name.startswith("model.layers.")]
     if config.tie_word_embeddings:
@@ -98,17 +100,16 @@ def streamed_logits(config: Any, read: Callable[[str], Tensor], rows: Sequence[S
     model.tie_weights()
     stack = model.model
     final = next(name for name in FINAL_NORMS if hasattr(stack, name))
+    # Otherwise the stack would apply the final norm after every layer.
     norm = getattr(stack, final)
     setattr(stack, final, nn.Identity())
     in_layer = [name for name in model.state_dict() if name.startswith("model.layers.0.")]
     with torch.inference_mode():
-        scale = getattr(stack, "embedding_multiplier", 1.0)
-        hidden = [stack.embed_tokens(torch.tensor([list(row)])) * scale for row in rows]
+        hidden = [embed(stack, torch.tensor([list(row)])) for row in rows]
         for layer in range(config.num_hidden_layers):
             _fill(model, {name: read(name.replace(".0.", f".{layer}.", 1)) for name in in_layer})
             hidden = [stack(inputs_embeds=state, use_cache=False).last_hidden_state for state in hidden]
-        multiplier = getattr(stack, "lm_head_multiplier", 1.0)
-        return [(model.lm_head(norm(state)) * multiplier)[0] for state in hidden]
+        return [head(model, norm(state))[0] for state in hidden]
 
 
 def _one_layer(config: Any) -> Any:

@@ -14,6 +14,7 @@ from agentforge.errors import CheckRefused, UserError
 from agentforge.models.checkpoint import DTYPES, INDEX_FILE, SINGLE_FILE, Checkpoint, write_shard
 from agentforge.models.checkpoint_files import require_space
 from agentforge.systems.adamba.modeling.configuration import AdambaConfig
+from agentforge.systems.adamba.modeling.dropped_attention import check_silent, output_names
 from agentforge.systems.adamba.modeling.modeling import AdambaForCausalLM
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -45,6 +46,7 @@ def read_config(directory: Path) -> Any:
 
 def names_and_shapes(config: Any) -> dict[str, tuple[int, ...]]:
     """Return the tensors of a config's checkpoint in the model's order; a tied head is not among them."""
+    # Ask the model class itself, on the meta device: a list kept by hand would drift away from it.
     with no_init_weights(), torch.device("meta"):
         state = AdambaForCausalLM._from_config(config).state_dict()
     return {
@@ -110,10 +112,12 @@ def open_adamba(directory: Path) -> tuple[Any, Checkpoint]:
 
     Raises:
         UserError: it is no Adamba.
-        CheckRefused: tensors are missing, unknown, of another shape, or tied otherwise than the config says.
+        CheckRefused: tensors are missing, unknown, of another shape, or tied otherwise than the config says; or it has
+            attention that its config drops.
     """
     config, checkpoint = read_config(directory), Checkpoint(directory)
     check_tensors(checkpoint, names_and_shapes(config), config.tie_word_embeddings)
+    check_silent(config, directory, lambda name: checkpoint.read(name) if name in checkpoint.tensors else None)
     return config, checkpoint
 
 
@@ -126,6 +130,8 @@ def write_adamba(
 ) -> None:
     """Write an Adamba's config and weights, in shards with an index if they are more than one.
 
+    `o_proj` is written as zeros where the config drops the attention, whatever ``tensor`` gives.
+
     Args:
         directory: where to.
         config: of the model that is written.
@@ -136,9 +142,16 @@ def write_adamba(
     layout: Layout = {name: (dtype, shape) for name, shape in names_and_shapes(config).items()}
     size = sum(torch.Size(shape).numel() * dtype.itemsize for _, shape in layout.values())
     require_space(directory, size, f"writing {directory.name}")
+    # Done for every writer, not just where attention is dropped: expanding or slicing such a model must keep it
+    # silent too.
+    silent = output_names(config)
+
+    def written(name: str) -> torch.Tensor:
+        return torch.zeros(layout[name][1], dtype=dtype) if name in silent else tensor(name)
+
     shards = _shards(layout, shard_bytes)
     for file, part in shards.items():
-        write_shard(directory / file, part, tensor)
+        write_shard(directory / file, part, written)
     if len(shards) > 1:
         weight_map = {name: file for file, part in shards.items() for name in part}
         write_json(directory / INDEX_FILE, {"metadata": {"total_size": size}, "weight_map": weight_map})
@@ -148,6 +161,7 @@ def write_adamba(
 
 
 def _shards(layout: Layout, shard_bytes: int) -> dict[str, Layout]:
+    # Shards keep the model's order, so that whoever writes them makes one layer after the other.
     parts: list[Layout] = [{}]
     size = 0
     for name, (dtype, shape) in layout.items():

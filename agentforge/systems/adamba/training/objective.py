@@ -17,8 +17,9 @@ from agentforge.losses.early_exit import exit_weights, layer_dropout, rotated
 from agentforge.losses.gates import shadow_loss
 from agentforge.losses.matryoshka import MIXED, inplace_distillation, mix, sandwich
 from agentforge.systems.adamba.exits.depth import hidden_after, leaving_out
+from agentforge.systems.adamba.modeling.embedding_and_head import head
 from agentforge.systems.adamba.recipe_sections import AdambaTrain
-from agentforge.systems.adamba.widths.elastic import ElasticModel, head
+from agentforge.systems.adamba.widths.elastic import ElasticModel
 from agentforge.trainers.batching import IGNORED
 from agentforge.trainers.supervised.additions import Moment, Objective
 from agentforge.trainers.supervised.sft import only_at

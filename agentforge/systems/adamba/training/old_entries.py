@@ -30,6 +30,7 @@ class OldEntries:
         """
         self.share = share
         config: Any = model.config
+        # The map that slices a smaller model out also says where its entries lie in the larger one.
         small = resized(config, smaller)
         self.parts: list[tuple[nn.Parameter, tuple[Runs, ...]]] = []
         for name, parameter in model.named_parameters():

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers.initialization import no_init_weights
 
+from agentforge.systems.adamba.modeling.embedding_and_head import head
 from agentforge.systems.adamba.modeling.shape import Index, Shape, index_of, resized
 
 Mix = Sequence[tuple[Fraction, Fraction]]
@@ -38,6 +39,7 @@ class _Joined(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        # Autograd would pad each stretch to full size and add them up, writing the whole tensor several times.
         whole = gradient.new_zeros(ctx.shape)
         offset = 0
         for start, length in ctx.runs:
@@ -88,6 +90,7 @@ class _Skeleton:
     """A model of another shape whose parameters and buffers are plain attributes, to be set before each use."""
 
     def __init__(self, full: Any, shape: Shape) -> None:
+        # On the meta device and without weights: a skeleton costs only its modules.
         small = resized(full.config, shape)
         with no_init_weights(), torch.device("meta"):
             self.model = type(full)._from_config(small)
@@ -103,6 +106,8 @@ class _Skeleton:
             slot.owner._buffers.pop(slot.leaf, None)
 
     def fill(self, group: str, whole: dict[str, Tensor]) -> None:
+        # These are views of the live parameters: gradients flow straight into them, and the next fill sees the
+        # optimiser's step.
         for slot in self.slots[group]:
             # past nn.Module's __setattr__, which would register a parameter that is taken whole
             slot.owner.__dict__[slot.leaf] = _part(whole[slot.name], slot.places)
@@ -117,20 +122,13 @@ def _index(name: str, small: Any, large: Any, dimensions: int) -> Index:
     if name.endswith("mamba.mup_vector"):  # (1, 1, rows of in_proj)
         rows = index_of("mamba.in_proj.weight", small, large)[0]
         return slice(None), slice(None), rows
-    if name.endswith("inv_freq"):
+    if name.endswith("inv_freq"):  # heads are of one size in every width
         return (slice(None),) * dimensions
     return index_of(name, small, large)
 
 
 def _layer(name: str) -> str:
     return name.split(".")[2] if name.startswith("model.layers.") else ""
-
-
-def head(model: Any, hidden_states: Tensor) -> Tensor:
-    """Return logits `(..., V)` of hidden states `(..., D)` behind the final norm, as FalconH1 makes them."""
-    logits: Tensor = model.lm_head(hidden_states)
-    multiplier = model.model.lm_head_multiplier
-    return logits if multiplier == 1 else logits * multiplier  # logits are the largest tensor: no copy for nothing
 
 
 class ElasticModel(nn.Module):
@@ -176,6 +174,8 @@ class ElasticModel(nn.Module):
             for group in narrow.slots:
                 narrow.fill(group, whole)
             return self._as_the_full_one(narrow.model)
+        # The outer skeleton has embedding, final norm and head at full width. Each layer comes from the skeleton of
+        # its widths.
         if self._outer is None:
             self._outer = _Skeleton(self.full, shape)
         self._outer.fill("", whole)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from agentforge.errors import UserError
 from agentforge.systems.adamba.exits.calibration import counted_tokens
-from agentforge.systems.adamba.widths.elastic import head
+from agentforge.systems.adamba.modeling.embedding_and_head import head
 from agentforge.systems.adamba.widths.submodels import Model, submodel
 
 
@@ -54,9 +54,11 @@ def measure_regrets(model: Model, batches: Iterable[Mapping[str, Tensor]], width
         mask = batch.get("attention_mask")
         mask = torch.ones_like(ids) if mask is None else mask.to(ids.device)
         scored = scored_tokens(batch).to(ids.device)
+        # The prompt ends where the first scored token is predicted.
         prompt = mask.bool() & (torch.nn.functional.pad(scored, (1, 0)).cumsum(1) == 0)
         usable = prompt.any(1) & scored.any(1)
         row_losses = []
+        # All widths read the same rows, so the width is all that differs.
         for width in widths:
             narrow = submodel(model, width)
             hidden = narrow.model(ids, attention_mask=mask, use_cache=False).last_hidden_state

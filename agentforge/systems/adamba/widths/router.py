@@ -56,6 +56,7 @@ class Router:
 
     def choose(self, features: Tensor) -> Tensor:
         """Return for each row the index of the narrowest width whose predicted regret is tolerable: `(N)`."""
+        # widths rise and the full one's regret is 0, so there is always a first width that is tolerable
         return (self.predict(features) <= self.tolerance).int().argmax(-1)
 
 
@@ -80,6 +81,7 @@ def fit_router(
     rows = torch.arange(len(measured.features))
     if len(rows) < FEWEST:
         raise UserError(f"a router needs at least {FEWEST} held-out prompts to be fitted and measured, not {len(rows)}")
+    # Held-out rows measure the savings; on the rows it was fitted to, the router would flatter itself.
     test = rows % TEST_EVERY == TEST_EVERY - 1
     router = _fit(measured.part(~test), [str(share) for share in shares], tolerance)
     costs = [parameters(submodel(model, share)) / parameters(model) for share in shares]
@@ -107,6 +109,7 @@ def ridge(features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         weight `(D, K)` and bias `(K)`.
     """
+    # One decomposition serves all penalties; the left-out errors follow from it without refitting.
     bias = targets.mean(0)
     u, s, v = torch.linalg.svd(features, full_matrices=False)
     projected = u.T @ (targets - bias)
@@ -132,6 +135,8 @@ def evaluate_router(router: Router, measured: Regrets, costs: Sequence[float]) -
     chosen = router.choose(measured.features)
     shares = torch.nn.functional.one_hot(chosen, len(costs)).double().mean(0)
     mine, blind = regrets.gather(1, chosen[:, None])[:, 0], regrets @ shares
+    # The baseline deals out the same widths blindly. Picking one middle width for every prompt thus counts as no
+    # saving.
     saved = blind - mine
     half = 1.96 * float(saved.std()) / len(saved) ** 0.5
     return {

@@ -52,6 +52,7 @@ def cut(model: Model, shape: Shape) -> Model:
     Raises:
         UserError: the model has tensors that no slice is known of (an adapter).
     """
+    # Copies rather than views: decoding runs this model thousands of times, and contiguous matrices are read faster.
     config = resized(model.config, shape)
     with no_init_weights(), torch.device(model.device):
         small = type(model)._from_config(config, dtype=model.dtype)
@@ -63,7 +64,7 @@ def cut(model: Model, shape: Shape) -> Model:
             f"no slice of this model can be made: it has no tensor {missing}; merge its adapter first"
         ) from None
     small.load_state_dict({name: part.contiguous() for name, part in state.items()}, assign=True)
-    small.tie_weights()
+    small.tie_weights()  # a FalconH1 does not do so itself
     small.requires_grad_(False)
     small.generation_config = model.generation_config
     return small.train(model.training)
@@ -100,6 +101,8 @@ def submodel(model: Model, width: Widths | Mix) -> Model:
         shapes = (whole.scaled(share),)
     else:
         return model
+    # A cut goes stale with the next optimiser step. Version counters notice that for free; comparing weights would
+    # not.
     state = tuple((parameter.data_ptr(), parameter._version) for parameter in model.parameters())
     known, made = _made.get(model, (None, {}))
     if known != state:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache, FalconH1Config, FalconH1ForCausalLM
 
+import agentforge.systems.adamba.auto  # noqa: F401  makes AutoModelForCausalLM know the type
 from agentforge.errors import UserError
 from agentforge.systems.adamba.modeling.configuration import AdambaConfig
 from agentforge.systems.adamba.modeling.mixer import AdambaMixer, fresh_mamba
@@ -173,8 +174,6 @@ def test_recomputed_activations_give_the_same_gradients() -> None:
 
 def test_dropped_attention_is_not_called_and_changes_nothing() -> None:
     model = adamba(dropped_attention=[0, 2])
-    for layer in (0, 2):
-        torch.nn.init.zeros_(model.model.layers[layer].self_attn.o_proj.weight)
     twin, called = plain(model), []
     for number, layer in enumerate(model.model.layers):
         layer.self_attn.register_forward_hook(lambda *_, number=number: called.append(number))
@@ -185,8 +184,6 @@ def test_dropped_attention_is_not_called_and_changes_nothing() -> None:
         options = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None}
         assert torch.equal(model.generate(ids, **options), twin.generate(ids, **options))
     assert set(called) == {1}
-    assert not any(p.requires_grad for p in model.model.layers[0].self_attn.parameters())
-    assert all(p.requires_grad for p in model.model.layers[1].self_attn.parameters())
 
 
 # ---- files
@@ -246,7 +243,6 @@ def test_any_falcon_h1_is_an_adamba(tmp_path: Path, caplog: pytest.LogCaptureFix
 
 
 def test_a_switch_makes_the_checkpoint_an_adambas(tmp_path: Path) -> None:
-    import agentforge.models.auto  # noqa: F401
 
     model = adamba(logit_softcap=15.0, mlp="relu2")
     model.save_pretrained(tmp_path)

@@ -21,7 +21,7 @@ from agentforge.systems.adamba.exits.exits import load_gates
 from agentforge.systems.adamba.training import objective as nested_objective
 from agentforge.systems.adamba.training.objective import GATES, Moment, NestedObjective
 from agentforge.systems.adamba.widths.elastic import ElasticModel
-from agentforge.trainers.supervised.objective_trainer import NestedTrainer
+from agentforge.trainers.supervised.objective_trainer import ObjectiveTrainer
 from agentforge.trainers.train import train
 from tests.systems.adamba.checkpoints import some_gate
 from tests.systems.adamba.training.tiny_adamba import EXITS, NESTED, logged
@@ -149,15 +149,15 @@ def test_killed_and_resumed_weights_gates_and_figures_are_those_of_an_unbroken_r
     options = {"max_steps": 8, "save_steps": 5, "logging_steps": 4, "gradient_accumulation_steps": 2}
     whole = train(make_adamba("unbroken", "pretrain", NESTED | EXITS, **options))
     victim = make_adamba("killed", "pretrain", NESTED | EXITS, **options)
-    original = NestedTrainer.training_step
+    original = ObjectiveTrainer.training_step
 
-    def dies(self: NestedTrainer, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def dies(self: ObjectiveTrainer, *args: Any, **kwargs: Any) -> torch.Tensor:
         if self.state.global_step == 6:
             raise RuntimeError("killed")
         return original(self, *args, **kwargs)
 
     with monkeypatch.context() as patched:
-        patched.setattr(NestedTrainer, "training_step", dies)
+        patched.setattr(ObjectiveTrainer, "training_step", dies)
         with pytest.raises(RuntimeError, match="killed"):
             train(victim)
     made = train(victim)

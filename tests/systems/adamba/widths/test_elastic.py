@@ -16,9 +16,10 @@ from transformers import FalconH1Config, FalconH1ForCausalLM, set_seed
 from agentforge.errors import UserError
 from agentforge.systems.adamba.exits.depth import hidden_after, leaving_out
 from agentforge.systems.adamba.modeling.configuration import AdambaConfig
+from agentforge.systems.adamba.modeling.embedding_and_head import head
 from agentforge.systems.adamba.modeling.modeling import AdambaForCausalLM
 from agentforge.systems.adamba.modeling.shape import Shape, index_of, resized, take
-from agentforge.systems.adamba.widths.elastic import ElasticModel, blocks, head, mixed_shape, runs_of
+from agentforge.systems.adamba.widths.elastic import ElasticModel, blocks, mixed_shape, runs_of
 from tests.systems.adamba.checkpoints import NANOCHAT
 
 ONE, HALF, QUARTER = Fraction(1), Fraction(1, 2), Fraction(1, 4)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agentforge.data.cleaning.ingest import Rows
-from agentforge.data.mixing import Allocation, Selection, allocate, select, shuffled
+from agentforge.data.mixing.quotas import Allocation, RowChoice, allocate, select, shuffled
 from agentforge.data.sources.open_sources import OpenSource
 from agentforge.data.tokenise import Tokens
 from agentforge.data.train_eval_split import is_eval
@@ -50,8 +50,8 @@ def mix_tokens(data: Data, seed: int, sources: Sequence[OpenSource], rows: Rows,
     repeats = [source.max_repeats for source in sources]
     allocation = allocate(available, [source.weight for source in sources], repeats, data.size)
     _tell(data, sources, available, allocation)
-    chosen: list[tuple[NDArray[np.int64], Selection]] = []
-    kept_out: list[tuple[NDArray[np.int64], Selection]] = []
+    chosen: list[tuple[NDArray[np.int64], RowChoice]] = []
+    kept_out: list[tuple[NDArray[np.int64], RowChoice]] = []
     for source, own in enumerate(train):
         quota = allocation.quotas[source]
         chosen.append((own, select(tokens.keys[own], amounts[own], quota, seed)))
@@ -62,7 +62,7 @@ def mix_tokens(data: Data, seed: int, sources: Sequence[OpenSource], rows: Rows,
     return Mixture(_ordered(tokens, chosen, seed), _ordered(tokens, kept_out, seed), available, allocation)
 
 
-def _ordered(tokens: Tokens, chosen: list[tuple[NDArray[np.int64], Selection]], seed: int) -> NDArray[np.int64]:
+def _ordered(tokens: Tokens, chosen: list[tuple[NDArray[np.int64], RowChoice]], seed: int) -> NDArray[np.int64]:
     pieces = np.concatenate([own[selection.rows] for own, selection in chosen])
     copies = np.concatenate([selection.copies for _, selection in chosen])
     return pieces[shuffled(tokens.keys[pieces], copies, seed)]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentforge.data.mixing import allocate, select, shuffled
+from agentforge.data.mixing.quotas import allocate, select, shuffled
 
 sources = st.lists(st.tuples(st.integers(1, 10_000), st.floats(0.01, 10), st.floats(0.5, 8)), min_size=1, max_size=6)
 

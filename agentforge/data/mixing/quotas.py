@@ -91,14 +91,14 @@ def _round_to_sum(shares: Sequence[float]) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Selection:
+class RowChoice:
     """Chosen rows of one source: `rows` are indices, `copies` tells which copy of the row each is (0, 1, ...)."""
 
     rows: NDArray[np.int64]
     copies: NDArray[np.int64]
 
 
-def select(keys: Hashes, amounts: NDArray[np.int64], quota: int, seed: int) -> Selection:
+def select(keys: Hashes, amounts: NDArray[np.int64], quota: int, seed: int) -> RowChoice:
     """Choose ``quota`` rows (or tokens) of a source: all rows as often as they fit, and a seeded part for the rest.
 
     The part is the first rows in the order of their hashed keys, so it hardly changes when the source grows.
@@ -112,7 +112,7 @@ def select(keys: Hashes, amounts: NDArray[np.int64], quota: int, seed: int) -> S
     order = np.argsort(scramble(keys ^ _seed_hash(seed)), kind="stable")
     total = int(amounts.sum())
     if total == 0 or quota == 0:
-        return Selection(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
+        return RowChoice(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
     full, rest = divmod(quota, total)
     reached = np.cumsum(amounts[order])
     count = int(np.searchsorted(reached, rest, side="right"))
@@ -121,7 +121,7 @@ def select(keys: Hashes, amounts: NDArray[np.int64], quota: int, seed: int) -> S
         count += int(2 * (rest - below) > amounts[order[count]])
     chosen = np.concatenate([np.tile(order, full), order[:count]])
     copies = np.concatenate([np.repeat(np.arange(full), len(order)), np.full(count, full)])
-    return Selection(chosen.astype(np.int64), copies.astype(np.int64))
+    return RowChoice(chosen.astype(np.int64), copies.astype(np.int64))
 
 
 def shuffled(keys: Hashes, copies: NDArray[np.int64], seed: int) -> NDArray[np.int64]:

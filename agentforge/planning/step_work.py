@@ -1,0 +1,38 @@
+"""What a training step computes and holds beside one pass of the whole model: for systems to say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agentforge.planning.sizes import Shape
+from agentforge.recipe.schema import Recipe
+from agentforge.systems.registry import answer, concerned
+
+
+@dataclass(frozen=True)
+class StepWork:
+    """The rest of a step.
+
+    Attributes:
+        passes: further models that are trained inside the whole one, each with the share of steps that have it.
+        kept: those of them whose activations are held at once, at most.
+        head_flops: operations a token of further uses of the head.
+        teacher: a frozen model that reads along; None: there is none.
+        in_blocks: logits are made in blocks (`memory.MAX_LOGITS_BYTES`) instead of all at once.
+        shardable: weights may be divided among devices; not where parts of whole matrices are read.
+        purpose: parameters that the stage is there to train; None: all that are trained.
+    """
+
+    passes: tuple[tuple[Shape, float], ...] = ()
+    kept: tuple[Shape, ...] = ()
+    head_flops: float = 0.0
+    teacher: Shape | None = None
+    in_blocks: bool = False
+    shardable: bool = True
+    purpose: int | None = None
+
+
+def step_work(recipe: Recipe, shape: Shape) -> StepWork:
+    """Return what a recipe's system adds to each step; of a plain recipe nothing."""
+    systems = concerned({"model_type": shape.model_type}, {"train": recipe.train})
+    return answer("step_work", systems, recipe, shape) or StepWork()
