@@ -190,7 +190,10 @@ def frontier_tables() -> None:
 
 def power_table() -> None:
     """Print the smallest difference that so many tasks find."""
-    print("Smallest true difference, in points, that is found with 80 % power at a success rate near a half:\n")
+    print(
+        "Smallest true difference, in points, that a one-sided test at 5 %, shared by the environments, finds with 80 %"
+    )
+    print("power at a success rate near a half:\n")
     print("| tasks of an environment | 1 environment | paired, correlation 0.5 | 8 environments | paired |")
     print("|--:|--:|--:|--:|--:|")
     for n in TASKS:

@@ -78,8 +78,10 @@ def decoding_rows(decodings: Sequence[Decoding | None]) -> list[tuple[str, list[
     of_models = [one for one in decodings if one is not None]
     rows = [("decoding", ["" if one is None else summary(one) for one in decodings])]
     for setting in differing(of_models) if of_models else ():
-        if setting not in ("temperature", "max_new_tokens"):  # in the summary
-            rows.append((setting, ["" if one is None else shown(one.get(setting)) for one in decodings]))
+        cells = ["" if one is None else shown(one.get(setting)) for one in decodings]
+        # The summary has the first two. What greedy decoding ignores is equal after all in most tables.
+        if setting not in ("temperature", "max_new_tokens") and len(set(cells) - {""}) > 1:
+            rows.append((setting, cells))
     return rows
 
 

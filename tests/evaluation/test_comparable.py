@@ -44,6 +44,7 @@ def test_the_rows_of_a_table_say_how_and_in_what_models_differ() -> None:
     assert rows["decoding"] == ["greedy, 40 tokens", "T=1, 80 tokens", ""]
     assert rows["max_turns"] == ["say 1", "say 2", ""]
     assert list(dict(decoding_rows([GREEDY, GREEDY]))) == ["decoding"]
+    assert list(dict(decoding_rows([GREEDY, SAMPLED]))) == ["decoding"], "greedy decoding ignores an equal seed"
     assert summary(SAMPLED) == "T=1, 40 tokens"
 
 

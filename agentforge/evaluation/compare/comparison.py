@@ -18,6 +18,7 @@ from agentforge.evaluation.statistics.dominance import RULES, Bools, Side, domin
 from agentforge.evaluation.statistics.intervals import Array
 from agentforge.evaluation.statistics.posterior import (
     ROPE,
+    SURE,
     declared_dominance,
     dominance_probability,
     draw_all,
@@ -191,14 +192,22 @@ class Comparison:
     def smallest_differences(self, a: int, b: int) -> list[float]:
         """Return for each environment the smallest true difference that these tasks find with 80 % power.
 
-        Half a task won or lost is added to the variance, as in the posterior: models that always agree leave none.
+        Found is what lets the rule `posterior` call a model better there by more than the rope, with its correction for
+        pairs and environments. Half a task won or lost is added to the variance, as in the posterior: models that
+        always agree leave none.
         """
         found = []
         for scores in self.paired:
             variance = float((scores[:, a] - scores[:, b]).var()) if len(scores) else 1.0
             n = len(scores)
-            found.append(smallest_difference((variance + 0.5 / (n + 1)) ** 0.5, n, len(self.paired)))
+            sd = (variance + 0.5 / (n + 1)) ** 0.5
+            found.append(self.rope + smallest_difference(sd, n, len(self.paired), (1 - SURE) / max(1, self.pairs)))
         return found
+
+    @property
+    def pairs(self) -> int:
+        """Statements that the rule `posterior` might make: ordered pairs of models."""
+        return len(self.labels) * (len(self.labels) - 1)
 
 
 def check_rule(rule: str) -> None:

@@ -10,7 +10,7 @@ from agentforge.evaluation.compare.comparison import POSTERIOR, Comparison, Eval
 from agentforge.evaluation.statistics.dominance import RULES
 from agentforge.evaluation.statistics.intervals import jeffreys_coverage
 from agentforge.evaluation.statistics.posterior import SURE
-from agentforge.evaluation.statistics.power import ALPHA, POWER
+from agentforge.evaluation.statistics.power import POWER
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -178,7 +178,8 @@ def _power(comparison: Comparison) -> Table:
 
     table = Table(
         title=f"the smallest true difference to {comparison.labels[0]} that is found with {POWER:.0%} power",
-        caption=f"one-sided, {ALPHA:.0%} shared by {len(comparison.environments)} environments, paired by task",
+        caption=f"better by more than {comparison.rope:g} by the rule `{POSTERIOR}`: {1 - SURE:.0%} shared by "
+        f"{comparison.pairs} ordered pairs and {len(comparison.environments)} environments, paired by task",
     )
     table.add_column("environment")
     table.add_column("tasks", justify="right")

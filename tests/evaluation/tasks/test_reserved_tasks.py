@@ -237,9 +237,30 @@ def test_the_better_model_dominates_under_every_rule_that_has_enough(three: tupl
         comparison.dominates("posteror")
 
 
+def test_the_smallest_difference_is_that_of_the_corrected_rule(three: tuple[Recipe, list[Path]]) -> None:
+    """More models share the 5 %, so the same tasks tell them apart only further off; the rope comes on top."""
+    read = read_evaluations(three[1])
+    of_two, of_three = Comparison(read[:2]).smallest_differences(1, 0), Comparison(read).smallest_differences(1, 0)
+    assert all(few < many for few, many in zip(of_two, of_three, strict=True))
+    without_rope = Comparison(read[:2], rope=0.0).smallest_differences(1, 0)
+    assert of_two == pytest.approx([0.02 + difference for difference in without_rope])
+
+
 def test_tables_say_n_interval_chance_and_power(three: tuple[Recipe, list[Path]]) -> None:
     text = rendered(tables(three[1], "posterior"))
-    for words in ("80%", "chance", "best trivial", "▲", "Pareto frontier", "80% power", "points", "weighted by n"):
+    for words in (
+        "80%",
+        "chance",
+        "best trivial",
+        "▲",
+        "Pareto frontier",
+        "80% power",
+        "points",
+        "weighted by n",
+        "greedy, 40 tokens",
+        "80 trials",
+        "at the worst",
+    ):
         assert words in text
     assert "●" not in rendered(tables(three[1][:1], "posterior")), "one model has nobody to dominate"
 
