@@ -40,7 +40,7 @@ from agentforge.data.tools import load_tools
 from agentforge.errors import CheckRefused, UserError
 from agentforge.recipe.methods import METHODS
 from agentforge.recipe.schema import Data, Recipe, TokenizerTraining
-from agentforge.systems.registry import named
+from agentforge.systems.registry import named, system_keys
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -86,7 +86,8 @@ def prepare(recipe: Recipe, replace: bool = False) -> Path:
 def _identity(recipe: Recipe) -> dict[str, Any]:
     return {
         "format": FORMAT,
-        "data": recipe.data.model_dump(exclude={"workers", "hub_mirror", "allow_missing"}),
+        # a system's keys say how the rows are trained on, not what they are
+        "data": recipe.data.model_dump(exclude={"workers", "hub_mirror", "allow_missing", *system_keys("data")}),
         "tokenizer": recipe.model.model_dump(include={"tokenizer"} if recipe.model.tokenizer else {"path", "revision"}),
         "documents": _documents(recipe),
         "seed": recipe.seed,

@@ -17,7 +17,7 @@ from agentforge.recipe.schema import Model, Recipe, Surgery, TokenizerTraining
 from agentforge.recipe.tables import fields_of
 from agentforge.recipe.yaml_files import config_roots, read_yaml
 from agentforge.references import resolve
-from agentforge.systems.registry import names_of, operations
+from agentforge.systems.registry import named, operations
 
 # Fields that add parameters which the table does not know, and the value at which they add none.
 PLAIN_HYBRID: dict[str, Any] = {
@@ -159,8 +159,9 @@ def _from_scratch(recipe: Recipe) -> dict[str, Any]:
     tokenizer = recipe.model.tokenizer
     if "vocab_size" not in config and isinstance(tokenizer, TokenizerTraining):
         config["vocab_size"] = tokenizer.vocab_size
-    elif "vocab_size" not in config and isinstance(tokenizer, str) and tokenizer not in names_of("tokenizers"):
-        # the tokenizer of another model; a system's own fits the default of its config class
+    elif "vocab_size" not in config and isinstance(tokenizer, str) and (make := named("tokenizers", tokenizer)):
+        config["vocab_size"] = len(make())  # a system's own
+    elif "vocab_size" not in config and isinstance(tokenizer, str):  # of the model that it belongs to
         owner = recipe.model_copy(update={"model": Model(path=tokenizer)})
         config["vocab_size"] = shape_of(owner).vocab_size
     return config

@@ -120,6 +120,9 @@ def _defaults(recipe: Recipe, evaluates: bool) -> dict[str, Any]:
         "use_cpu": not gpu,
         "dataloader_pin_memory": gpu,
         **({} if gpu or "WORLD_SIZE" not in os.environ else {"ddp_backend": "gloo"}),
+        # Buffers of language models are constants (rotary frequencies, attention that is dropped): DDP would send them
+        # from the first process to the others before every forward pass.
+        "ddp_broadcast_buffers": False,
         # Recomputing activations costs a third more time: only where the plan says the run does not fit without.
         # Given under its new name, because TRL sets the old one to True where the new one is left open.
         "activation_checkpointing": given["gradient_checkpointing"]

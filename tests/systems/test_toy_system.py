@@ -97,9 +97,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_is_planned_and_trained_with_all_that_is_its_own(project: Path) -> None:
     # embedding and head 2 x 258 x 16 + 258, the GRU 2 x 3 x (16 x 16 + 16)
-    assert "10,402" in ok(agentforge(project, "plan", "toy.yaml"))
+    assert "10,146" in ok(agentforge(project, "plan", "toy.yaml"))
     metrics = read_manifest(project / MODEL)["metrics"]
-    assert metrics["parameters"] == 10_402
+    assert metrics["parameters"] == 10_146
     assert set(metrics["parts"]) == {"loss/next", "loss/echo"}
     lines = [json.loads(line) for line in (project / MODEL / "metrics.jsonl").read_text().splitlines()]
     logged = [line for line in lines if "loss/echo" in line]

@@ -24,7 +24,8 @@ from agentforge.models.auto import model_class
 from agentforge.models.build import packing_refusal
 from agentforge.models.locate_model import ModelLocation
 from agentforge.rollouts.policies.cached_decoding import CachedDecoder
-from agentforge.rollouts.policies.generate_hooks import Drawing, Watch
+from agentforge.rollouts.policies.constraints import GrammarTokenizer, grammar_tokenizer_of
+from agentforge.rollouts.policies.generate_hooks import Drawing, Steered, Watch
 from agentforge.rollouts.policies.policies import (
     Completion,
     Decoder,
@@ -36,6 +37,7 @@ from agentforge.rollouts.policies.policies import (
     Sampling,
     ToolSchema,
 )
+from agentforge.rollouts.policies.steering import Steering
 
 
 class TransformersPolicy(Policy):
@@ -65,6 +67,7 @@ class TransformersPolicy(Policy):
         self._stateful = packing_refusal(model.config) is not None
         self._full_attention = not self._stateful and has_full_attention(model.config)
         self.stop_ids = chat_template.stop_token_ids(tokenizer)
+        self._grammar_tokenizer: GrammarTokenizer | None = None
 
     @classmethod
     def open(cls, location: ModelLocation, context_length: int | None = None) -> TransformersPolicy:
@@ -98,6 +101,30 @@ class TransformersPolicy(Policy):
         for rows in self._batches(prompts):
             completions.update(self._run(rows, [prompts[row] for row in rows], room, sampling, on_token))
         return [completions[row] for row in range(len(prompts))]
+
+    def write(self, prompt: Sequence[int], steering: Steering, on_token: OnToken | None = None) -> Completion:
+        if steering.is_plain:
+            return self.complete([prompt], steering.sampling, on_token)[0]
+        room = self.room([prompt], steering.sampling)
+        steering.begin(prompt)
+        watch = [Watch([0], frozenset(self.stop_ids), on_token)] if on_token is not None else []
+        with self._answering():
+            generate: Any = self.model.generate
+            ids = torch.tensor([list(prompt)], device=self.model.device)
+            output = generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                generation_config=self._decoding(Sampling(0), room),
+                logits_processor=LogitsProcessorList([Steered(steering)]),
+                stopping_criteria=StoppingCriteriaList(watch),
+            )
+        return self._cut(output[0, len(prompt) :].tolist(), watch[0].ended.get(0) if watch else None)
+
+    def grammar_tokenizer(self) -> GrammarTokenizer:
+        if self._grammar_tokenizer is None:
+            size = self._config().get_text_config().vocab_size
+            self._grammar_tokenizer = grammar_tokenizer_of(self.tokenizer, size, self.stop_ids)
+        return self._grammar_tokenizer
 
     @contextmanager
     def decoder(self, sampling: Sampling, seats: int) -> Iterator[Decoder]:
@@ -246,7 +273,15 @@ class TransformersPolicy(Policy):
     def _decoding(self, sampling: Sampling, room: int) -> GenerationConfig:
         drawn: dict[str, Any] = {"do_sample": False}
         if sampling.temperature > 0:
-            drawn = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+            drawn = {
+                "do_sample": True,
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "top_k": sampling.top_k,
+                "min_p": sampling.min_p or None,
+            }
+        if sampling.repetition_penalty != 1:
+            drawn["repetition_penalty"] = sampling.repetition_penalty
         pad = self._pad_id()
         return GenerationConfig(max_new_tokens=room, eos_token_id=self.stop_ids, pad_token_id=pad, **drawn)
 
