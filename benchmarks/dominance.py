@@ -153,7 +153,7 @@ def rows(title: str, cases: Sequence[tuple[str, list[float], int]]) -> None:
 def frontier_tables() -> None:
     """Print what becomes of the rule when the number of models grows."""
     head = "| models | " + " | ".join("{} | `posterior`" for _ in range(4)) + " |\n|--:|" + "--:|" * 8
-    print("**False**, among several equal models: how often any of them is said to dominate another.\n")
+    print("**False**, among equal models: how often any is said to dominate another (environments × tasks).\n")
     equal = {
         "1 × 27": (1, 27, 0.0),
         "1 × 100": (1, 100, 0.0),
