@@ -252,6 +252,9 @@ def compare(
     profile: Profile = None,
     rule: Annotated[str, typer.Option(help="of dominance: posterior, point, interval, affine_ci ...")] = "posterior",
     rope: Annotated[float, typer.Option(min=0, max=1, help="differences up to this size mean nothing")] = 0.02,
+    mixed_decoding: Annotated[
+        bool, typer.Option("--mixed-decoding", help="also models that were decoded in different ways")
+    ] = False,
 ) -> None:
     """Evaluated models side by side, and over environments who dominates whom."""
     from agentforge.evaluation.compare.side_by_side import find_evaluations, tables
@@ -259,7 +262,7 @@ def compare(
     options = next((i for i, name in enumerate(names) if name.startswith("-")), len(names))  # as in --a.b value
     things = [name for name in names[:options] if "=" not in name]
     context.args = [name for name in names[:options] if "=" in name] + names[options:] + context.args
-    for table in tables(find_evaluations(things, overrides(context), profile), rule, rope):
+    for table in tables(find_evaluations(things, overrides(context), profile), rule, rope, mixed_decoding):
         show_table(table)
 
 
