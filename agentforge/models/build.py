@@ -32,20 +32,6 @@ from agentforge.systems.registry import system_of
 
 log = logging.getLogger(__name__)
 
-# What a layer that carries a state along the sequence is called in `layer_types` and in names of models.
-STATEFUL_LAYERS = ("mamba", "ssm", "linear_attention", "recurrent", "rwkv", "conv", "delta", "xlstm", "jamba", "zamba")
-STATEFUL_MODELS = (
-    *STATEFUL_LAYERS,
-    "adamba",
-    "bamba",
-    "falcon_h1",
-    "nemotron_h",
-    "granitemoehybrid",
-    "lfm2",
-    "qwen3_next",
-    "plamo2",
-)
-
 
 def build_model(
     model: Model, vocab_size: int, *, seed: int, train_all: bool, device: torch.device | None = None
@@ -218,24 +204,6 @@ def _last_names(model: torch.nn.Module) -> set[str]:
     # peft matches an entry that is a module's name or the end of it after a dot
     parts = [name.split(".") for name, _ in model.named_modules() if name]
     return {".".join(part[start:]) for part in parts for start in range(len(part))}
-
-
-def packing_refusal(config: PretrainedConfig) -> str | None:
-    """Return why sequences must not be packed for this model, or None if they may.
-
-    Attention keeps packed documents apart by a block-diagonal mask. A state-space or linear-attention layer carries its
-    state from one document into the next: Mamba-2 in transformers ignores the borders without a word (logits differ by
-    2.5), Bamba leaks where its CUDA kernel is missing.
-    """
-    layers = [
-        str(kind) for kind in getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None) or []
-    ]
-    stateful = sorted({kind for kind in layers if any(name in kind for name in STATEFUL_LAYERS)})
-    if not stateful and any(name in config.model_type for name in STATEFUL_MODELS):
-        stateful = [config.model_type]
-    if not stateful:
-        return None
-    return f"its {', '.join(stateful)} layers carry a state across the borders of packed documents"
 
 
 def identify_base(model: Model) -> Path | str:

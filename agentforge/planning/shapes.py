@@ -29,6 +29,9 @@ PLAIN_HYBRID: dict[str, Any] = {
     "mamba_conv_bias": True,
     "mamba_rms_norm": False,
 }
+# Of the types in the table, those whose documents stay apart when they are packed. Training asks the model itself
+# (`models.row_isolation`); a plan of these must do without torch, so a test asks for it.
+PACKABLE = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 
 
 def shape_from_config(config: dict[str, Any]) -> Shape:

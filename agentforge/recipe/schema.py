@@ -305,6 +305,16 @@ class Recipe(Section):
         return Path(self.output_dir) / f"{self.full_name}-{suffix}"
 
     @property
+    def episode_length(self) -> int:
+        """Tokens that an episode may have, wherever it is played: while collecting, training and evaluating."""
+        return self.rollouts.max_length or self.data.max_length
+
+    @property
+    def row_length(self) -> int:
+        """Tokens that a training row may have: an episode where they are played (PPO, GRPO), else a prepared row."""
+        return self.episode_length if METHODS[self.train.method].plays else self.data.max_length
+
+    @property
     def operated(self) -> Path:
         """What `surgery` makes: ``-grafted``, ``-expanded``, ``-width-1of2``, ``-depth-4``, ``-ordered`` ..."""
         if self.surgery is None:

@@ -58,7 +58,7 @@ def collect(recipe: Recipe, replace: bool = False) -> Path:
             "collect": recipe.collect.model_dump(),
             "environments": {name: recipe.environments[name] for name in names},
             "rollouts": recipe.rollouts.model_dump(exclude={"batch_size"}),
-            "max_length": _max_length(recipe),
+            "max_length": recipe.episode_length,
             "template": location.template if location else None,
             "seed": recipe.seed,
         }
@@ -105,7 +105,7 @@ def _make(recipe: Recipe, pool: EnvironmentPool, policy: Policy | Actor, tasks: 
                 left,
                 sampling=Sampling(rollouts.max_new_tokens, rollouts.temperature, rollouts.top_p, recipe.seed),
                 batch_size=rollouts.batch_size,
-                max_length=_max_length(recipe),
+                max_length=recipe.episode_length,
                 act=rollouts.act,
                 on_episode=keep,
                 on_failure=lose,
@@ -223,7 +223,3 @@ def _borrowed(pool: EnvironmentPool, name: str) -> Environment:
     environment = pool.take(name)
     pool.give_back(name, environment)
     return environment
-
-
-def _max_length(recipe: Recipe) -> int:
-    return recipe.rollouts.max_length or recipe.data.max_length

@@ -36,7 +36,7 @@ def decoding(recipe: Recipe) -> dict[str, Any]:
     settings = settings_of(recipe)
     return {
         **recipe.rollouts.model_dump(include={"max_new_tokens", "top_p", "act"}),
-        "max_length": _max_length(recipe),
+        "max_length": recipe.episode_length,
         "temperature": settings.temperature,
         "samples": settings.samples,
         "seed": recipe.seed,
@@ -78,7 +78,7 @@ def play_tasks(recipe: Recipe, selection: Selection, policy: Policy | Actor) -> 
             tasks,
             sampling=Sampling(rollouts.max_new_tokens, settings.temperature, rollouts.top_p, recipe.seed),
             batch_size=rollouts.batch_size,
-            max_length=_max_length(recipe),
+            max_length=recipe.episode_length,
             act=rollouts.act,
             on_episode=keep,
         )
@@ -125,7 +125,3 @@ def _set_beside(entry: dict[str, Any], trivial: dict[str, Any]) -> None:
     entry["baselines"] = trivial
     random = trivial.get("random")
     entry["chance"] = random[entry["headline"]]["value"] if random else None
-
-
-def _max_length(recipe: Recipe) -> int:
-    return recipe.rollouts.max_length or recipe.data.max_length
