@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 
+from agentforge.artifacts import hash_json
 from agentforge.errors import UserError, first_line
 from agentforge.evaluation.statistics.intervals import Array
 from agentforge.rollouts.episodes import Episode
