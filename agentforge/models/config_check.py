@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from agentforge.errors import UserError, did_you_mean
+from agentforge.errors import UserError, did_you_mean, first_line
 from agentforge.recipe.arguments import problem_with, show_value
 from agentforge.recipe.schema import Model
 from agentforge.recipe.tables import fields_of
@@ -130,9 +130,3 @@ def config_class(model_type: str | None) -> type[PretrainedConfig]:
         raise UserError(f"model.config.model_type '{model_type}' is unknown to transformers{hint}")
     found: type[PretrainedConfig] = CONFIG_MAPPING[model_type]
     return found
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text, or its name if it has none."""
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

@@ -13,6 +13,7 @@ from agentforge.errors import UserError, did_you_mean
 from agentforge.models.config_check import CONFIG_CLASSES, check_model
 from agentforge.planning.hub_reachable import hub_cache
 from agentforge.planning.sizes import Mixer, Shape
+from agentforge.recipe.model_config import config_problems
 from agentforge.recipe.schema import Model, Recipe, Surgery, TokenizerTraining
 from agentforge.recipe.tables import fields_of
 from agentforge.recipe.yaml_files import config_roots, read_yaml
@@ -42,6 +43,8 @@ def shape_from_config(config: dict[str, Any]) -> Shape:
         UserError: transformers does not know the architecture, or cannot make it of these fields.
     """
     model_type = config.get("model_type")
+    if problems := config_problems(config, layered=model_type not in [*CONFIG_CLASSES]):
+        raise UserError("; ".join(f"config of the base: {name} {problem}" for name, problem in problems))
     if model_type in CONFIG_CLASSES and _fits_table(config):
         return _table_shape(config)
     from agentforge.planning.meta import measured_shape
@@ -189,9 +192,21 @@ def cached_config(model: Model) -> Path | None:
 
 
 def known_models() -> dict[str, dict[str, Any]]:
-    """Return the configs of configs/models by Hub id."""
+    """Return the configs of configs/models by Hub id.
+
+    Raises:
+        UserError: an entry is no config.
+    """
     files = [path for root in reversed(config_roots()) for path in sorted((root / "models").glob("*.yaml"))]
-    return {name: config for path in files for name, config in read_yaml(path).items()}
+    found: dict[str, dict[str, Any]] = {}
+    for path in files:
+        for name, config in read_yaml(path).items():
+            if not isinstance(config, dict):
+                raise UserError(f"{path}: {name} must be a mapping of config fields, it is {config!r}")
+            if problems := config_problems(config, layered=True):
+                raise UserError(f"{path}: {name}: {problems[0][0]} {problems[0][1]}")
+            found[name] = config
+    return found
 
 
 # names that stages give to the models they make

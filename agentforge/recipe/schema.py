@@ -269,9 +269,9 @@ class Stage(Section):
 
 class Recipe(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    version: str = Field("0.1.0", pattern=r"^\d+\.\d+\.\d+$")
+    version: str = Field("0.1.0", pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")
     description: str = ""
-    seed: int = 42
+    seed: int = Field(42, ge=0, lt=2**32)
     output_dir: str = Field("runs", description="directory of all this recipe's artefacts")
     hardware: str = Field("cpu", description="configs/hardware/NAME.yaml")
     budget: Budget = Budget()

@@ -65,7 +65,13 @@ def collect(recipe: Recipe, replace: bool = False) -> Path:
         inputs = model_inputs(location) if location else {}
         target = recipe.artifact("episodes")
         with stage_directory(
-            target, stage="collect", recipe=depends, inputs=inputs, resumable=True, replace=replace
+            target,
+            stage="collect",
+            recipe=depends,
+            inputs=inputs,
+            resumable=True,
+            worth_keeping=lambda partial: any(partial.glob("part-*.parquet")),
+            replace=replace,
         ) as work:
             if not work.done:
                 engine = recipe.rollouts.engine

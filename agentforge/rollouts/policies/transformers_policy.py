@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     GenerationConfig,
     LogitsProcessorList,
@@ -19,9 +18,9 @@ from transformers import (
 
 from agentforge.data import chat_template
 from agentforge.data.tokenizer import load_tokenizer
-from agentforge.errors import UserError
-from agentforge.models.auto import model_class
+from agentforge.errors import UserError, first_line
 from agentforge.models.locate_model import ModelLocation
+from agentforge.models.open_model import open_model
 from agentforge.models.row_isolation import isolation_of
 from agentforge.rollouts.policies.cached_decoding import CachedDecoder
 from agentforge.rollouts.policies.constraints import GrammarTokenizer, grammar_tokenizer_of
@@ -300,17 +299,13 @@ def load_weights(location: ModelLocation, *, spread: bool = True) -> PreTrainedM
     """
     path = location.base or location.path
     placement = {"device_map": "auto" if spread else {"": 0}} if torch.cuda.is_available() else {}
-    try:
-        model = model_class(path, revision=location.revision).from_pretrained(
-            path,
-            revision=location.revision,
-            dtype="auto",
-            use_safetensors=True,
-            trust_remote_code=location.trust_remote_code,
-            **placement,
-        )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"the model {path} cannot be loaded: {first_line(error)}") from error
+    model = open_model(
+        path,
+        revision=location.revision,
+        dtype="auto",
+        trust_remote_code=location.trust_remote_code,
+        **placement,
+    )
     if location.kind == "hf":
         return model
     from peft import PeftModel
@@ -320,8 +315,3 @@ def load_weights(location: ModelLocation, *, spread: bool = True) -> PreTrainedM
     except (RuntimeError, ValueError) as error:
         raise UserError(f"the adapter {location.path} does not fit the base {path}: {first_line(error)}") from error
     return cast(PreTrainedModel, adapted)  # it is not one, but has its config, device and generate
-
-
-def first_line(error: Exception) -> str:
-    """Return an error's first line: libraries write paragraphs."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
