@@ -54,14 +54,15 @@ def shape_from_config(config: dict[str, Any]) -> Shape:
 
 def _fits_table(config: dict[str, Any]) -> bool:
     if not _is_hybrid(config["model_type"]):
-        return True
+        return True  # its table knows every parameter that its fields can ask for
     return config.get("mamba_d_ssm", 0) is not None and all(
         config.get(name, plain) == plain for name, plain in PLAIN_HYBRID.items()
     )
 
 
 def _is_hybrid(model_type: str) -> bool:
-    return model_type in ("falcon_h1", "adamba")
+    """Tell whether the layers have a Mamba-2 mixer beside their attention."""
+    return "mamba_d_ssm" in fields_of(CONFIG_CLASSES[model_type])
 
 
 def _table_shape(config: dict[str, Any]) -> Shape:
@@ -97,7 +98,7 @@ def _windows(values: dict[str, Any]) -> Iterator[int | None]:
     window, kinds = values.get("sliding_window"), values.get("layer_types")
     everywhere = values["model_type"] == "mistral"
     somewhere = values["model_type"] in ("qwen2", "qwen3") and values["use_sliding_window"]
-    # Surgery can leave attention out of layers of an Adamba.
+    # Surgery can leave attention out of layers.
     dropped = values.get("dropped_attention") or []
     for layer in range(values["num_hidden_layers"]):
         if layer not in dropped:
