@@ -202,8 +202,7 @@ bench: setup ## every measured table of docs/ once more
 	$(BIN)/python -m benchmarks
 
 docs: $(VENV)/.docs ## build the documentation and API reference into build/docs; a warning fails the build
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-	@echo build/docs/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 $(VENV)/.docs: $(VENV)/.ready
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints/cpu.txt --editable ".[docs]"

@@ -25,7 +25,8 @@ SPAN = re.compile(r"`([^`\n]+)`")
 # What ends a command within a line: a comment, another command, a column of explanations, the rest of a sentence.
 ENDS = re.compile(r"#|&&|;|\||>|\s{2,}|[()]|: |, | for |(?<!\.)\.(?: |$)")
 PLACEHOLDER = re.compile(r"^(?:\[?[A-Z]+\]?|\.\.\.)$")
-LINK = re.compile(r"\]\((?P<target>[^)#\s:]+)(?:#[^)]*)?\)")
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)")
+ANCHOR = re.compile(r"\]\((?!https?:)([^)#\s]*)#([^)\s]+)\)")
 
 
 @pytest.fixture(autouse=True)
@@ -112,10 +113,22 @@ def test_a_command_that_does_not_resolve_is_found() -> None:
         check_make(["aj-trian", "PROFILE=tiny"])
 
 
+@cache
+def anchors(page: Path) -> frozenset[str]:
+    """Return what the headings of a page are called in links, as GitHub and MkDocs make it."""
+    headings = re.findall(r"^#+ (.*)$", FENCE.sub("", page.read_text(encoding="utf-8")), flags=re.M)
+    return frozenset(re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-") for heading in headings)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_link_leads_to_a_file(page: Path) -> None:
+def test_every_link_leads_somewhere(page: Path) -> None:
     text = FENCE.sub("", page.read_text(encoding="utf-8"))
     missing = [target for target in LINK.findall(text) if not (page.parent / target).exists()]
+    missing += [
+        f"{target}#{anchor}"
+        for target, anchor in ANCHOR.findall(text)
+        if anchor not in anchors(page.parent / target if target else page)
+    ]
     assert not missing
 
 
@@ -123,6 +136,32 @@ def test_the_index_lists_every_page() -> None:
     listed = set(LINK.findall((ROOT / "docs/index.md").read_text(encoding="utf-8")))
     pages = {str(page.relative_to(ROOT / "docs")) for page in ROOT.glob("docs/**/*.md")} - {"index.md"}
     assert pages <= listed, f"docs/index.md does not list {sorted(pages - listed)}"
+
+
+# -- docstrings: `make docs` fails on an argument that a function does not have; this finds it without the generator ---
+
+
+def foreign_arguments(source: str) -> list[str]:
+    """Return what docstrings describe under ``Args:`` and the signature beside them does not have."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        function = node
+        if isinstance(node, ast.ClassDef):
+            function = next((item for item in node.body if getattr(item, "name", "") == "__init__"), node)
+        if not isinstance(function, ast.FunctionDef) or not isinstance(node, ast.FunctionDef | ast.ClassDef):
+            continue
+        section = re.search(r"^Args:\n((?:    .*\n|\n)+)", f"{ast.get_docstring(node) or ''}\n", flags=re.M)
+        described = re.findall(r"^    (\S[^:\n]*):", section[1] if section else "", flags=re.M)
+        taken = {name.arg for name in ast.walk(function.args) if isinstance(name, ast.arg)}
+        found += [f"{node.name}: {name}" for name in described if name.lstrip("*") not in taken]
+    return found
+
+
+def test_docstrings_describe_the_arguments_that_there_are() -> None:
+    sources = {path: path.read_text(encoding="utf-8") for path in (ROOT / "agentforge").rglob("*.py")}
+    assert not [f"{path}, {name}" for path, source in sources.items() for name in foreign_arguments(source)]
+    wrong = 'def f(a, b):\n    """Add.\n\n    Args:\n        a, b: numbers.\n    """\n'
+    assert foreign_arguments(wrong) == ["f: a, b"]
 
 
 # -- the tour: `path/file.py` is below agentforge/; `name()` and `Class` are in a file that the same section names ---
