@@ -201,13 +201,13 @@ types: setup ## mypy on the package
 bench: setup ## every measured table of docs/ once more
 	$(BIN)/python -m benchmarks
 
+clean: ## remove caches and build files; runs/ stays
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
 docs: $(VENV)/.docs ## build the documentation and API reference into build/docs; a warning fails the build
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 $(VENV)/.docs: $(VENV)/.ready
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints/cpu.txt --editable ".[docs]"
 	@touch $@
-
-clean: ## remove caches and build files; runs/ stays
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
