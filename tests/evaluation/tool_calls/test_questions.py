@@ -20,6 +20,7 @@ from agentforge.evaluation.tool_calls.questions import Question, judge, read_que
 from agentforge.recipe.schema import Recipe
 from agentforge.rollouts.policies.policies import Generation, Sampling
 from agentforge.rollouts.policies.scripted import ScriptedPolicy
+from tests.manifests import write_manifest
 
 
 def write(path: Path, rows: list[Any]) -> Path:
@@ -224,7 +225,7 @@ def test_comparison_marks_what_does_not_overlap(tmp_path: Path, recipe: Callable
     other = one.artifact("eval-worse")
     other.mkdir()
     (other / "scores.json").write_text(json.dumps(worse))
-    (other / "manifest.json").write_text(json.dumps({"finished": "2026"}))
+    write_manifest(other, finished="2026")
     assert evaluations(one) == [one.artifact("eval-base"), other]
     text = rendered(compare_table(evaluations(one)))
     assert "0.0% [0.0%, 20.0%] ▼" in text and "100.0% [35.1%, 100.0%] ≈" in text and "50.0%" in text
