@@ -21,8 +21,10 @@ from agentforge.rollouts.environment_pool import EnvironmentPool
 from agentforge.rollouts.episode_store import read_episodes, write_episodes
 from agentforge.rollouts.episodes import Episode
 from agentforge.rollouts.experts import Actor, Baseline, Expert
-from agentforge.rollouts.play import Task, play
-from agentforge.rollouts.policies.policies import Policy, Sampling, open_policy
+from agentforge.rollouts.play import play
+from agentforge.rollouts.policies.base import Policy, Sampling
+from agentforge.rollouts.policies.open_policy import open_policy
+from agentforge.rollouts.scheduler import Task
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +51,6 @@ def collect(recipe: Recipe, replace: bool = False) -> Path:
         UserError: the recipe names no environments, or a policy that does not exist.
         CheckRefused: no episode was played to its end, or none passes the filters.
     """
-    names = environment_names(recipe)
     names = environment_names(recipe)
     with EnvironmentPool(recipe.environments) as pool:
         player = choose_player(recipe, {name: _borrowed(pool, name) for name in names})

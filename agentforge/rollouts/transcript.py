@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from agentforge.data.tool_calls import CALL, parse_assistant
 from agentforge.environments.base import Environment
-from agentforge.rollouts.policies.policies import Completion, Message, Policy, ToolSchema
+from agentforge.rollouts.policies.base import Completion, Message, Policy, ToolSchema
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,7 +40,7 @@ class Dialogue:
         self.mask: list[int] = []
         self.logprobs: list[float] = []
 
-    def reply(self, observation: str) -> Message:
+    def observation_message(self, observation: str) -> Message:
         """Return what the environment says as a message: the result of the call, if the assistant made one."""
         if calls := self.messages[-1].get("tool_calls"):
             return {"role": "tool", "name": calls[0]["function"]["name"], "content": observation}
@@ -73,11 +73,11 @@ class SampledDialogue(Dialogue):
         self._stopped = True
 
     @property
-    def read(self) -> list[int]:
+    def input_ids(self) -> list[int]:
         """Everything so far: what the policy is given for its next turn."""
         return self.prompt_ids + self.token_ids
 
-    def write(self, completion: Completion) -> str:
+    def add_turn(self, completion: Completion) -> str:
         """Append a turn as the policy sampled it; returns its text without the stop token."""
         written = completion.token_ids
         self._append(written, 1, completion.logprobs or [0.0] * len(written))
@@ -89,9 +89,9 @@ class SampledDialogue(Dialogue):
         self.messages.append(turn)
         return text
 
-    def hear(self, observation: str, limit: int) -> bool:
+    def add_observation(self, observation: str, limit: int) -> bool:
         """Append what the environment says, unless that leaves no room for a turn among ``limit`` tokens."""
-        message = self.reply(observation)
+        message = self.observation_message(observation)
         closing = [] if self._stopped else self.policy.stop_ids[:1]  # a turn that was cut short is closed for it
         between = [*closing, *self.policy.continuation([message])]
         if len(self.prompt_ids) + len(self.token_ids) + len(between) >= limit:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from agentforge.errors import UserError
 from agentforge.evaluation.statistics.intervals import Array
 from agentforge.rollouts.episodes import Episode
-from agentforge.rollouts.play import Task
+from agentforge.rollouts.scheduler import Task
 
 RESULTS = "results.parquet"
 SCHEMA = pa.schema(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import LogitsProcessor, StoppingCriteria
 
-from agentforge.rollouts.policies.policies import OnToken, Request, Sampling
+from agentforge.rollouts.policies.base import OnToken, Request, Sampling
 from agentforge.rollouts.policies.sampling import draw_next
 from agentforge.rollouts.policies.steering import Steering
 

@@ -13,8 +13,8 @@ from random import Random
 import torch
 from torch import Tensor
 
+from agentforge.rollouts.policies.base import Sampling
 from agentforge.rollouts.policies.constraints import TokenConstraint
-from agentforge.rollouts.policies.policies import Sampling
 from agentforge.rollouts.policies.sampling import draw_next
 
 

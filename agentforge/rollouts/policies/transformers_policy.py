@@ -23,10 +23,7 @@ from agentforge.errors import UserError
 from agentforge.models.auto import model_class
 from agentforge.models.build import packing_refusal
 from agentforge.models.locate_model import ModelLocation
-from agentforge.rollouts.policies.cached_decoding import CachedDecoder
-from agentforge.rollouts.policies.constraints import GrammarTokenizer, grammar_tokenizer_of
-from agentforge.rollouts.policies.generate_hooks import Drawing, Steered, Watch
-from agentforge.rollouts.policies.policies import (
+from agentforge.rollouts.policies.base import (
     Completion,
     Decoder,
     Message,
@@ -37,6 +34,9 @@ from agentforge.rollouts.policies.policies import (
     Sampling,
     ToolSchema,
 )
+from agentforge.rollouts.policies.cached_decoding import CachedDecoder
+from agentforge.rollouts.policies.constraints import GrammarTokenizer, grammar_tokenizer_of
+from agentforge.rollouts.policies.generate_hooks import Drawing, Steered, Watch
 from agentforge.rollouts.policies.steering import Steering
 
 
@@ -127,11 +127,11 @@ class TransformersPolicy(Policy):
         return self._grammar_tokenizer
 
     @contextmanager
-    def decoder(self, sampling: Sampling, seats: int) -> Iterator[Decoder]:
+    def decoder(self, sampling: Sampling, slots: int) -> Iterator[Decoder]:
         with self._answering():
             if self.keeps_cache:
                 eager = self._config()._attn_implementation == "eager"
-                yield CachedDecoder(self.model, self.stop_ids, sampling, seats, additive_mask=eager)
+                yield CachedDecoder(self.model, self.stop_ids, sampling, slots, additive_mask=eager)
             else:
                 yield PlainDecoder(self, sampling)
 

@@ -8,7 +8,7 @@ from typing import Any
 from agentforge.data import chat_template
 from agentforge.errors import UserError
 from agentforge.models.locate_model import ModelLocation
-from agentforge.rollouts.policies.policies import Completion, Message, OnToken, Policy, Request, Sampling, ToolSchema
+from agentforge.rollouts.policies.base import Completion, Message, OnToken, Policy, Request, Sampling, ToolSchema
 
 
 class VLLMPolicy(Policy):

@@ -10,10 +10,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from agentforge.errors import UserError
-from agentforge.models.locate_model import ModelLocation
 
 if TYPE_CHECKING:
     from agentforge.rollouts.policies.constraints import GrammarTokenizer
@@ -126,13 +125,13 @@ class Policy(ABC):
         label: short name, for artefacts and episodes.
         context_length: tokens read and written at most.
         stop_ids: tokens that end a turn; the first is the one that the template writes.
-        most_seats: episodes that it can usefully play at once; None: any number.
+        max_slots: episodes that it can usefully play at once; None: any number.
     """
 
     label: str
     context_length: int
     stop_ids: list[int]
-    most_seats: ClassVar[int | None] = None
+    max_slots: ClassVar[int | None] = None
 
     @abstractmethod
     def encode(self, messages: Sequence[Message], tools: Sequence[ToolSchema] = ()) -> list[int]:
@@ -179,8 +178,8 @@ class Policy(ABC):
         raise UserError(f"{self.label} cannot be held to a grammar")
 
     @contextmanager
-    def decoder(self, sampling: Sampling, seats: int) -> Iterator[Decoder]:
-        """Yield what writes the turns of up to ``seats`` episodes at once."""
+    def decoder(self, sampling: Sampling, slots: int) -> Iterator[Decoder]:
+        """Yield what writes the turns of up to ``slots`` episodes at once."""
         yield PlainDecoder(self, sampling)
 
     def continuation(self, messages: Sequence[Message]) -> list[int]:
@@ -258,15 +257,15 @@ class Policy(ABC):
 
 
 class Decoder(ABC):
-    """Writes turns of several episodes at once. A seat holds one episode after another."""
+    """Writes turns of several episodes at once. A slot holds one episode after another."""
 
     @abstractmethod
-    def begin(self, seat: int, request: Request) -> None:
-        """Begin a turn; its tokens may continue what was read and written in this seat."""
+    def begin(self, slot: int, request: Request) -> None:
+        """Begin a turn; its tokens may continue what was read and written in this slot."""
 
     @abstractmethod
     def advance(self) -> list[tuple[int, Completion]]:
-        """Go on with all begun turns until at least one is finished; returns those with their seats."""
+        """Go on with all begun turns until at least one is finished; returns those with their slots."""
 
 
 class PlainDecoder(Decoder):
@@ -277,8 +276,8 @@ class PlainDecoder(Decoder):
         self.sampling = sampling
         self._begun: dict[int, Request] = {}
 
-    def begin(self, seat: int, request: Request) -> None:
-        self._begun[seat] = request
+    def begin(self, slot: int, request: Request) -> None:
+        self._begun[slot] = request
 
     def advance(self) -> list[tuple[int, Completion]]:
         begun, self._begun = self._begun, {}
@@ -314,27 +313,3 @@ class TextStream:
 
     def _delta(self) -> str:
         return self._decode([*self._finished, *self._pending])[len(self._decode(self._finished)) :]
-
-
-def open_policy(
-    location: ModelLocation, context_length: int | None = None, engine: Literal["transformers", "vllm"] = "transformers"
-) -> Policy:
-    """Load a model.
-
-    Args:
-        location: from `agentforge.models.locate_model`.
-        context_length: tokens read and written at most; None: the model's own (GGUF: at most 8192, its cache is
-            allocated at once).
-        engine: what runs a checkpoint or an adapter.
-    """
-    if location.kind == "gguf":
-        from agentforge.rollouts.policies.gguf_policy import GGUFPolicy
-
-        return GGUFPolicy.open(location, context_length)
-    if engine == "vllm":
-        from agentforge.rollouts.policies.vllm_policy import VLLMPolicy
-
-        return VLLMPolicy.open(location, context_length)
-    from agentforge.rollouts.policies.transformers_policy import TransformersPolicy
-
-    return TransformersPolicy.open(location, context_length)
