@@ -74,6 +74,8 @@ def play(
 
 def turn_seed(seed: int, task: Task, turn: int) -> int:
     """Return what decides the tokens of one turn; no two turns of a run have the same."""
+    # A hash and not a sum: with seed + task_id + turn, turn 1 of a task would draw what turn 0 of the next one draws.
+    # And blake2b, because Python's own hash of a string differs from process to process.
     return int.from_bytes(hashlib.blake2b(repr((seed, *task, turn)).encode(), digest_size=8).digest(), "big")
 
 
@@ -133,6 +135,8 @@ class _DecodingLoop:
             self.queue.fail(slot, error)
             return False
         if not (step.terminated or step.truncated):
+            # The environment would go on. If no room is left for another turn, the episode is truncated, not
+            # terminated.
             if dialogue.add_observation(step.observation, self.max_length):
                 return True
             running.truncated = True

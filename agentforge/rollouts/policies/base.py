@@ -30,7 +30,7 @@ left over and None; True stops the answer."""
 
 @dataclass(frozen=True)
 class Conversation:
-    """What is answered: the messages so far and the tools on offer."""
+    """A conversation to answer: the messages so far and the tools on offer."""
 
     messages: Sequence[Message]
     tools: Sequence[ToolSchema] = ()
@@ -41,7 +41,7 @@ class Sampling:
     """How tokens are drawn.
 
     Attributes:
-        max_new_tokens: the stop token counts.
+        max_new_tokens: including the stop token.
         temperature: 0 takes the likeliest token.
         top_p: mass of the nucleus; 1 leaves every token in.
         seed: the same seed, prompts and batch give the same tokens on the same machine.
@@ -63,7 +63,7 @@ class Completion:
     """New tokens of one prompt.
 
     Attributes:
-        stopped: the last of them is a stop token.
+        stopped: the last token is a stop token.
         logprobs: of the tokens under the distribution they were drawn from (temperature and top_p in it; at
             temperature 0 the model's own); empty where nobody asked for them.
     """
@@ -75,11 +75,11 @@ class Completion:
 
 @dataclass(frozen=True)
 class Request:
-    """A turn to be written.
+    """A turn to generate.
 
     Attributes:
         token_ids: everything before it.
-        room: tokens that it may have, the stop token with them.
+        room: how many tokens it may have, including the stop token.
         seed: decides what is drawn, whatever else is written in the same batch.
     """
 
@@ -95,7 +95,7 @@ class Generation:
     Attributes:
         text: the decoded answer without its stop token.
         prompt_ids: what the model read.
-        token_ids: what the model wrote, the stop token with it.
+        token_ids: what the model wrote, including the stop token.
         stopped: the model ended its turn itself.
     """
 
@@ -109,6 +109,7 @@ class Generation:
         return len(self.prompt_ids)
 
 
+# The conversation that `continuation` renders in place of the real one. A tool's result has to follow a call.
 STUB = "stub"
 ASKED: Message = {"role": "user", "content": ""}
 CALLED: Message = {
@@ -179,7 +180,7 @@ class Policy(ABC):
 
     @contextmanager
     def decoder(self, sampling: Sampling, slots: int) -> Iterator[Decoder]:
-        """Yield what writes the turns of up to ``slots`` episodes at once."""
+        """Yield a decoder that writes the turns of up to ``slots`` episodes at once."""
         yield PlainDecoder(self, sampling)
 
     def continuation(self, messages: Sequence[Message]) -> list[int]:
@@ -192,8 +193,11 @@ class Policy(ABC):
             UserError: the template changes earlier turns when others follow.
         """
         said = CALLED if messages[0]["role"] == "tool" else {"role": "assistant", "content": ""}
+        # `before` ends where the assistant begins to speak; `after` goes on with its (empty) turn, the stop token and
+        # the messages. What follows that stop token follows the stop token of any turn.
         before, after = self.encode([ASKED]), self.encode([ASKED, said, *messages])
         stop = next((i for i in range(len(before), len(after)) if after[i] in self.stop_ids), None)
+        # If the beginning changed when more followed, the next prompt would not be the text that was sampled from.
         if after[: len(before)] != before or stop is None:
             raise UserError(
                 f"the chat template of {self.label} changes earlier turns when others follow, so episodes of several "
@@ -265,7 +269,7 @@ class Decoder(ABC):
 
     @abstractmethod
     def advance(self) -> list[tuple[int, Completion]]:
-        """Go on with all begun turns until at least one is finished; returns those with their slots."""
+        """Continue all turns that were begun until at least one is finished; returns the finished ones with their slots."""
 
 
 class PlainDecoder(Decoder):
@@ -281,6 +285,7 @@ class PlainDecoder(Decoder):
 
     def advance(self) -> list[tuple[int, Completion]]:
         begun, self._begun = self._begun, {}
+        # `draw` writes every turn to its end, so here all slots wait for the longest one.
         return list(zip(begun, self.policy.draw(list(begun.values()), self.sampling), strict=True))
 
 
@@ -300,13 +305,15 @@ class TextStream:
         """Return the text that ``token`` completes; empty while a character is incomplete."""
         self._pending.append(token)
         text = self._delta()
+        # The first bytes of a character decode to U+FFFD. Nothing is shown until a later token has completed it.
         if text.endswith("\ufffd"):
             return ""
+        # Only the piece just finished is kept as context, so a token costs the same at the end of a long answer.
         self._finished, self._pending = self._pending, []
         return text
 
     def finish(self) -> str:
-        """Return what was held back: the bytes of a character that never got complete."""
+        """Return what was held back: the bytes of a character that was never completed."""
         text = self._delta()
         self._pending = []
         return text

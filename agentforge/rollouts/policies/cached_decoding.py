@@ -1,7 +1,7 @@
 """Decoding many episodes at once with a key-value cache per episode that lives as long as the episode.
 
-Against `generate` for every turn: what an episode has read is not read again, what prompts share is read once, a slot
-that is done takes the next episode while the others go on, and a token costs one forward without anything around it.
+Compared with `generate` for every turn: an episode's earlier tokens are not read again, a beginning that prompts share
+is read once, a free slot takes the next episode while the others go on, and a token costs one forward pass alone.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ GATHER = 4
 
 @dataclass
 class Row:
-    """A row of the cache, and the turn that is written in it.
+    """A row of the cache, and the turn being written in it.
 
     Attributes:
         held: tokens whose keys are in the cache.

@@ -1,4 +1,4 @@
-"""From where a model lies to the policy that answers with it."""
+"""Opening the policy of a model, whatever its format."""
 
 from __future__ import annotations
 

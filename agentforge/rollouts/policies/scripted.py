@@ -61,6 +61,7 @@ class ScriptedPolicy(Policy):
             turns[-1].append(token)
             if token == STOP:
                 turns.append([])
+        # The first piece holds the tools, and behind the last STOP an empty one begins.
         messages: list[Message] = [
             json.loads(self.decode(turn)) if turn[0] == SAID else parse_assistant(self.decode(turn)).message()
             for turn in turns[1:-1]

@@ -80,6 +80,7 @@ class VLLMPolicy(Policy):
     def draw(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         from vllm import SamplingParams
 
+        # One for each request, because each has its own seed: a turn must not depend on what is beside it in the batch.
         settings = [
             SamplingParams(
                 max_tokens=request.room,
