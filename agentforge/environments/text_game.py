@@ -83,8 +83,7 @@ class Game(Environment):
                 raise InvalidAction("there is no line `Action: ...` in your turn")
             self._last = self.act(action)
         except InvalidAction as error:
-            # Nothing was done, so score and success stay those of the last valid action; only the reward is of this
-            # turn.
+            # Nothing was done: score and success stay those of the last valid action, the reward is this turn's.
             problem = str(error)
             self._last = self._last._replace(observation=self._refusal(problem), reward=0.0)
         info = Info(success=self._last.success, valid_action=problem is None, score=self._last.score)

@@ -2,8 +2,8 @@
 
 # The life of one optimiser step. The parent's loop calls the methods below in this order:
 #
-#   get_batch_samples   fetches the step's micro-batches and counts their labels, over all processes. The supervised loss
-#                       of a micro-batch is its sum over tokens divided by that count, so short ones weigh no more.
+#   get_batch_samples   fetches the step's micro-batches and counts their labels, over all processes. The supervised
+#                       loss of each is its sum over tokens divided by that count, so short ones do not weigh more.
 #   training_step       forward and backward of one micro-batch. Loss and tokens are added up on the device, unread.
 #   _clip_grad_norm     clips the accumulated gradients and returns the norm that they had before.
 #   _get_grad_norm      here all processes decide together whether the step counts. A bad one loses its gradients, so
@@ -109,8 +109,7 @@ class GuardedTrainer(Trainer):
         self.train_sampler: Sampler[int] | None = None
         self.extra_modules: dict[str, torch.nn.Module] = {}
         self._clock = time.monotonic()
-        # On the device: reading a number there makes the program wait for it, so both are read once a step, not once a
-        # micro-batch.
+        # On the device, whose numbers cost a wait to read: they are read once a step, not once a micro-batch.
         self._step_loss = torch.zeros((), device=self.args.device)
         self._step_tokens = torch.zeros(2, dtype=torch.long, device=self.args.device)
 
@@ -205,8 +204,7 @@ class GuardedTrainer(Trainer):
             self._skip(model, scaled)
         else:
             self.counters.skipped_in_a_row = 0
-            # `compute_loss` has scaled each process's share by their number, for DDP's mean; so the loss is the mean
-            # here too.
+            # Each process's share was multiplied by their number, for DDP's mean, so the loss is a mean here too.
             self.counters.loss_sum += loss / self.args.world_size
             self.counters.loss_steps += 1
         return norm

@@ -87,7 +87,7 @@ class Programs(Environment):
         return Step("", 1.0, True, False, Info(success=True, valid_action=True, score=1.0))
 
     def _wrong(self, observation: str, valid: bool) -> Step:
-        """Return a failed step: an only answer ends the task (terminated), the last of several the turns (truncated)."""
+        """Return a failed step: a single answer ends the task (terminated), the last of several is truncated."""
         info = Info(success=False, valid_action=valid, score=0.0)
         if not valid:
             info["problem"] = observation

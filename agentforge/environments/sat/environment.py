@@ -210,8 +210,6 @@ class Sat(Environment):
         if isinstance(answer, str):
             return self._wrong(answer, valid=False)
         if answer is None:
-            # Asked of the solver, not of the draw: with unsat_share 0.5 both kinds look alike, and only a proof
-            # decides.
             right = self._formula.solve() is None
             return self._over(right, "" if right else "There is a solution.")
         false = self._formula.falsified(answer)
@@ -245,7 +243,7 @@ class Sat(Environment):
         return Step(observation, float(right), True, False, Info(success=right, valid_action=True, score=float(right)))
 
     def _wrong(self, observation: str, valid: bool) -> Step:
-        """Return a failed step: an only answer ends the task (terminated), the last of several the turns (truncated)."""
+        """Return a failed step: a single answer ends the task (terminated), the last of several is truncated."""
         info = Info(success=False, valid_action=valid, score=0.0)
         if not valid:
             info["problem"] = observation

@@ -103,7 +103,7 @@ def unbiased_weight(k: int) -> float:
 
 
 def _formula(n_vars: int, k: int, count: int, clauses: Iterator[Clause]) -> Formula:
-    # Looked at first: more clauses than there are can never be drawn.
+    # More clauses than there are can never be drawn, so that is not even tried.
     drawn = tuple(islice(clauses, count)) if count <= clauses_possible(n_vars, k) else ()
     if len(drawn) < count:
         raise UserError(

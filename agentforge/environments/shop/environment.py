@@ -147,8 +147,7 @@ class Shop(Game):
 
     def _click(self, link: str) -> Outcome:
         product = self._product
-        # The order matters: `< prev` leads to the page before on a page of results, and to the results on a product's
-        # page.
+        # The order matters: `< prev` means the page before among the results, but the results on a product's page.
         if link == BACK:
             self._to_search()
         elif product is None and link in (NEXT, PREVIOUS):
@@ -184,7 +183,7 @@ class Shop(Game):
         return say(f"click[{lacking[0] if lacking else BUY}]")
 
     def _meets(self, product: Product) -> bool:
-        # As if every wish that can be chosen had been: what is missing then, this product cannot give.
+        # As if every option had been chosen: a wish that is still open then is one that this product cannot meet.
         sold = {name: value for name, value in self.goal.options.items() if value in product.options.get(name, ())}
         return reward_of(self.goal, product, sold) == 1.0
 

@@ -26,8 +26,7 @@ RULES = f"""You make an item out of others. Each turn you take one action:
 Where a command asks for a kind of item ("planks"), name an item of that kind ("oak planks"). The task is done when the
 goal has been crafted. {FORMAT}"""
 SHORT_RULES = say("get N ITEM | craft N ITEM using N ITEM, N ITEM")
-# Six digits at most: a model in a loop writes numbers of thousands of digits, and they would come back in the
-# inventory.
+# Six digits at most: a model in a loop writes thousands, and they would come back in the inventory.
 _GET = re.compile(r"get ([0-9]{1,6}) (.+)")
 _CRAFT = re.compile(r"craft (?:([0-9]{1,6}) )?(.+?) using (.+)")
 _AMOUNT = re.compile(r"([0-9]{1,6}) (.+)")

@@ -269,7 +269,7 @@ class Decoder(ABC):
 
     @abstractmethod
     def advance(self) -> list[tuple[int, Completion]]:
-        """Continue all turns that were begun until at least one is finished; returns the finished ones with their slots."""
+        """Continue all turns that were begun until at least one is finished; returns (slot, turn) of those finished."""
 
 
 class PlainDecoder(Decoder):

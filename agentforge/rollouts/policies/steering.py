@@ -20,7 +20,7 @@ from agentforge.rollouts.policies.sampling import draw_next
 
 @dataclass(frozen=True)
 class Step:
-    """A token that was drawn, and how likely the model itself thought it: at temperature 1, before any filter or grammar.
+    """A token that was drawn, and its log-probability under the model itself: temperature 1, no filter, no grammar.
 
     Attributes:
         top: the likeliest tokens with their log-probabilities, likeliest first.
