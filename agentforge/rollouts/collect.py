@@ -62,14 +62,20 @@ def collect(recipe: Recipe, replace: bool = False) -> Path:
             # How many are played at once changes the speed and not the episodes, so it does not make the artefact
             # stale.
             "rollouts": recipe.rollouts.model_dump(exclude={"batch_size"}),
-            "max_length": _max_length(recipe),
+            "max_length": recipe.episode_length,
             "template": location.template if location else None,
             "seed": recipe.seed,
         }
         inputs = model_inputs(location) if location else {}
         target = recipe.artifact("episodes")
         with stage_directory(
-            target, stage="collect", recipe=depends, inputs=inputs, resumable=True, replace=replace
+            target,
+            stage="collect",
+            recipe=depends,
+            inputs=inputs,
+            resumable=True,
+            worth_keeping=lambda partial: any(partial.glob("part-*.parquet")),
+            replace=replace,
         ) as work:
             if not work.done:
                 # Opened only now: weights take long to load, and an artefact that is up to date does not need them.
@@ -105,7 +111,7 @@ def _make(recipe: Recipe, pool: EnvironmentPool, policy: Policy | Actor, tasks: 
                 left,
                 sampling=Sampling(rollouts.max_new_tokens, rollouts.temperature, rollouts.top_p, recipe.seed),
                 batch_size=rollouts.batch_size,
-                max_length=_max_length(recipe),
+                max_length=recipe.episode_length,
                 act=rollouts.act,
                 on_episode=keep,
                 on_failure=lose,
@@ -228,7 +234,3 @@ def _borrowed(pool: EnvironmentPool, name: str) -> Environment:
     environment = pool.take(name)
     pool.give_back(name, environment)
     return environment
-
-
-def _max_length(recipe: Recipe) -> int:
-    return recipe.rollouts.max_length or recipe.data.max_length
