@@ -135,8 +135,7 @@ class _DecodingLoop:
             self.queue.fail(slot, error)
             return False
         if not (step.terminated or step.truncated):
-            # The environment would go on. If no room is left for another turn, the episode is truncated, not
-            # terminated.
+            # The environment would go on, so an episode that ends for want of room is truncated, not terminated.
             if dialogue.add_observation(step.observation, self.max_length):
                 return True
             running.truncated = True

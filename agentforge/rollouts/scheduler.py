@@ -10,7 +10,7 @@ A slot is room for one running episode: a row of a decoder's batch, or the singl
 #        +--------fail-----------+--fail, for the second time--> lost[index]
 #
 # An environment is taken from the pool only when its episode starts, and goes back when the episode ends. So the pool
-# makes as many of each kind as ever ran at once, however many tasks there are: some take seconds to start, or a server.
+# makes as many of each kind as ever run at once, however many tasks there are: some need a server, or seconds to start.
 #
 # If an environment breaks, only its own episode suffers. The pool closes the broken environment, since nobody knows its
 # state, and the task goes back to the front of the queue to be played from the beginning in another one. Where that one
