@@ -94,7 +94,8 @@ class RunningEpisode(Generic[DialogueT]):
 
         Args:
             text: of the whole turn.
-            start, end: the turn is ``token_ids[start:end]`` of the dialogue.
+            start: where its tokens begin in the dialogue's `token_ids`.
+            end: behind the last of them.
 
         Raises:
             EnvironmentFailed: it broke.
