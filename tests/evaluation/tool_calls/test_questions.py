@@ -18,7 +18,7 @@ from agentforge.evaluation.contamination import refuse_trained_questions
 from agentforge.evaluation.evaluate import answer_questions, evaluate
 from agentforge.evaluation.tool_calls.questions import Question, judge, read_questions, score
 from agentforge.recipe.schema import Recipe
-from agentforge.rollouts.policies.policies import Generation, Sampling
+from agentforge.rollouts.policies.base import Generation, Sampling
 from agentforge.rollouts.policies.scripted import ScriptedPolicy
 from tests.manifests import write_manifest
 
