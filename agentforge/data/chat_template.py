@@ -88,6 +88,7 @@ class Encoding:
 def template_source(kind: str) -> str:
     """Return the template with the markers of ``kind`` in it."""
     source = TEMPLATE.read_text(encoding="utf-8").rstrip("\n")
+    # A JSON string is a Jinja string too. All names are replaced in one pass, so that a marker put in is not searched.
     literals = {name: json.dumps(text, ensure_ascii=False) for name, text in MARKERS[kind].texts.items()}
     return re.sub("|".join(literals), lambda found: literals[found.group()], source)
 
@@ -114,8 +115,11 @@ def install_template(tokenizer: PreTrainedTokenizerBase, kind: str = "auto") -> 
             f"{len(tokenizer.tokenize(marker))} pieces; set data.template to auto"
         )
     tokenizer.chat_template = template_source(kind)
+    # `generate` and llama.cpp stop at eos, so eos must be what ends a turn, not what ended a document in pre-training.
     tokenizer.eos_token = stop = MARKERS[kind].texts["ASSISTANT_STOP"]
     if tokenizer.pad_token is None:
+        # Not the stop token if it can be helped: collators that mask
+        # padding by its id would mask every turn's end as well.
         tokenizer.pad_token = DOCUMENT_END if _is_one_token(tokenizer, DOCUMENT_END) else stop
 
 
@@ -132,6 +136,7 @@ def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
 def stop_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the tokens at which generation ends: the turn's end, and the document's if it is another."""
     stops = [int(tokenizer.eos_token_id)]
+    # A base model ends a text this way; without the stop it would go on into an unrelated document.
     if _is_one_token(tokenizer, DOCUMENT_END):
         stops.append(tokenizer.encode(DOCUMENT_END, add_special_tokens=False)[0])
     return list(dict.fromkeys(stops))
@@ -209,8 +214,12 @@ def _pieces(
     turns = escape(normalize(messages))
     if not add_generation_prompt and not any(turn["role"] == "assistant" for turn in turns):
         raise BadRow("no assistant turn", "the conversation has no assistant turn, so nothing in it would be trained")
+    # `<|im_end|>` inside a tool's output must not become the token. It is rendered as `<G|im_end|>`, G a noncharacter,
+    # so that the split below finds only what the template wrote itself. Then G is taken out, and the text stays text.
     (turns, tools), guard = guard_control_tokens([turns, tools], codec.control)
     text, trained = _render(tokenizer, turns, tools, add_generation_prompt)
+    # Every second stretch is trained: 0 .. start | start .. end | end .. start. Cutting there too keeps BPE from
+    # merging the last character of a prompt with the first of an answer.
     borders = [0, *(border for span in trained for border in span), len(text)]
     for index, (start, end) in enumerate(pairwise(borders)):
         for part in codec.control.split(text[start:end]):
@@ -224,6 +233,7 @@ def guard_control_tokens(value: Any, control: re.Pattern[str]) -> tuple[Any, str
     Returns:
         the value, and the character that was put into the tokens; empty if there were none.
     """
+    # One search of the whole row's JSON: nearly no row spells a control token, and those are returned untouched.
     spoken = json.dumps(value, ensure_ascii=False)
     if not control.search(spoken):
         return value, ""
@@ -299,6 +309,7 @@ def codec_of(tokenizer: PreTrainedTokenizerBase) -> Codec:
     codec = _codecs.get(tokenizer)
     added = tokenizer.added_tokens_decoder
     control = {token.content: index for index, token in added.items() if token.special or TAG.fullmatch(token.content)}
+    # Tokens may have been added since the codec was made.
     if codec is None or codec.ids != control:
         codec = _codecs[tokenizer] = Codec(any_of(control), control, _plain_reader(tokenizer, control))
     return codec
@@ -320,8 +331,10 @@ def _plain_reader(
             tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True) for text in texts
         ]
     description = json.loads(tokenizer.backend_tokenizer.to_str())
+    # `encode_special_tokens` makes text only of tokens that are marked special, so the tags are marked in this copy.
     for token in description["added_tokens"]:
         token["special"] = token["content"] in control
+    # A saved tokenizer may bring a truncation of its own, which would cut long rows without a word.
     description["truncation"] = description["padding"] = None
     plain = Tokenizer.from_str(json.dumps(description))
     plain.encode_special_tokens = True

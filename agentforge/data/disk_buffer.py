@@ -21,6 +21,7 @@ class Spool:
         """Write ``data`` at the end; return its place and length."""
         place = self.size
         view = memoryview(data)
+        # An unbuffered write may take less than it was given.
         while view:
             view = view[self._file.write(view) :]
         self.size += len(data)
@@ -30,6 +31,7 @@ class Spool:
         """Return ``length`` bytes at ``place``."""
         parts = []
         while length:
+            # Linux hands over at most 2 GiB at once.
             part = os.pread(self._file.fileno(), length, place)
             if not part:
                 raise EOFError(f"{self.path} ends before byte {place + length}")

@@ -38,9 +38,11 @@ def _bins(lengths: NDArray[np.int64], max_length: int) -> int:
     for length in np.sort(lengths)[::-1].tolist():
         place = bisect_left(spaces, length)
         if place < len(spaces):
+            # The fullest bin that has room: that is the "best fit".
             space = spaces.pop(place)
         else:
             space, bins = max_length, bins + 1
+        # A bin that is now full is forgotten.
         if space > length:
             insort(spaces, space - length)
     return bins

@@ -117,6 +117,7 @@ def preview_row(tokenizer: PreTrainedTokenizerBase, recipe: Recipe, row: Row, so
     tokens = []
     for position, (index, text) in enumerate(token_texts(tokenizer, encoding.input_ids)):
         state: State = "trained" if encoding.assistant_masks[position] else "read"
+        # With "split" nothing is lost: what lies beyond the limit is the next row.
         if position >= limit and overflow != "split":
             state = "cut"
         tokens.append(PreviewToken(index, text, state, index in added))
@@ -135,6 +136,7 @@ def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> Itera
     """Yield each token with its text; a character of several tokens stands with the last of them."""
     from tokenizers.decoders import DecodeStream
 
+    # One byte of a longer character decodes to U+FFFD; the stream holds such bytes back until the character is whole.
     stream = DecodeStream(skip_special_tokens=False)
     for index in ids:
         yield index, stream.step(tokenizer.backend_tokenizer, index) or ""
@@ -163,6 +165,7 @@ def write_html(rows: Sequence[PreviewRow], path: Path | str) -> None:
     page = PAGE.format(legend=legend, rows="\n".join(_html_row(row) for row in rows))
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    # A browser that reloads the page never finds half of it.
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(page, encoding="utf-8")
     os.replace(temporary, path)
@@ -218,6 +221,7 @@ def _accepted(ingestor: Ingestor, index: int, source: OpenSource, wanted: int) -
     rows: list[Row] = []
     reasons: dict[str, int] = {}
     raws = islice(source.raw_rows(source.new_counts()), LOOKED_AT)
+    # Raw rows are read a few at a time, so that even a huge source is shown after its first rows.
     while len(rows) < wanted and (chunk := list(islice(raws, wanted))):
         ingested = ingestor(Raws(index, chunk))
         rows += [json.loads(line) for line in ingested.lines.splitlines()]
@@ -235,6 +239,7 @@ def _open_tokenizer(recipe: Recipe, rows: Sequence[Row]) -> PreTrainedTokenizerB
     prepared = recipe.artifact("data")
     if isinstance(wanted, TokenizerTraining):
         if (prepared / MANIFEST).is_file():
+            # Training it again on the rows shown would give other tokens than the run has.
             return load_tokenizer(prepared / "tokenizer")
         log.warning(
             "the tokenizer is not trained yet (`agentforge prepare`); one trained on these rows stands in for it"

@@ -56,5 +56,6 @@ def tokenizer_text(row: Row) -> str:
 
 
 def _arguments_text(call: dict[str, Any]) -> str:
+    # Without keys and braces, which every call of a tool shares: they would make different calls look alike.
     values = call["function"]["arguments"].values()
     return "\n".join(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for value in values)

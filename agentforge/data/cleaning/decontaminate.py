@@ -45,6 +45,7 @@ def collect_evaluation(rows: Iterable[Row], n: int) -> EvaluationSet:
     count = 0
 
     def add() -> None:
+        # Distinct within the batch already: a benchmark repeats its instructions in every prompt.
         grams.append(np.unique(ngram_hashes(word_hashes([row_text(row) for row in batch]), n).values))
         asked = [prompt_text(row) for row in batch]
         short = word_hashes(asked).lengths < n
@@ -64,5 +65,6 @@ def collect_evaluation(rows: Iterable[Row], n: int) -> EvaluationSet:
 def _contains(ordered: Hashes, values: Hashes) -> NDArray[np.bool_]:
     if not len(ordered):
         return np.zeros(len(values), dtype=bool)
+    # Beyond the last element searchsorted answers len(ordered); the comparison below then fails, as it should.
     places = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
     return np.asarray(ordered[places] == values)

@@ -2,7 +2,7 @@
 
 MinHash signatures with banding (Broder 1997; Leskovec, Rajaraman, Ullman, Mining of Massive Datasets, ch. 3).
 Signatures are made for a batch of rows with one pass of numpy a permutation, and each value is kept as one byte (b-bit
-minwise hashing, Li and Koenig 2010, b = 8), so a row costs ``bands * rows`` bytes and 8 bytes a band in memory.
+minwise hashing, Li and Koenig 2010, b = 8), so a row costs ``bands * rows`` bytes and 4 bytes a band in memory.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ def sign(words: Ragged, ngram: int, bands: int, rows: int) -> Signatures:
     present = grams.lengths > 0
     minima = np.empty((bands * rows, int(present.sum())), dtype=np.uint32)
     if minima.shape[1]:
+        # Rows without an n-gram are left out: for an empty stretch reduceat returns the next row's value.
         starts = grams.offsets[:-1][present]
         upper = (grams.values >> np.uint64(32)).astype(np.uint32)
         products = np.empty_like(upper)
@@ -121,6 +122,7 @@ def near_duplicates(
     kept: defaultdict[int, list[int]] = defaultdict(list)
     position = 0
     while position < len(rows):
+        # The pairs are sorted by row, so a row's buckets stand together.
         end = position + 1
         while end < len(rows) and rows[end] == rows[position]:
             end += 1
@@ -131,6 +133,7 @@ def near_duplicates(
             others = np.array(candidates, dtype=np.int64)
             similar = others[estimate_jaccard(signatures, row, others) >= threshold]
             if len(similar):
+                # The row enters no bucket, so that later rows are compared with kept rows only.
                 repeats[row] = similar[0]
                 continue
         for bucket in its_buckets:
@@ -151,10 +154,12 @@ def _shared_buckets(
         order = np.argsort(hashes, kind="stable")
         ordered = hashes[order]
         starts = np.concatenate([[True], ordered[1:] != ordered[:-1]]) if len(ordered) else np.zeros(0, dtype=bool)
+        # Sorted, equal hashes are neighbours: each run is a bucket, and a run of one has nothing to compare.
         number = np.cumsum(starts) - 1
         shared = np.bincount(number)[number] > 1 if len(number) else starts
         rows.append(present[order[shared]])
         buckets.append(number[shared] + first)
+        # The next band numbers its buckets further on, or rows of different bands would meet.
         first += len(ordered)
     all_rows, all_buckets = np.concatenate(rows), np.concatenate(buckets)
     by_row = np.argsort(all_rows, kind="stable")

@@ -46,6 +46,7 @@ class RowFilter:
         """Judge a row of messages or text."""
         messages = row.get("messages", ())
         spoken = assistant_text(row)
+        # At least one character, whatever the filter says: an assistant who says nothing teaches nothing.
         if len(spoken) < max(self.filters.min_characters, 1):
             return "too short"
         if self.filters.max_turns is not None and _turns(messages) > self.filters.max_turns:
@@ -64,6 +65,7 @@ def _identity_pattern(names: list[str]) -> re.Pattern[str] | None:
     if not names:
         return None
     name = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+    # Meant are "I am NAME", "as an AI model made by NAME", "trained by NAME"; not "NAME is a company".
     article = r"(?:an?\s+|the\s+)?"
     described = rf"{article}(?:[\w-]+\s+){{0,4}}?(?:(?:called|named|by|from|at)\s+)?"
     return re.compile(

@@ -43,6 +43,7 @@ def registered(source: Source) -> DatasetCard | None:
         UserError: the name is neither.
     """
     name = source.dataset
+    # Whatever looks like a path, or is one here, is local: a directory `wildchat` hides the card of that name.
     if "/" in name or "\\" in name or "*" in name or name.endswith(SUFFIXES) or Path(name).exists():
         return None
     if name in (known := card_ids()):
@@ -195,6 +196,7 @@ def read_lock(hub_id: str, revision: str | None, kind: str = "dataset") -> Lock 
     try:
         raw: dict[str, Any] = json.loads(lock_path(hub_id, revision, kind).read_text(encoding="utf-8"))
         return Lock(raw["hub_id"], raw["revision"], {name: LockedFile(**entry) for name, entry in raw["files"].items()})
+    # A damaged lock is no lock: the next download writes it again.
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
 
@@ -225,6 +227,7 @@ def in_cache(card: DatasetCard, globs: list[str]) -> list[Path]:
     Complete means: all that our own download recorded for these globs, with the recorded sizes; or, in a cache that
     other programs filled, all that matches at the pinned commit (there is no record to compare with).
     """
+    # Sizes, not hashes: the files were hashed when they came, and hashing 100 GB at each start would take minutes.
     if (lock := read_lock(str(card.hub_id), card.revision)) is not None:
         root = snapshot(lock.hub_id, lock.revision)
         names = choose_files(lock.files, globs)
