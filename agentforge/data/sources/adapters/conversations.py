@@ -97,6 +97,9 @@ def _assistant(message: dict[str, Any], turn: Mapping[str, Any], names: dict[str
     reasoning = turn.get("reasoning_content") or turn.get("reasoning")
     if isinstance(message["content"], str) and CALL in message["content"] and not calls:
         parsed = parse_assistant(message["content"])
+        # Beside a call in the text the reasoning may stand in a key of its own, where the parser does not see it.
+        thoughts = [part for part in (text_of(reasoning), parsed.reasoning_content) if part]
+        parsed.reasoning_content = "\n\n".join(thoughts) or None
         return Rejected("tool call is no JSON") if parsed.malformed else parsed.message()
     if reasoning:
         message["reasoning_content"] = reasoning
