@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +40,11 @@ class Question:
 
     @property
     def chance(self) -> float:
-        """Probability of naming the right tools by drawing each evenly from those on offer."""
-        return float(len(self.tools.names)) ** -len(self.expected)
+        """Probability of naming the right tools by drawing as many as are expected, each evenly from those on offer."""
+        # Several calls are right in any order: of two tools, a and b are drawn by 2 of 4 pairs, a and a by only 1.
+        same = math.prod(math.factorial(count) for count in Counter(_names(self.expected)).values())
+        orders = math.factorial(len(self.expected)) // same
+        return float(orders / len(self.tools.names) ** len(self.expected))
 
 
 @dataclass(frozen=True)
