@@ -184,10 +184,17 @@ def _optimizer_problems(recipe: Recipe) -> list[tuple[tuple[str, ...], str]]:
     return [(("train", "optimizer", "name"), f"no system brings an optimiser '{chosen.name}'{hint}")]
 
 
+def owned_fields(config: str) -> dict[str, str]:
+    """Return the fields of a config class that a recipe must not set there, and what to set instead."""
+    if config == "LoraConfig":
+        return LORA_OWNED
+    return OWNED | PPO_OWNED if config == "PPOConfig" else OWNED
+
+
 def problems_in(values: dict[str, Any], config: str, section: str) -> list[tuple[tuple[str, ...], str]]:
     """Return what is wrong with the fields given for a config class: the key and a sentence."""
     fields = fields_of(config)
-    owned = LORA_OWNED if config == "LoraConfig" else OWNED | PPO_OWNED if config == "PPOConfig" else OWNED
+    owned = owned_fields(config)
     found = []
     for name, value in values.items():
         path = (*section.split("."), name)

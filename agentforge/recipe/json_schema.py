@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from agentforge.recipe.arguments import LORA_OWNED, OWNED
+from agentforge.recipe.arguments import owned_fields
 from agentforge.recipe.methods import METHODS, config_classes
 from agentforge.recipe.schema import Recipe
 from agentforge.recipe.tables import fields_of
@@ -55,7 +55,7 @@ def recipe_json_schema() -> dict[str, Any]:
 
 
 def _fields_schema(config: str) -> dict[str, Any]:
-    owned = LORA_OWNED if config == "LoraConfig" else OWNED
+    owned = owned_fields(config)
     fields = {name: fragment for name, fragment in fields_of(config).items() if name not in owned}
     return {"type": "object", "additionalProperties": False, "properties": fields}
 

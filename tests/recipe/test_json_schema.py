@@ -35,6 +35,7 @@ def test_a_resolved_recipe_passes() -> None:
         ({"train": {"args": {"learning_rat": 1}}}, "$.train.args"),
         ({"train": {"args": {"lr_scheduler_type": "cosinee"}}}, "$.train.args.lr_scheduler_type"),
         ({"train": {"method": "sft", "args": {"num_generations": 4}}}, "$.train.args"),
+        ({"train": {"method": "ppo", "args": {"num_iterations": 2}}}, "$.train.args"),
         ({"train": {"args": {"output_dir": "x"}}}, "$.train.args"),
         ({"train": {"lora": {"r": 0}}}, "$.train.lora"),
         ({"profiles": {"tiny": {"data": {"max_length": "long"}}}}, "$.profiles.tiny.data.max_length"),
