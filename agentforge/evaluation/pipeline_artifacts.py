@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from agentforge.artifacts import MANIFEST, read_manifest
 from agentforge.evaluation.scores_file import SCORES
+from agentforge.models.locate_model import label_of
 from agentforge.recipe.loading import load_recipe, load_stages
 from agentforge.recipe.schema import Recipe, Stage
 
@@ -54,7 +54,7 @@ def load_pipeline(name: str, overrides: Sequence[str] = (), profile: str | None 
 
 def _makes(stage: Stage, recipe: Recipe) -> list[Path]:
     if stage.verb == "evaluate" and stage.model is not None:
-        return [recipe.artifact(f"eval-{re.sub(r'[^A-Za-z0-9_.-]+', '-', Path(stage.model).name)}")]
+        return [recipe.artifact(f"eval-{label_of(stage.model)}")]
     if stage.verb in ("train", "surgery"):
         return [recipe.trained if stage.verb == "train" else recipe.operated]
     made: dict[str, list[str]] = {

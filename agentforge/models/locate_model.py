@@ -82,7 +82,7 @@ def locate_path(path: str, label: str | None = None) -> ModelLocation:
         UserError: nothing is there, or nothing that is a model.
     """
     place = Path(path)
-    label = label or re.sub(r"[^\w.-]+", "-", place.stem if place.suffix == ".gguf" else place.name) or "model"
+    label = label or label_of(path)
     if place.is_file():
         if place.suffix != ".gguf":
             raise UserError(f"{path} is a file but no .gguf; give a .gguf, or the directory of a checkpoint or adapter")
@@ -102,6 +102,12 @@ def locate_path(path: str, label: str | None = None) -> ModelLocation:
         else "neither config.json, adapter_config.json nor a .gguf"
     )
     raise UserError(f"{path} is no model: it holds {what}")
+
+
+def label_of(which: str) -> str:
+    """Return the label of a model that is named by its path; a name without a path is its own label."""
+    place = Path(which)
+    return re.sub(r"[^\w.-]+", "-", place.stem if place.suffix == ".gguf" else place.name) or "model"
 
 
 def model_inputs(location: ModelLocation) -> dict[str, Path | str]:
