@@ -29,6 +29,7 @@ class PipelineArtifacts:
     def recipes(self) -> list[Recipe]:
         """The recipe and those of its stages, each once."""
         everyone = [self.recipe, *(recipe for _, recipe in self.stages)]
+        # Several stages read the same recipe; its artefacts are to be listed once.
         return list({(one.output_dir, one.full_name): one for one in everyone}.values())
 
     @property
@@ -57,6 +58,7 @@ def _makes(stage: Stage, recipe: Recipe) -> list[Path]:
         return [recipe.artifact(f"eval-{label_of(stage.model)}")]
     if stage.verb in ("train", "surgery"):
         return [recipe.trained if stage.verb == "train" else recipe.operated]
+    # Only verbs that leave an artefact of this recipe: `download` fills a cache, and `report` is the page itself.
     made: dict[str, list[str]] = {
         "collect": ["episodes"],
         "prepare": ["data"],
@@ -76,6 +78,7 @@ def find_artifacts(recipe: Recipe) -> list[Path]:
 def finished_evaluations(recipe: Recipe) -> list[Path]:
     """Return a recipe's evaluations: the base first, the others in the order of their making."""
     found = [path for path in find_artifacts(recipe) if (path / SCORES).is_file()]
+    # Stable, so all but the base keep the order of their making; the base is what the others are measured against.
     return sorted(found, key=lambda path: path != recipe.artifact("eval-base"))
 
 

@@ -37,9 +37,12 @@ def write_deployment(
     context = context_length(recipe, positions)
     file = f"{recipe.full_name}-{quantization}.gguf"
     kind = next((kind for kind in MARKERS if template_source(kind) == tokenizer.chat_template), None)
+    # A template that is not ours has no Go translation; such a model is served by llama-server, which reads Jinja.
     if kind is not None:
         has_document_end = DOCUMENT_END in tokenizer.get_vocab()
         stops = [MARKERS[kind].texts["ASSISTANT_STOP"], *([DOCUMENT_END] if has_document_end else [])]
+        # Whether the tokenizer puts the begin-of-text token in front by itself:
+        # written as well, it would stand there twice.
         begin = tokenizer.encode("a")[:1] != [tokenizer.bos_token_id]
         text = modelfile(file, go_template(kind, begin), stops, context, recipe.data.system, recipe.export.license)
         (directory / "Modelfile").write_text(text, encoding="utf-8")
@@ -172,6 +175,7 @@ def template_kind(recipe: Recipe) -> str:
 def _script(first: list[str], command: list[str]) -> str:
     """A shell script of one command, an option a line."""
     text = shlex.join(command).replace(" --", " \\\n  --")
+    # exec: the server takes the shell's place, and a signal to the script reaches it.
     return "\n".join(["#!/bin/sh", *first, f"exec {text}"]) + "\n"
 
 

@@ -19,6 +19,7 @@ def model_class(path: Any, **options: Any) -> Any:
         path: a directory or a Hub id.
         options: where and how it is found, as `from_pretrained` has them (``revision``).
     """
+    # Only the JSON: AutoConfig would refuse a `model_type` that nobody has registered yet.
     fields, _ = PretrainedConfig.get_config_dict(path, **options)
     system = prepare_for(fields)
     if system is None or system.model_class is None:

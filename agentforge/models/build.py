@@ -141,6 +141,7 @@ def load_model(model: Model, *, dtype: torch.dtype, device: torch.device | None 
             model.path,
             revision=revision,
             dtype=dtype,
+            # Without this transformers may fall back to a pickle, which can run any code.
             use_safetensors=True,
             trust_remote_code=model.trust_remote_code,
             **_attention(model),
@@ -163,6 +164,7 @@ def _check_path(path: str) -> None:
             raise UserError(f"model.path {path} is a directory without config.json: it is no model")
         _check_shards(directory)
     elif directory.is_absolute() or path.startswith(".") or path.count("/") != 1:
+        # It cannot be ORG/NAME, so it must be a path, of something that is still to be made.
         raise UserError(f"model.path {path} does not exist; make it with the recipe whose training stage writes it")
 
 
@@ -221,10 +223,12 @@ def add_lora(model: PreTrainedModel, options: dict[str, Any], *, seed: int) -> P
     Raises:
         UserError: a name in `target_modules` matches nothing; the names that exist are given.
     """
+    # B is zero, but A is drawn: two runs of one recipe must begin with the same adapter.
     set_seed(seed)
     if getattr(model, "is_quantized", False):
         from peft import prepare_model_for_kbit_training
 
+        # The Trainer switches checkpointing on by itself where the arguments ask for it.
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     return attach_lora(model, options)
 
@@ -236,6 +240,8 @@ def attach_lora(model: PreTrainedModel, options: dict[str, Any]) -> PeftModel:
         UserError: a name in `target_modules` matches nothing; the names that exist are given.
     """
     targets = options.get("target_modules")
+    # A string is a pattern, or `all-linear`. Of a list PEFT does not refuse a
+    # name that matches nothing beside one that does.
     if not isinstance(targets, str) and (unknown := sorted(set(targets or []) - _last_names(model))):
         raise UserError(
             f"train.lora.target_modules: this {model.config.model_type} has no {', '.join(unknown)}; "

@@ -22,6 +22,7 @@ def history(path: Path) -> list[str]:
         made_by = recipe.get("surgery", {}).get("operation") or recipe.get("train", {}).get("method")
         if made_by:
             found.append(made_by)
+        # On to what this artefact was made from. A Hub id has no manifest and ends the walk.
         path = Path((recipe.get("model") or {}).get("path") or "")
     return found[::-1]
 

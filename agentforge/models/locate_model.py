@@ -71,6 +71,7 @@ def locate_model(recipe: Recipe, which: str | None = None) -> ModelLocation:
         raise UserError(missing)
     location = locate_path(str(recipe.artifact(which)), label=which)
     if location.kind == "adapter" and recipe.model.path is not None:
+        # The recipe's base, not the path that PEFT wrote down on the machine that trained.
         return _adapter(Path(location.path), which, recipe.model.path, recipe)
     return location
 
@@ -192,6 +193,7 @@ def _newest(recipe: Recipe) -> str:
         for name in PREFERENCE
         if (recipe.artifact(name) / MANIFEST).is_file()
     }
+    # What is older than the training (a -merged of the run before) is of other weights than the recipe's newest.
     trained_at = max((finished[name] for name in ("lora", "model") if name in finished), default="")
     for name in PREFERENCE:
         if name in finished and finished[name] >= trained_at:

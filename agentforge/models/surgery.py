@@ -62,11 +62,14 @@ def surgery(recipe: Recipe, replace: bool = False) -> Path:
         "surgery": chosen.model_dump(exclude_none=True),
         "seed": recipe.seed,
     }
+    # The data count only for operations that measure on them: new data must not make a graft out of date.
     inputs: dict[str, Path | str] = {"base": identify_base(recipe.model)}
     if operation.reads is not None:
         inputs["data"] = recipe.artifact("data")
     with stage_directory(recipe.operated, stage="surgery", recipe=settings, inputs=inputs, replace=replace) as work:
         if not work.done:
+            # The operation writes into the unpublished directory and raises
+            # if its proof fails: then nothing is published.
             metrics = resolve(operation.run)(Job(recipe, chosen, base, work.path, operation))
             work.metrics = {"operation": chosen.operation, **metrics}
             copy_present(base, work.path, (*TOKENIZER_FILES, "generation_config.json"))

@@ -198,6 +198,7 @@ def problems_in(values: dict[str, Any], config: str, section: str) -> list[tuple
     found = []
     for name, value in values.items():
         path = (*section.split("."), name)
+        # Only of this class's own fields: `temperature` under sft is no field at all, and that is what must be said.
         if name in owned and name in fields:
             found.append((path, f"{section}.{name} is not set here: {owned[name]}"))
         elif name not in fields:
@@ -212,6 +213,7 @@ def _suggest(name: str, config: str, section: str) -> str:
     fields = fields_of(config)
     plain = name.lower().replace("-", "_")
     aliases = LORA_ALIASES if config == "LoraConfig" else ALIASES
+    # What other tools call it goes first. Similar spelling goes last: it finds something for nearly every word.
     if (alias := aliases.get(plain)) in fields:
         extra = " (below 1 it is a share of all steps)" if plain == "warmup_ratio" else ""
         return f"; did you mean '{section}.{alias}'{extra}?"
@@ -236,9 +238,11 @@ def problem_with(value: Any, fragment: dict[str, Any]) -> str | None:
         same_kind = [isinstance(value, list) == (a.get("type") == "array") for a in fragment["anyOf"]]
         return next((text for text, fits in zip(found, same_kind, strict=True) if fits), found[-1])
     if "enum" in fragment:
+        # In Python `True == 1` and `1 == 1.0`, so the types must agree as well.
         if any(value == choice and type(value) is type(choice) for choice in fragment["enum"]):
             return None
         choices = [str(choice) for choice in fragment["enum"] if choice is not None]
+        # `adamw` means `adamw_torch`, whatever difflib finds nearer.
         begun = next((f"; did you mean '{choice}'?" for choice in choices if choice.startswith(f"{value}_")), None)
         return f"it must be one of {', '.join(choices)}{begun or did_you_mean(str(value), choices)}"
     kinds = fragment["type"] if isinstance(fragment["type"], list) else [fragment["type"]]
@@ -256,6 +260,7 @@ def _is_kind(value: Any, kind: str) -> bool:
     if kind == "number":
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if kind == "integer":
+        # True is an int to Python, but not to whoever wrote `max_steps: true`.
         return isinstance(value, int) and not isinstance(value, bool)
     classes = {"boolean": bool, "string": str, "object": dict, "array": list, "null": type(None)}
     return isinstance(value, classes[kind])

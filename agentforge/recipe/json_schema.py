@@ -22,12 +22,14 @@ def recipe_json_schema() -> dict[str, Any]:
     schema = copy.deepcopy(Recipe.model_json_schema())
     definitions = schema.pop("$defs")
     list_items = {"Source", "Stage"}
+    # A file may leave everything out, because others complete it; an item of a list is not merged with anything.
     for name, definition in definitions.items():
         if name not in list_items:
             definition.pop("required", None)
     definitions |= {config: _fields_schema(config) for config in [*CONFIGS, "LoraConfig"]}
     definitions["AnyConfig"] = _any_config([definitions[config] for config in CONFIGS])
     train = definitions["Train"]
+    # Which fields `args` may hold depends on `method` beside it; the conditions of `allOf` say so.
     train["properties"]["args"] = {"type": "object", "description": train["properties"]["args"]["description"]}
     train["properties"]["lora"] = {"anyOf": [{"$ref": "#/$defs/LoraConfig"}, {"type": "null"}]}
     train["allOf"] = _arguments_by_method()
@@ -80,6 +82,7 @@ def _any_config(configs: list[dict[str, Any]]) -> dict[str, Any]:
     fields: dict[str, list[dict[str, Any]]] = {}
     for config in configs:
         for name, fragment in config["properties"].items():
+            # A field that two classes declare differently may be as either wants it.
             if fragment not in fields.setdefault(name, []):
                 fields[name].append(fragment)
     merged = {name: found[0] if len(found) == 1 else {"anyOf": found} for name, found in fields.items()}

@@ -35,6 +35,7 @@ def parse_overrides(argv: Sequence[str], options: Sequence[str] = ()) -> list[st
         key = key.replace("-", "_")
         _check_section(key, word.partition("=")[0], options)
         if not equals:
+            # One dash may begin a value (`-1`), two begin the next option.
             if not rest or rest[0].startswith("--"):
                 raise UserError(f"'{word}' has no value; {EXAMPLE}")
             value = rest.pop(0)
@@ -61,6 +62,8 @@ def parse_override(text: str) -> tuple[str, Any]:
     try:
         return key, parse_yaml(value, f"override {key}")
     except UserError:
+        # Text such as `a: b: c` is no YAML and is taken as it is, but a list
+        # or mapping that does not close is a mistake.
         if value[:1] in ("[", "{"):
             raise
         return key, value
@@ -80,6 +83,7 @@ def apply_override(raw: dict[str, Any], key: str, value: Any) -> None:
         if isinstance(target, list):
             target = target[_index(target, part, key)]
             continue
+        # The file may lack the section, or have it as null: `surgery.operation=graft` makes one.
         if target.get(part) is None:
             target[part] = {}
         if not isinstance(target[part], dict | list):

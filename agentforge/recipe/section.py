@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict
 class Section(BaseModel):
     """A part of the recipe. Systems add keys to a section by a subclass of this (see `systems.base.System`)."""
 
+    # Strict: "100" is not 100, and a wrong type is not converted unseen. Frozen: what the manifest records is what the
+    # stage has read. No protected names: a recipe may well have keys that begin with `model_`.
     model_config = ConfigDict(
         extra="forbid", strict=True, frozen=True, validate_default=True, protected_namespaces=(), defer_build=True
     )

@@ -47,6 +47,7 @@ def decoding_speed(prompts: Sequence[Sequence[int]], ways: Mapping[str, Decode],
                     best[key] = min(known[0], cpu), min(known[1], wall)
 
     def per_token(name: str, kind: int) -> float:
+        # The difference of the two lengths: reading the prompt and starting up are in both, and cancel.
         spent = sum(best[name, n, TOKENS + 1][kind] - best[name, n, 1][kind] for n in range(len(inputs)))
         return 1e3 * spent / TOKENS / len(inputs)
 
@@ -57,5 +58,6 @@ def _timed(decode: Decode, ids: Tensor, new: int) -> tuple[float, float]:
     cpu, wall = time.process_time(), time.perf_counter()
     decode(ids, new)
     if ids.is_cuda:
+        # CUDA works on while Python goes on: without waiting, only the launch would be timed.
         torch.cuda.synchronize()
     return time.process_time() - cpu, time.perf_counter() - wall

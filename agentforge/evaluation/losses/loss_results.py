@@ -89,11 +89,13 @@ def read_losses(paths: Sequence[Path]) -> list[LossEvaluation]:
 
 def shortened(names: Sequence[str]) -> list[str]:
     """Return names without the parts, between hyphens, that all have in front and at the end."""
+    # `aj-sft-v1` and `aj-base-v1` become `sft` and `base`: what all names share tells nobody anything.
     parts = [name.split("-") for name in names]
     distinct = {tuple(own) for own in parts}
     if len(distinct) < 2:
         return list(names)
     shortest = min(map(len, distinct))
+    # At least one part of the shortest name stays, even if all of it is common.
     front = next(n for n in range(shortest) if n == shortest - 1 or len({own[n] for own in distinct}) > 1)
     back = next(n for n in range(shortest) if n == shortest - 1 - front or len({own[-1 - n] for own in distinct}) > 1)
     return ["-".join(own[front : len(own) - back]) for own in parts]
@@ -109,6 +111,7 @@ def on_the_same_rows(evaluations: Sequence[LossEvaluation]) -> list[list[LossEva
 
 def alone(nested: LossEvaluation, width: str, others: Sequence[LossEvaluation]) -> LossEvaluation | None:
     """Return the model of exactly as many parameters as a width that was trained from scratch; None: there is none."""
+    # The fair question about a nested width: would the same parameters, trained alone, have done better?
     size = nested.widths[width]["parameters"]
     for other in others:
         own = other.widths.get(FULL)

@@ -59,12 +59,14 @@ def held_out(prepared: Dataset, limit: int | None, tokenizer: PreTrainedTokenize
     """
     ids, counted = [], []
     for row in prepared:
+        # Shifted by one: the first token is predicted from nothing.
         mask = [bool(flag) for flag in row["assistant_masks"][1:]]
         if any(mask):
             ids.append(list(row["input_ids"]))
             counted.append(mask)
         if limit is not None and len(ids) == limit:
             break
+    # The interval is over rows, so one row has none.
     if len(ids) < 2:
         raise UserError(
             f"a loss with an interval needs at least two eval rows, not {len(ids)}; raise data.eval_fraction"
@@ -116,6 +118,7 @@ def batches(rows: HeldOut, batch_size: int, vocabulary: int) -> Iterator[list[in
     order = sorted(range(len(rows.ids)), key=lambda number: -len(rows.ids[number]))
     start = 0
     while start < len(order):
+        # With a vocabulary of 150,000 the logits, not the activations, are what fills the memory.
         fitting = max(1, LOGITS // (len(rows.ids[order[start]]) * vocabulary))
         taken = order[start : start + min(batch_size, fitting)]
         yield taken
@@ -133,6 +136,7 @@ def collate(rows: HeldOut, numbers: Sequence[int], device: torch.device) -> Batc
         ids[place, : len(row)] = torch.tensor(row)
         mask[place, : len(row)] = 1
         counted[place, : len(row) - 1] = torch.tensor(rows.counted[number])
+    # `nonzero` and boolean indexing both go row by row, so place and target of a token stand at the same index.
     places = np.array(numbers, dtype=np.int64)[counted.nonzero()[:, 0].numpy()]
     inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device), "use_cache": False}
     return Batch(inputs, counted.to(device), ids[:, 1:][counted].to(device), places)
@@ -176,6 +180,7 @@ class Measured:
 
     def summed(self, batch: Batch, values: Tensor) -> Array:
         """Return (rows,) the sums of values `(N,)` over the tokens of each row."""
+        # In float64: a long row is a sum of thousands of losses.
         return np.bincount(batch.places, values.double().cpu().numpy(), self.rows).astype(np.float64)
 
 
@@ -224,6 +229,7 @@ def measure(readings: LossReadings, rows: HeldOut, *, batch_size: int = 16) -> M
     Raises:
         CheckRefused: the rows hold tokens that the model does not have.
     """
+    # The rows of the head, not the config: embeddings are often padded beyond the tokenizer's last token.
     vocabulary = int(readings.model.get_output_embeddings().weight.shape[0])
     largest = max(max(row) for row in rows.ids)
     if largest >= vocabulary:

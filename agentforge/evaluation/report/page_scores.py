@@ -50,6 +50,7 @@ def comparable(paths: Sequence[Path]) -> list[list[Evaluation]]:
             continue
         for group in groups:
             try:
+                # It refuses evaluations on different tasks, and that is exactly the question here.
                 read_evaluations([group[0], path])
             except UserError:
                 continue
@@ -88,6 +89,7 @@ def _environments(comparison: Comparison) -> dict[str, Any]:
         f"Reserved tasks, the same for every model. Bars are {confidence} intervals (Beta-Jeffreys of success rates, "
         "ABC bootstrap of graded scores), the dotted line is chance, the dashed one the best trivial strategy."
     )
+    # Scripts are no contenders: an expert would nearly always be the best.
     best = max(contenders(comparison.evaluations), key=_success_rate)
     tiles = [
         {
@@ -154,13 +156,16 @@ def frontier_section(paths: Sequence[Path]) -> dict[str, Any] | None:
     if not groups:
         return None
     everyone = max(groups, key=len)
+    # From all models, not only those that contend: a model keeps its colour from chart to chart.
     colours = {one.label: colour for colour, one in enumerate(everyone)}
     comparison = Comparison(contenders(everyone))
     on = comparison.frontier(POSTERIOR)
     pairs_of = list(combinations(range(len(comparison.environments)), 2))[:PAIRS]
+    # Pairs grow with the square of the environments, and a page with fifty charts is not read.
     charts = [_pair(comparison, colours, x, y, on) for x, y in pairs_of]
     probability = [[f"{value:.2f}" for value in row] for row in comparison.probability]
     for index, row in enumerate(probability):
+        # The diagonal: no model dominates itself.
         row[index] = ""
     pairs = {
         "headings": ["P(row dominates column)", *comparison.labels],
@@ -213,6 +218,7 @@ def episode_groups(paths: Sequence[Path]) -> list[dict[str, Any]]:
         seen: set[tuple[str, bool]] = set()
         episodes = []
         for episode in read_examples(path):
+            # One success and one failure of each environment are enough to see how a model plays.
             if (key := (episode.environment, episode.success)) not in seen:
                 seen.add(key)
                 episodes.append(_episode(episode))

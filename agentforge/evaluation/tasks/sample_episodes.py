@@ -17,6 +17,7 @@ def write_examples(episodes: Sequence[Episode], path: Path) -> None:
     """Write the first episodes that succeeded and the first that did not, of each environment."""
     kept: dict[tuple[str, bool], list[Episode]] = {}
     for episode in episodes:
+        # The first of each kind, not the best: chosen examples would flatter.
         kept.setdefault((episode.environment, episode.success), []).append(episode)
     write_episodes(path, (episode for found in kept.values() for episode in found[:OF_EACH_KIND]))
 

@@ -118,6 +118,7 @@ def _read_file(file: Path, tools: ToolSet | None, system: str | None) -> Iterato
             messages = normalize(row["messages"])
         except (ValueError, KeyError, TypeError, UserError) as error:
             raise UserError(f"{file}, line {number}: no conversation ({type(error).__name__}: {error})") from None
+        # Tools of the row go before the recipe's: it was recorded with them.
         offered = ToolSet(f"{file}:{number}", row["tools"]) if row.get("tools") else tools
         if offered is None:
             raise UserError(f"{file}, line {number}: the row has no tools and the recipe no data.tools")
@@ -125,12 +126,14 @@ def _read_file(file: Path, tools: ToolSet | None, system: str | None) -> Iterato
             messages = [{"role": "system", "content": system}, *messages]
         for turn, message in enumerate(messages):
             if calls := message.get("tool_calls"):
+                # The true history up to the turn, so that one mistake does not spoil the questions after it.
                 yield Question(f"{file}:{number}:{turn}", messages[:turn], offered, calls)
 
 
 def judge(question: Question, generation: Generation) -> Answer:
     """Compare what was written with what was expected."""
     turn = parse_assistant(generation.text)
+    # Not well-formed is also what parses but cannot be run: an unknown tool, arguments that its schema refuses.
     problems = [*turn.malformed, *(p for call in turn.tool_calls if (p := question.tools.check(call)) is not None)]
     if not turn.tool_calls and not turn.malformed:
         problems.append("no tool call")
