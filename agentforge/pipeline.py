@@ -118,5 +118,5 @@ def run(
         announce(title, None)
         reports = stage.verb == "report"
         made = report(recipe, planned) if reports else STAGES[stage.verb](stage_recipe, stage, replace)
-        # None has meant "about to run", so a stage that makes no artefact ends with an empty list.
+        # None means "about to run", so a stage that makes no artefact ends with an empty list.
         announce(title, made or [])

@@ -22,7 +22,7 @@ class BadRow(UserError):
 
 
 def normalize(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
-    """Return messages as docs/architecture.md fixes them: contents are strings, calls nested, their arguments dicts.
+    """Return messages in the form of docs/architecture.md: contents are strings, calls nested, their arguments dicts.
 
     Args:
         messages: contents may be absent, None, a string or a list of text parts; reasoning may stand in the content.
@@ -62,14 +62,14 @@ def _escape_turn(message: Message) -> Message:
 
 def _assistant(message: Mapping[str, Any], content: str, position: int) -> Message:
     given = message.get("reasoning_content")
-    # Sets recorded without `reasoning_content` have the thoughts in the content, between think tags.
+    # Data sets without `reasoning_content` put the reasoning into the content, between think tags.
     reasoning, content = split_reasoning(content) if given is None else (_text(given, position), content)
     turn: Message = {"role": "assistant", "content": content}
     if reasoning:
         turn["reasoning_content"] = reasoning
     try:
         calls = [nested_call(call) for call in message.get("tool_calls") or []]
-    # AttributeError: a call is a bare string; TypeError: `tool_calls` is no list.
+    # AttributeError: a call is a bare string; TypeError: `tool_calls` is not a list.
     except (ValueError, AttributeError, TypeError) as error:
         raise BadRow("tool call is no JSON", f"message {position}: {error}") from None
     if calls:
@@ -81,7 +81,7 @@ def _follows_call(messages: Sequence[Message]) -> bool:
     """Tell whether a tool result may come next: each answers one call of the assistant turn before it."""
     for results, message in enumerate(reversed(messages)):
         if message["role"] != "tool":
-            # `results` tool messages came after this turn; the next one needs a call that none of them answers.
+            # `results` tool messages followed this turn already; the next one needs a call that none of them answers.
             return results < len(message.get("tool_calls", ()))
     return False
 

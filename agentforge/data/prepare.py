@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
 FORMAT = 1
-"""Raised when the same recipe and inputs give other rows, so that artefacts made before are not taken for current."""
+"""Incremented when the same recipe and inputs give other rows, so that older artefacts do not pass as up to date."""
 
 CHUNK_ROWS = 500
 CHUNK_CHARACTERS = 1_000_000
@@ -87,9 +87,9 @@ def _identity(recipe: Recipe) -> dict[str, Any]:
     return {
         "format": FORMAT,
         # a system's keys say how the rows are trained on, not what they are
-        # Processes and mirrors change no row, and what `allow_missing` leaves out shows in the inputs.
+        # The number of processes and the mirror change no row; what `allow_missing` leaves out shows in the inputs.
         "data": recipe.data.model_dump(exclude={"workers", "hub_mirror", "allow_missing", *system_keys("data")}),
-        # A recipe with a tokenizer of its own may change its base model without preparing again.
+        # A recipe with a tokenizer of its own may change its base model and keep its prepared data.
         "tokenizer": recipe.model.model_dump(include={"tokenizer"} if recipe.model.tokenizer else {"path", "revision"}),
         "documents": _documents(recipe),
         "seed": recipe.seed,
@@ -147,11 +147,11 @@ def _make(
     tallies = [Tally() for _ in sources]
     results = ordered_map(ingestor, _raw_chunks(sources, tallies, data.max_bad_rows), workers)
     rows = collect(_progress(results, "reading", lambda r: r.read), Spool(work.path / ".rows"), tallies)
-    # A source that gives nothing is a mistake in the recipe. Going on would hand its weight to the others unseen.
+    # A source that gives nothing is a mistake in the recipe. Going on would silently hand its weight to the others.
     _refuse_empty_sources(sources, rows, tallies)
     keep = _keep(data, rows, tallies)
 
-    # Only now: a tokenizer that is trained here must see no row twice and none of an evaluation set.
+    # Only now: a tokenizer that is trained here must see no row twice, and none of an evaluation set's.
     tokenizer = _open_tokenizer(recipe, sources, rows, keep)
     tokenizer.save_pretrained(work.path / "tokenizer")
     tokens = _tokenise(recipe, rows, keep, tokenizer, len(sources), work.path, workers)
@@ -165,7 +165,7 @@ def _make(
     names = [source.name for source in sources]
     for split, pieces in (("train", mixture.train), ("eval", mixture.eval)):
         write_rows(work.path, split, _batches(tokens, rows, names, pieces, split))
-    # They lie in the artefact's own directory and must be gone before it is committed.
+    # They are in the artefact's own directory, so they must be gone before it is committed.
     for spool in (rows.spool, tokens.ids, tokens.masks):
         spool.remove()
     return {
@@ -189,8 +189,8 @@ def _raw_chunks(sources: Sequence[OpenSource], tallies: Sequence[Tally], max_bad
             if len(chunk) == CHUNK_ROWS or characters > CHUNK_CHARACTERS:
                 yield Raws(index, chunk)
                 chunk, characters = [], 0
-        # A source without rows sends one empty chunk: `collect` then has something to join, and the source can be
-        # refused by name.
+        # A source without rows sends one empty chunk, so that `collect` has something to join and the source is refused
+        # by name.
         if chunk or not counts.rows:
             yield Raws(index, chunk)
         # The share of unreadable rows is known only at the end of a source.
@@ -256,7 +256,7 @@ def _open_tokenizer(
     elif isinstance(wanted, str) and (make := named("tokenizers", wanted)) is not None:
         tokenizer = make()
     elif path := wanted or recipe.model.path:
-        # `model.revision` pins `model.path`; it says nothing of a tokenizer from elsewhere.
+        # `model.revision` pins `model.path`; it says nothing about a tokenizer from elsewhere.
         tokenizer = load_tokenizer(path, recipe.model.revision if path == recipe.model.path else None)
     else:
         raise UserError(
@@ -280,8 +280,8 @@ def _tokenizer_texts(
     characters = [rows.characters[own].astype(np.int64) for own in numbers]
     available = [int(own.sum()) for own in characters]
     weights = [source.weight for source in sources]
-    # As the mix will be, but in characters, since there are no
-    # tokens yet; and no text twice, however short its source is.
+    # Shared out like the mix, but in characters, since there are no tokens yet; and no text twice, however small its
+    # source.
     quotas = allocate(available, weights, [1.0] * len(sources), max_characters).quotas
     chosen = np.zeros(len(rows), dtype=bool)
     for own, amounts, quota in zip(numbers, characters, quotas, strict=True):
@@ -303,7 +303,7 @@ def _tokenise(
     workers: int,
 ) -> Tokens:
     worker = Tokeniser(rows, tokenizer, recipe.data.max_length, recipe.data.overflow)
-    # A chunk of which nothing is kept is not even read.
+    # A chunk with nothing to keep is not even read.
     tasks = ((chunk, keep[chunk.first : chunk.end]) for chunk in rows.chunks if keep[chunk.first : chunk.end].any())
     results = _progress(
         ordered_map(worker, tasks, workers), "tokenising", lambda r: len(r.full_lengths), int(keep.sum())

@@ -26,7 +26,7 @@ def mix_metrics(
     tokens: Tokens,
     mixture: Mixture,
 ) -> dict[str, Any]:
-    """Return what is known of the sources, of both sides of the split, and of the row lengths.
+    """Return what is known about the sources, both sides of the split, and the row lengths.
 
     Args:
         keep: `(rows,)` the rows that were tokenised.

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 State = Literal["trained", "read", "cut"]
 LOOKED_AT = 2000
-"""Raw rows of a source after which no more are tried."""
+"""How many raw rows of a source are tried before giving up."""
 
 MEANINGS: dict[State, str] = {
     "trained": "trained: gives a loss",
@@ -41,7 +41,7 @@ MEANINGS: dict[State, str] = {
 }
 TERMINAL_STYLES: dict[State, str] = {"trained": "green", "read": "default", "cut": "red strike"}
 CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {127: 0x2421}
-"""Terminals obey these characters, so their pictures are shown."""
+"""Terminals act on these characters, so their Unicode pictures are shown instead."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def write_html(rows: Sequence[PreviewRow], path: Path | str) -> None:
     page = PAGE.format(legend=legend, rows="\n".join(_html_row(row) for row in rows))
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A browser that reloads the page never finds half of it.
+    # A browser that reloads the page never sees half of it.
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(page, encoding="utf-8")
     os.replace(temporary, path)
@@ -239,7 +239,7 @@ def _open_tokenizer(recipe: Recipe, rows: Sequence[Row]) -> PreTrainedTokenizerB
     prepared = recipe.artifact("data")
     if isinstance(wanted, TokenizerTraining):
         if (prepared / MANIFEST).is_file():
-            # Training it again on the rows shown would give other tokens than the run has.
+            # A tokenizer trained on the rows shown would give other tokens than the run has.
             return load_tokenizer(prepared / "tokenizer")
         log.warning(
             "the tokenizer is not trained yet (`agentforge prepare`); one trained on these rows stands in for it"

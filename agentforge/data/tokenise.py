@@ -1,4 +1,4 @@
-"""From clean rows to token ids and masks of at most ``max_length`` tokens, nothing lost uncounted."""
+"""From clean rows to token ids and masks of at most ``max_length`` tokens; whatever is lost is counted."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 Overflow = Literal["truncate", "split", "drop"]
 HISTOGRAM_EDGES = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
-"""Upper borders of the token-length histogram; longer rows fall into a last class."""
+"""Upper bounds of the token-length histogram's bins; longer rows go into one last bin."""
 
 
 ENCODE_ROWS = 64
-"""Rows in one call of the tokenizer, whose results are large."""
+"""Rows per call of the tokenizer, whose results are large."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class Tokens:
         starts: place of each piece, in tokens.
         keys: hash of each piece's content.
         counts: by source.
-        histogram: rows by token length before cutting; classes end at `HISTOGRAM_EDGES`.
+        histogram: rows by token length before cutting; the bins end at `HISTOGRAM_EDGES`.
     """
 
     ids: Spool
@@ -191,8 +191,8 @@ def collect_tokens(results: Iterable[Tokenised], ids: Spool, masks: Spool, conte
         lengths=all_lengths,
         trained=np.concatenate(trained),
         rows=all_rows,
-        # What the row says and which piece of it this is, not where it stands: adding a source hardly changes the
-        # others' part in the mix.
+        # The key is what the row says and which piece of it this is, not where it stands: adding a source hardly
+        # changes which pieces of the others are chosen.
         keys=scramble(content[all_rows] + _piece_numbers(all_rows)),
         counts=counts,
         histogram=histogram,

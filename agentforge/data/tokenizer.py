@@ -1,4 +1,4 @@
-"""Tokenizers: training a small one, and loading any with the check that transformers reads it as it was written."""
+"""Tokenizers: training a small one, and loading any one while checking that transformers reads it as it was written."""
 
 from __future__ import annotations
 

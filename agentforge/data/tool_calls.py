@@ -107,7 +107,7 @@ def split_reasoning(text: str) -> tuple[str | None, str]:
         head, call, tail = text.partition(CALL)
         before, found, after = head.partition(END_THINK)
         after += call + tail
-        # The lone end tag belongs to reasoning that starts in the middle of the text, which is content.
+        # The end tag closes reasoning that starts in the middle of the text, and that is content.
         if THINK in before:
             return None, text
     if not found:
@@ -147,7 +147,7 @@ def nested_call(call: dict[str, Any]) -> dict[str, Any]:
         arguments = {}
     if not isinstance(arguments, dict):
         raise ValueError(f"the arguments of the call of '{name}' are no JSON object")
-    # NaN and lone surrogates fail here, by name, instead of in the template or the tokenizer.
+    # NaN and lone surrogates fail here, where the call is known, instead of in the template or the tokenizer.
     json.dumps(arguments, ensure_ascii=False, allow_nan=False).encode()
     return {"type": "function", "function": {"name": name, "arguments": arguments}}
 
@@ -156,7 +156,7 @@ def load_json(text: str) -> Any:
     """Read strict JSON: no NaN, no infinity, no lone surrogates.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not.
     """
     value, end = _decode(text, len(text) - len(text.lstrip()))
     if text[end:].strip():
@@ -167,7 +167,7 @@ def load_json(text: str) -> Any:
 def _read_call(text: str, start: int) -> tuple[dict[str, Any] | None, str | None, int]:
     """Read the call whose opening tag ends at ``start``; returns call, problem and where the text goes on."""
     body = _after_space(text, start)
-    # Believed only if the JSON is broken: then it is the best guess where the text goes on.
+    # Only used if the JSON is broken: then this is the best guess of where the text goes on.
     closing = text.find(END_CALL, start)
     after = closing + len(END_CALL) if closing >= 0 else len(text)
     snippet = _shorten(text[start:after].removesuffix(END_CALL))

@@ -48,7 +48,7 @@ def refuse_trained_tasks(recipe: Recipe, chosen: Sequence[Chosen], location: Mod
     Raises:
         CheckRefused: a task is in both.
     """
-    # Episodes name the environment as the recipe does or by its own id; either gives them away.
+    # Episodes name the environment as the recipe does, or by its own id; either one counts.
     asked = {(name, task) for one in chosen for task in one.tasks for name in (one.name, one.environment.id)}
     if not asked:
         return

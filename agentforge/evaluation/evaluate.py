@@ -57,7 +57,7 @@ def evaluate(recipe: Recipe, model: str | None = None, replace: bool = False) ->
             f"of {others}"
         )
     with opened(recipe) as selection:
-        # Scripts play the environments alone; questions and losses need a model.
+        # Scripted policies only play environments; questions and losses need a model.
         actor = scripted_policy(selection.chosen, model) if selection.chosen else None
         if actor is not None:
             return _evaluate_actor(recipe, selection, actor, replace)
@@ -83,7 +83,7 @@ def _evaluate_actor(recipe: Recipe, selection: Selection, actor: Actor, replace:
 def _evaluate_model(recipe: Recipe, selection: Selection, model: str | None, replace: bool) -> Path:
     location = locate_model(recipe, model)
     files = question_files(recipe.evaluate.tool_calls) if recipe.evaluate.tool_calls else []
-    # The contents count, not the pattern: a new file of questions makes the scores out of date.
+    # The contents count, not the pattern: a new file of questions makes the scores outdated.
     inputs: dict[str, Path | str] = {f"prompts {file}": file for file in files}
     inputs |= model_inputs(location)
     if recipe.evaluate.loss is not None:
@@ -194,10 +194,11 @@ def _answer(recipe: Recipe, work: Workspace, policy: Policy, questions: list[Que
         "questions": {
             "prompts": settings.prompts,
             "n": len(questions),
-            # Turns of one conversation are not independent; whoever reads the interval should know how many there are.
+            # Turns of one conversation are not independent, so whoever reads the interval should know how many
+            # conversations there are.
             "conversations": len({question.id.rsplit(":", 1)[0] for question in questions}),
-            # `compare` puts two models side by side only if this is equal: a file name does not say that nothing
-            # changed in it.
+            # `compare` sets two models side by side only if this is equal; a file's name does not tell whether its
+            # contents changed.
             "hash": hash_json([[q.context, q.tools.schemas, q.expected] for q in questions]),
         },
         "decoding": {

@@ -84,7 +84,7 @@ def agreement(reference: Iterable[np.ndarray], other: Iterable[np.ndarray]) -> A
         greatest = max(greatest, float(np.abs(left - right).max(initial=0)))
     if not tokens:
         raise CheckRefused("there are no tokens to compare the models on")
-    # Rounding can bring the KL of two equal models just below zero.
+    # Rounding can push the KL of two equal models just below zero.
     return Agreement(tokens, max(kl / tokens, 0.0), same / tokens, greatest)
 
 
@@ -114,7 +114,7 @@ def model_logits(model: Any, rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
     """Return float32 logits (T, V) of each row."""
     found = []
     with torch.inference_mode():
-        # A row at a time: without padding there is no mask that could be applied differently.
+        # One row at a time: without padding there is no mask that could be applied differently.
         for row in rows:
             ids = torch.tensor([row], device=model.device)
             found.append(model(input_ids=ids, use_cache=False).logits[0].float().cpu().numpy())
@@ -144,8 +144,8 @@ def comparison_place(parameters: int) -> Place:
     if torch.cuda.is_available():
         memory = {"cuda": torch.cuda.mem_get_info()[0], **memory}
     for dtype in (torch.float32, torch.bfloat16):
-        # float32 anywhere goes before bfloat16 on the GPU: the CPU is slow,
-        # but there a bound on logits means something.
+        # float32 on any device comes before bfloat16 on the GPU: the CPU is slow, but bounds on logits mean something
+        # there.
         for device, free in memory.items():
             if parameters * dtype.itemsize * 1.1 < free:  # a tenth for adapter, activations and logits
                 if dtype != torch.float32:

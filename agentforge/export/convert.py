@@ -105,7 +105,7 @@ def is_qwen2_pre_tokenizer(tokenizer_json: Path) -> bool:
 
 
 def conversion_view(checkpoint: Path, view: Path, plan: Conversion, template: str | None) -> None:
-    """Make a directory of links to a checkpoint that differs in what the converter is to read differently.
+    """Make a directory of links to a checkpoint, with those files rewritten that the converter must read differently.
 
     Args:
         checkpoint: a merged or trained model.
@@ -139,7 +139,7 @@ def _write_head(view: Path) -> None:
 
 def _rewrite(path: Path, changes: dict[str, Any]) -> None:
     content = {**json.loads(path.read_text(encoding="utf-8")), **changes}
-    # It is a link: writing through it would change the checkpoint. An entry that is set to None goes.
+    # It is a link: writing through it would change the checkpoint. Entries that are set to None are removed.
     path.unlink()
     write_json(path, {key: value for key, value in content.items() if value is not None or key not in changes})
 

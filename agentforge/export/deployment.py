@@ -41,8 +41,7 @@ def write_deployment(
     if kind is not None:
         has_document_end = DOCUMENT_END in tokenizer.get_vocab()
         stops = [MARKERS[kind].texts["ASSISTANT_STOP"], *([DOCUMENT_END] if has_document_end else [])]
-        # Whether the tokenizer puts the begin-of-text token in front by itself:
-        # written as well, it would stand there twice.
+        # If the tokenizer adds the begin-of-text token by itself, the template must not write it a second time.
         begin = tokenizer.encode("a")[:1] != [tokenizer.bos_token_id]
         text = modelfile(file, go_template(kind, begin), stops, context, recipe.data.system, recipe.export.license)
         (directory / "Modelfile").write_text(text, encoding="utf-8")
@@ -175,7 +174,7 @@ def template_kind(recipe: Recipe) -> str:
 def _script(first: list[str], command: list[str]) -> str:
     """A shell script of one command, an option a line."""
     text = shlex.join(command).replace(" --", " \\\n  --")
-    # exec: the server takes the shell's place, and a signal to the script reaches it.
+    # exec replaces the shell, so that a signal to the script reaches the server.
     return "\n".join(["#!/bin/sh", *first, f"exec {text}"]) + "\n"
 
 

@@ -62,7 +62,7 @@ def gguf(recipe: Recipe, replace: bool = False) -> list[Path]:
     read_manifest(checkpoint)
     if all(is_current(recipe.artifact(q), **_identity(recipe, q, checkpoint)) for q in wanted):
         return [recipe.artifact(q) for q in wanted]
-    # Not before: a finished recipe needs no llama.cpp to be told that all is done.
+    # Only now: a recipe whose files are up to date needs no llama.cpp.
     require_library()
     # An unknown architecture is refused at once, not after 32B parameters were converted.
     plan = plan_conversion(Checkpoint(checkpoint).config, converter_source())
@@ -71,7 +71,7 @@ def gguf(recipe: Recipe, replace: bool = False) -> list[Path]:
     try:
         return [_make(recipe, quantization, original, replace) for quantization in wanted]
     finally:
-        # It is as large as the checkpoint. Only a killed run leaves it behind, and the next run uses it.
+        # It is as large as the checkpoint. Only a killed run leaves it behind, for the next run to use.
         original.remove()
 
 
@@ -173,7 +173,7 @@ class Unquantized:
             conversion_view(self.checkpoint, view, plan, self.template)
             log.info("converting %s to GGUF", self.checkpoint)
             convert(view, work.path / self.file.name, self._dtype(), plan)
-            # Links and a few rewritten JSON files, of no use once the converter has read them.
+            # Links and a few rewritten JSON files, no longer needed.
             shutil.rmtree(view)
             self._keep_logits(work.path)
 
@@ -194,10 +194,10 @@ class Unquantized:
         write_json(directory / ROWS, rows)
 
     def reference(self) -> Reference:
-        """What a GGUF of it is held against."""
+        """What a GGUF of it is compared with."""
         rows = json.loads((self.directory / ROWS).read_text(encoding="utf-8"))
         return Reference(self.tokenizer, self.template, rows, self.directory)
 
     def remove(self) -> None:
-        """Free its disk."""
+        """Free its disk space."""
         shutil.rmtree(self.directory, ignore_errors=True)

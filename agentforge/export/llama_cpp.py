@@ -1,4 +1,4 @@
-"""llama.cpp, out of the pinned llama-cpp-python source distribution: its converter, and its library built portably.
+"""llama.cpp, from the pinned llama-cpp-python source distribution: its converter, and its library built portably.
 
 The installed package has the library but not the converter; PyPI's sdist has both, so one pinned download gives both
 from the same revision. Everything lies under ``~/.cache/agentforge`` (or $XDG_CACHE_HOME) and is made once.
@@ -101,7 +101,7 @@ def _fetch_source(directory: Path) -> None:
         archive = next(Path(scratch).glob("*.tar.gz"))
         with tarfile.open(archive) as tar:
             tar.extractall(scratch, filter="data")
-        # Unpacked elsewhere and renamed, so that a killed download does not pass for a complete one.
+        # Unpacked elsewhere and then renamed, so that a killed download does not look complete.
         os.replace(Path(scratch) / SOURCE, directory / SOURCE)
 
 

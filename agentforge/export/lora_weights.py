@@ -129,7 +129,7 @@ class Adapter:
             else:
                 raise CheckRefused(f"{self.directory}: the tensor {key} is of no kind that can be merged")
         for module, parts in factors.items():
-            # A module may have both: a trained bias of its own name, and factors for its weight.
+            # The weight may be replaced as a whole too (a grown vocabulary); the factors then add to the replacement.
             low_rank = self._low_rank(module, parts, file, config)
             changes.setdefault(f"{module}.weight", Change()).additions.append(low_rank)
         return changes
@@ -146,7 +146,7 @@ class Adapter:
         if "magnitude" in found and (embedding or self.weight != 1):
             raise CheckRefused(f"{self.directory}: DoRA is merged with weight 1 and on linear layers only ({module})")
         rank = file.tensors[found["a"]].shape[0]
-        # The scale is alpha / r: a config that was edited after training would merge the wrong amount.
+        # The scale is alpha / r: with a config that was edited after training, the merge would be off by a factor.
         if rank != (said := _pattern(config.get("rank_pattern"), module, config["r"])):
             raise CheckRefused(f"{self.directory}: {module} has rank {rank}, adapter_config.json says {said}")
         alpha = _pattern(config.get("alpha_pattern"), module, config["lora_alpha"])

@@ -25,7 +25,7 @@ class MergedWeights:
 
     Args:
         base: the base's weights.
-        changes: base tensor name to change, from `adapters.combine`.
+        changes: base tensor name to change, from `lora_weights.combine`.
         trust_remote_code: for bases whose code is in their repository.
 
     Raises:
@@ -37,7 +37,7 @@ class MergedWeights:
         self.changes = changes
         self.embedding, self.head, self.tied = _embedding_names(base.directory, trust_remote_code)
         self.sources = {name: name for name in base.tensors}
-        # A tied head may not be stored. What an adapter does to it starts from the embedding.
+        # A tied head may not be stored. What an adapter changes in it starts from the embedding.
         if self.tied and self.head and self.head not in self.sources and self.head in changes:
             self.sources[self.head] = self.embedding
         self._check_fit()
@@ -121,9 +121,9 @@ class MergedWeights:
         directory.mkdir(parents=True, exist_ok=True)
         total = 0
         layout = self.layout(dtype)
-        # How sharded merging streams. Every tensor stays in the file that the base has it in. `write_shard` writes the
-        # header first, for which dtypes and shapes are enough, and then asks for one tensor after the other. Each is
-        # read from the base, changed in float32, rounded and written; so only one tensor is in memory at a time, not a
+        # How a sharded merge streams. Every tensor stays in the file where the base has it. `write_shard` writes the
+        # header first, for which dtypes and shapes are enough, and then asks for one tensor after another. Each is read
+        # from the base, changed in float32, rounded and written, so that only one tensor is in memory at a time, not a
         # shard or the model.
         for number, (file, tensors) in enumerate(layout.items(), 1):
             log.info("merging shard %d of %d: %s", number, len(layout), file)
@@ -161,7 +161,7 @@ def _embedding_names(directory: Path, trust_remote_code: bool) -> tuple[str, str
     from agentforge.models.auto import load_config
 
     config = load_config(directory, trust_remote_code=trust_remote_code)
-    # The names differ from one architecture to the next. A model without weights knows them.
+    # The names differ between architectures; a model without weights knows them.
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     names = {id(module): name for name, module in model.named_modules()}

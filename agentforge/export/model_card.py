@@ -1,4 +1,4 @@
-"""A model card out of what the stages measured: nothing in it is typed by hand."""
+"""A model card made from what the stages measured; nothing in it is typed by hand."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def licence_warnings(recipe: Recipe) -> list[str]:
 def data_sources(recipe: Recipe) -> dict[str, dict[str, Any]]:
     """Return name to figures of every source of the training data; empty if it was prepared elsewhere."""
     found: dict[str, dict[str, Any]] = _metrics(recipe.artifact("data")).get("sources", {})
-    # A source of which nothing was trained on binds nobody.
+    # A source that nothing was trained on imposes no licence.
     return {name: source for name, source in found.items() if source.get("train_rows", 1)}
 
 

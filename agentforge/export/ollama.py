@@ -33,8 +33,8 @@ def go_template(kind: str, begin: bool = False) -> str:
     function_begin, function_end = _text('\n{"type": "function", "function": '), _text("}")
     call_name, call_arguments, call_end = _text('\n{"name": "'), _text('", "arguments": '), _text("}\n</tool_call>")
     response_begin, response_end = _text("<tool_response>\n"), _text("\n</tool_response>")
-    # Ollama goes on with a conversation that ends with an assistant turn: that turn is left open, and none is begun
-    # after it. Otherwise `$last` opens the assistant's turn, as `add_generation_prompt` does.
+    # Ollama continues a conversation that ends with an assistant turn: that turn is left open, and no new one is begun.
+    # Otherwise `$last` opens the assistant's turn, as `add_generation_prompt` does.
     lines = f"""
 {markers["CONVERSATION_BEGIN"] if begin else ""}
 {{{{- if or .System .Tools -}}}}

@@ -1,4 +1,4 @@
-"""`push`: one artefact to the Hub with its model card, after a look for secrets."""
+"""`push`: one artefact to the Hub with its model card, after a check for secrets."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _files(directory: Path) -> Iterator[str]:
 
 
 def _refuse_secrets(directory: Path, names: list[str], card: str) -> None:
-    # Weights are not searched: chance would find a secret in 65 GB of bytes sooner than a person would hide one there.
+    # Weights are not searched: in 65 GB of random bytes a pattern would match by chance.
     texts = {CARD: card.encode(), **{n: (directory / n).read_bytes() for n in names if not n.endswith(BINARY)}}
     for name, text in texts.items():
         for what, pattern in SECRETS.items():

@@ -126,7 +126,7 @@ class Checkpoint:
         expected = {name for name, home in self.weight_map.items() if home == file}
         if lacking := sorted(expected - set(header)):
             raise CheckRefused(f"{path} lacks {lacking[0]}, which the index says it holds: shards of different models")
-        # The index decides: a tensor that it puts into another file, or into none, is not read here.
+        # The index decides: a tensor that it puts into another file, or into none, is not read from here.
         return {name: header[name] for name in expected}
 
     @cached_property
@@ -150,7 +150,7 @@ class Checkpoint:
             raise CheckRefused(f"{info.file}: {name} is stored as {info.dtype}, a quantised form; use the original")
         with info.file.open("rb") as file:
             file.seek(info.start)
-            # frombuffer shares the memory, so it must be writable; and it refuses a buffer of no bytes.
+            # frombuffer shares this memory, so it must be writable; and it refuses an empty buffer.
             data = bytearray(file.read(info.end - info.start))
         if not data:
             return torch.empty(info.shape, dtype=DTYPES[info.dtype])
@@ -199,6 +199,6 @@ def write_shard(
             # As bytes, because numpy knows no bfloat16.
             file.write(value.flatten().view(torch.uint8).numpy().data)
         file.flush()
-        # The data must be on the disk before the rename that publishes the directory is.
+        # The data must reach the disk before the rename that publishes the directory does.
         os.fsync(file.fileno())
     return offset

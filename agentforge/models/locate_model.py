@@ -193,7 +193,7 @@ def _newest(recipe: Recipe) -> str:
         for name in PREFERENCE
         if (recipe.artifact(name) / MANIFEST).is_file()
     }
-    # What is older than the training (a -merged of the run before) is of other weights than the recipe's newest.
+    # An artefact older than the training (a -merged of the run before) holds other weights than the newest.
     trained_at = max((finished[name] for name in ("lora", "model") if name in finished), default="")
     for name in PREFERENCE:
         if name in finished and finished[name] >= trained_at:

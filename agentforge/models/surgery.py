@@ -32,7 +32,7 @@ class Job:
     operation: Operation
 
     def measuring_rows(self, limit: int) -> list[list[int]]:
-        """Return token ids of at most so many rows of the recipe's prepared data, each of two tokens or more."""
+        """Return the token ids of up to ``limit`` rows of the recipe's prepared data, each of two tokens or more."""
         split = self.operation.reads
         assert split is not None, "this operation reads no data"
         data = load_prepared(self.recipe.artifact("data"))[split]
@@ -62,7 +62,7 @@ def surgery(recipe: Recipe, replace: bool = False) -> Path:
         "surgery": chosen.model_dump(exclude_none=True),
         "seed": recipe.seed,
     }
-    # The data count only for operations that measure on them: new data must not make a graft out of date.
+    # The data count only for operations that measure on them: new data must not make a graft outdated.
     inputs: dict[str, Path | str] = {"base": identify_base(recipe.model)}
     if operation.reads is not None:
         inputs["data"] = recipe.artifact("data")

@@ -17,7 +17,7 @@ from agentforge.recipe.yaml_files import find_config, read_yaml
 
 
 class Band(BaseModel):
-    """An estimate with its honest width."""
+    """An estimate with its range."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -96,7 +96,7 @@ class Machine:
 
     def matching(self, hardware: Hardware) -> int:
         """Return how many of the GPUs here are of the kind that ``hardware`` names."""
-        # An empty kind would be contained in every name.
+        # Every name contains the empty string, so an empty kind matches nothing.
         kind = _plain(hardware.gpu or "")
         return sum(kind in _plain(gpu.name) for gpu in self.gpus) if kind else 0
 

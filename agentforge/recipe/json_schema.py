@@ -1,7 +1,7 @@
 """The JSON schema of a recipe file, for editors (yaml-language-server) and for `agentforge show --json-schema`.
 
-A file is not yet a recipe: `extends` and `profiles` may bring what it lacks, so nothing is required in it but what
-makes an item of a list.
+A file is not yet a recipe: `extends` and `profiles` may bring what it lacks, so nothing is required in it except
+the keys of list items.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def recipe_json_schema() -> dict[str, Any]:
     schema = copy.deepcopy(Recipe.model_json_schema())
     definitions = schema.pop("$defs")
     list_items = {"Source", "Stage"}
-    # A file may leave everything out, because others complete it; an item of a list is not merged with anything.
+    # A file may leave anything out, because others complete it; an item of a list is never merged with another.
     for name, definition in definitions.items():
         if name not in list_items:
             definition.pop("required", None)
@@ -82,7 +82,7 @@ def _any_config(configs: list[dict[str, Any]]) -> dict[str, Any]:
     fields: dict[str, list[dict[str, Any]]] = {}
     for config in configs:
         for name, fragment in config["properties"].items():
-            # A field that two classes declare differently may be as either wants it.
+            # A field that two classes declare differently may satisfy either.
             if fragment not in fields.setdefault(name, []):
                 fields[name].append(fragment)
     merged = {name: found[0] if len(found) == 1 else {"anyOf": found} for name, found in fields.items()}

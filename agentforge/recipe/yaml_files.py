@@ -22,7 +22,7 @@ class Loader(yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoad
     ``2026-05-01`` is a date object.
     """
 
-    # Empty, not inherited: the parent's resolvers are those of YAML 1.1, and adding to them would keep them.
+    # Empty rather than inherited: the parent's resolvers are YAML 1.1's, and new ones are only added to them.
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own attribute
     source = "YAML"
 
@@ -69,7 +69,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping.
 
     Raises:
-        UserError: with file and line: broken YAML, a repeated key, a key that is no text, no mapping at all.
+        UserError: with file and line: broken YAML, a repeated key, a key that is not text, or no mapping at all.
     """
     try:
         # Some editors begin a file with a byte order mark, which would become part of the first key.
@@ -135,7 +135,7 @@ def config_roots() -> list[Path]:
 
 @cache
 def _config_roots(here: Path) -> tuple[Path, ...]:
-    # In a checkout ./configs is the repository's own. It is listed once, under the path that a message can show.
+    # In a checkout ./configs is the repository's own. It is listed once, under its short path.
     candidates = {(here / "configs").resolve(): Path("configs"), PACKAGE_CONFIGS: PACKAGE_CONFIGS}
     candidates.setdefault(REPOSITORY_CONFIGS, REPOSITORY_CONFIGS)
     return tuple(shown for place, shown in candidates.items() if place.is_dir())

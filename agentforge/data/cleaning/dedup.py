@@ -27,7 +27,7 @@ class Signatures:
         bands: `(rows, bands)` a hash of each band of the signature. Two bands in 2^32 agree by chance, which costs one
             comparison of values.
         values: `(rows, bands * rows_per_band)` the lowest byte of each minimum.
-        present: `(rows,)` False for rows with fewer words than one n-gram; they are nobody's near-duplicates.
+        present: `(rows,)` False for rows with fewer words than one n-gram; they are never near-duplicates.
     """
 
     bands: NDArray[np.uint32]
@@ -86,7 +86,7 @@ def _band_hashes(minima: NDArray[np.uint32], bands: int, rows: int) -> NDArray[n
 
 
 def first_occurrences(hashes: Hashes) -> NDArray[np.bool_]:
-    """Return `(rows,)`: True where a hash stands for the first time. Equal hashes are taken as equal rows."""
+    """Return `(rows,)`: True where a hash appears for the first time. Equal hashes count as equal rows."""
     keep = np.zeros(len(hashes), dtype=bool)
     keep[np.unique(hashes, return_index=True)[1]] = True
     return keep
@@ -105,11 +105,11 @@ def estimate_jaccard(signatures: Signatures, row: int, others: NDArray[np.int64]
 def near_duplicates(
     signatures: Signatures, threshold: float, among: NDArray[np.bool_] | None = None
 ) -> NDArray[np.int64]:
-    """Find for each row the earlier row that makes it superfluous.
+    """Find for each row the earlier row that makes it redundant.
 
     Rows are taken in order. A row is dropped if an earlier row that is kept shares a band with it and has an estimated
-    Jaccard of at least ``threshold`` with it. So every dropped row is like a kept one, and chains of ever less similar
-    rows are not swallowed.
+    Jaccard of at least ``threshold`` with it. So every dropped row is similar to a kept one, and a chain of ever less
+    similar rows is not dropped as a whole.
 
     Args:
         among: `(rows,)` the rows that are compared, None for all.
@@ -159,7 +159,7 @@ def _shared_buckets(
         shared = np.bincount(number)[number] > 1 if len(number) else starts
         rows.append(present[order[shared]])
         buckets.append(number[shared] + first)
-        # The next band numbers its buckets further on, or rows of different bands would meet.
+        # Buckets are numbered on from band to band, or rows of different bands would meet in one.
         first += len(ordered)
     all_rows, all_buckets = np.concatenate(rows), np.concatenate(buckets)
     by_row = np.argsort(all_rows, kind="stable")

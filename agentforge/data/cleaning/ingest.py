@@ -96,7 +96,7 @@ class Ingestor:
         prompts = np.array([split_hash(key) for key in keys], dtype=np.uint64)
         contaminated = np.zeros(len(rows), dtype=bool)
         if self.evaluation is not None:
-            # Not `keys`: with a split_key they hold a column's value, not what was asked.
+            # Not `keys`: with a split_key these hold a column's value, not what was asked.
             asked = np.array([split_hash(prompt_text(row)) for row in rows], dtype=np.uint64)
             contaminated = self.evaluation.contaminated(words, asked)
         if repeated := int((~keep).sum()):
@@ -162,7 +162,7 @@ class Ingestor:
 
 
 def document_parts(text: str) -> Iterator[str]:
-    """Cut a long document into parts of at most `DOCUMENT_CHARACTERS`, at empty lines if there are any, else at lines.
+    """Cut a long document into parts of at most `DOCUMENT_CHARACTERS`, at blank lines if possible, else at line ends.
 
     So a book in one file can be split into train and eval, and no chunk outgrows memory.
     """

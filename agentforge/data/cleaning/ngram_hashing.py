@@ -114,8 +114,8 @@ def _hash_batch(batch: list[tuple[int, bytes]], parts: list[Hashes], lengths: ND
 
     The hashes are appended to ``parts``, the number of words is added to the row's entry in ``lengths``.
     """
-    # NUL separates words. Between two texts it keeps a word from
-    # crossing the border; at the front, the first can begin.
+    # NUL separates words. Between two texts it keeps a word from crossing the border; at the front, it lets the first
+    # begin.
     joined = np.frombuffer(b"\0" + b"\0".join(text for _, text in batch), dtype=np.uint8)
     values = _VALUES[joined]
     inside = values != 0
@@ -151,8 +151,7 @@ def ngram_hashes(words: Ragged, n: int) -> Ragged:
     if total <= 0:
         return Ragged(np.zeros(0, dtype=np.uint64), offsets)
     grams = words.values[:total].copy()
-    # N-grams that run over the end of their row are hashed too
-    # and dropped below: that is cheaper than a loop over rows.
+    # N-grams that cross the end of a row are hashed too, and dropped below: cheaper than a loop over rows.
     for shift in range(1, n):
         grams *= np.uint64(_BASE)
         grams += words.values[shift : total + shift]
@@ -161,7 +160,7 @@ def ngram_hashes(words: Ragged, n: int) -> Ragged:
 
 
 def repetition(words: Ragged, n: int = 10) -> NDArray[np.float64]:
-    """Return `(rows,)`: the share of each row's n-grams that stood in it before; 0 for rows shorter than n words."""
+    """Return `(rows,)`: the share of each row's n-grams that repeat an earlier one; 0 for rows shorter than n words."""
     grams = ngram_hashes(words, n)
     shares = np.zeros(len(words))
     for row, length in enumerate(grams.lengths):

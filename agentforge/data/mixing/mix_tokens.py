@@ -39,8 +39,8 @@ class Mixture:
 def mix_tokens(data: Data, seed: int, sources: Sequence[OpenSource], rows: Rows, tokens: Tokens) -> Mixture:
     """Choose and order the pieces of both sides.
 
-    The mix (`data.size`, weights, repeats) is what is trained on. Of a source's held-out rows as large a share is taken
-    as of its other rows, none twice.
+    The mix (`data.size`, weights, repeats) is what is trained on. The share of a source's held-out rows that is used
+    equals that of its other rows, and none is used twice.
     """
     source_of = rows.sources[tokens.rows]
     # Decided by row and spread to its pieces, so that no row is half trained on and half held out.

@@ -113,8 +113,8 @@ def download(recipe: Recipe) -> DownloadReport:
     report = DownloadReport()
     plans: list[tuple[SourceReport, Source, Plan]] = []
     problems: list[UserError] = []
-    # All are looked at before the first is fetched: the disk is
-    # checked for the sum, and all that is missing is told at once.
+    # Every source is looked at before the first is fetched, so that the disk is checked against the total and all that
+    # is missing is reported at once.
     for source, use in wanted:
         entry = SourceReport(_name(source), "mix" if use == "mix" else "evaluation", "missing")
         report.sources.append(entry)
@@ -182,7 +182,7 @@ def _fetch(plan: Plan) -> None:
     """Fetch a plan's files; what the cache has already is only hashed."""
     hub_id = str(plan.card.hub_id)
     old = read_lock(hub_id, plan.card.revision)
-    # Files of other splits at the same commit stay locked.
+    # Files of other splits at the same commit stay in the lock.
     locked: dict[str, LockedFile] = dict(old.files) if old and old.revision == plan.commit else {}
     for number, file in enumerate(plan.files, 1):
         log.info("%s: %s (%d of %d)", hub_id, file.name, number, len(plan.files))
@@ -232,9 +232,6 @@ def _finish(report: DownloadReport, recipe: Recipe, problems: Sequence[UserError
     if report.missing:
         shares = ", ".join(f"{name} {share:.1%}" for name, share in report.weights.items())
         log.warning("going on without %s; the mix is now %s", ", ".join(report.missing), shares)
-
-
-# -- the base model -------------------------------------------------------------------------------------------------
 
 
 def _hub_model(recipe: Recipe) -> str | None:

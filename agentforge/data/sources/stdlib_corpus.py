@@ -35,8 +35,8 @@ def generated_file(name: str) -> Path:
     path = cache_directory() / "generated" / f"{name}-{platform.python_version()}.jsonl"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Two processes may make it at once: each writes a file of its
-        # own, and the last to finish replaces it by the same bytes.
+        # Two processes may make it at once. Each writes a file of its own, and the later rename replaces it with equal
+        # bytes.
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         with temporary.open("w", encoding="utf-8") as file:
             for document in GENERATORS[name]():

@@ -64,7 +64,7 @@ def _open(location: ModelLocation) -> Any:
         )
     model: Any = load_weights(location, spread=False)  # what is cut out of it lies on one device
     if location.kind == "adapter":
-        # Merged, or LoRA's extra products would be timed with the model, and no width could be cut out of it.
+        # Merged first: otherwise LoRA's extra products would be timed too, and no width could be cut out of the model.
         model = model.merge_and_unload()
     # A CPU computes bfloat16 slowly, and less exactly than the differences that are measured here.
     return (model if torch.cuda.is_available() else model.float()).eval().requires_grad_(False)
@@ -83,7 +83,8 @@ def _readings(model: Any, location: ModelLocation, settings: Losses) -> LossRead
 def _report(measured: Measured, rows: HeldOut, calibrated: Mapping[int, Any], confidence: float) -> dict[str, Any]:
     tokens = rows.tokens
     total = int(tokens.sum())
-    # Nats a token times tokens a byte is nats a byte; divided by ln 2, bits a byte. Comparable across tokenizers.
+    # Nats per token times tokens per byte is nats per byte; divided by ln 2, bits per byte, comparable across
+    # tokenizers.
     scale = total / rows.bytes / np.log(2) if rows.bytes else None
 
     def losses(read: Read) -> dict[str, Any]:
@@ -94,7 +95,7 @@ def _report(measured: Measured, rows: HeldOut, calibrated: Mapping[int, Any], co
     full = measured.widths.get(FULL)
 
     def against_full(read: Read) -> dict[str, Any]:
-        # Row by row, so that what makes a row hard for both cancels and the interval is that of the difference.
+        # Row by row, so that what makes a row hard for both cancels out, and the interval is that of the difference.
         return {"regret": interval(read.loss - full.loss, tokens, confidence)} if full and read is not full else {}
 
     def exit(read: Read) -> dict[str, Any]:
@@ -130,7 +131,7 @@ def interval(sums: Any, tokens: Any, confidence: float) -> dict[str, float]:
 def _time(readings: LossReadings, rows: HeldOut, report: dict[str, Any]) -> None:
     """Add to the report what a token costs at each width and with the exits."""
     model = readings.model
-    # Rows that fill the context: of a short one the first token would be timed, not the hundredth.
+    # Rows long enough to fill `CONTEXT`, so that all prompts cost the same.
     longest = sorted(rows.ids, key=len, reverse=True)[:PROMPTS]
     prompts = [row[:CONTEXT] for row in longest]
     speeds = decoding_speed(prompts, readings.decoders(), model.device)

@@ -28,7 +28,7 @@ Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Rows that are measured on.
+    """The rows to measure on.
 
     Attributes:
         ids: token ids of each row.
@@ -66,7 +66,7 @@ def held_out(prepared: Dataset, limit: int | None, tokenizer: PreTrainedTokenize
             counted.append(mask)
         if limit is not None and len(ids) == limit:
             break
-    # The interval is over rows, so one row has none.
+    # The interval is over rows, and a single row has none.
     if len(ids) < 2:
         raise UserError(
             f"a loss with an interval needs at least two eval rows, not {len(ids)}; raise data.eval_fraction"
@@ -114,7 +114,7 @@ class Batch:
 
 
 def batches(rows: HeldOut, batch_size: int, vocabulary: int) -> Iterator[list[int]]:
-    """Yield numbers of rows, the longest first, so that what does not fit into memory shows at once."""
+    """Yield numbers of rows, the longest first, so that a batch too large for memory fails at once."""
     order = sorted(range(len(rows.ids)), key=lambda number: -len(rows.ids[number]))
     start = 0
     while start < len(order):
@@ -136,7 +136,7 @@ def collate(rows: HeldOut, numbers: Sequence[int], device: torch.device) -> Batc
         ids[place, : len(row)] = torch.tensor(row)
         mask[place, : len(row)] = 1
         counted[place, : len(row) - 1] = torch.tensor(rows.counted[number])
-    # `nonzero` and boolean indexing both go row by row, so place and target of a token stand at the same index.
+    # `nonzero` and boolean indexing both go row by row, so a token's place and target have the same index.
     places = np.array(numbers, dtype=np.int64)[counted.nonzero()[:, 0].numpy()]
     inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device), "use_cache": False}
     return Batch(inputs, counted.to(device), ids[:, 1:][counted].to(device), places)

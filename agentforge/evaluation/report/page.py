@@ -1,4 +1,4 @@
-"""The stage `report`: one page for a system that needs nothing but itself, from whatever is made by now."""
+"""The stage `report`: one self-contained page for a system, from whatever has been made so far."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def report(system: PipelineArtifacts) -> Path:
     """
     recipes = system.recipes
     made = [path for recipe in recipes for path in find_artifacts(recipe)]
-    # The log of a training in progress counts as an input, so the page is drawn anew while it grows.
+    # The log of a running training counts as an input, so the page is drawn again as it grows.
     running = [path for recipe in recipes if (path := metrics_file(recipe)).is_file()]
     inputs: dict[str, Path | str] = {str(path): path for path in (*made, *running)}
     depends = {"recipes": [resolved_yaml(recipe) for recipe in recipes], "version": __version__}
@@ -118,7 +118,7 @@ def _cost(recipes: Sequence[Recipe]) -> tuple[dict[str, Any], list[dict[str, str
 
 
 def duration(seconds: float) -> str:
-    """Return a time as a person says it."""
+    """Return a time as a person would say it."""
     if seconds < 100:
         return f"{seconds:.1f} s"
     if seconds < 6000:

@@ -50,7 +50,7 @@ def comparable(paths: Sequence[Path]) -> list[list[Evaluation]]:
             continue
         for group in groups:
             try:
-                # It refuses evaluations on different tasks, and that is exactly the question here.
+                # It refuses evaluations on different tasks, which is exactly the question here.
                 read_evaluations([group[0], path])
             except UserError:
                 continue
@@ -156,12 +156,12 @@ def frontier_section(paths: Sequence[Path]) -> dict[str, Any] | None:
     if not groups:
         return None
     everyone = max(groups, key=len)
-    # From all models, not only those that contend: a model keeps its colour from chart to chart.
+    # From all models, not only the contenders: a model keeps its colour from chart to chart.
     colours = {one.label: colour for colour, one in enumerate(everyone)}
     comparison = Comparison(contenders(everyone))
     on = comparison.frontier(POSTERIOR)
     pairs_of = list(combinations(range(len(comparison.environments)), 2))[:PAIRS]
-    # Pairs grow with the square of the environments, and a page with fifty charts is not read.
+    # Pairs grow with the square of the environments, and nobody reads a page with fifty charts.
     charts = [_pair(comparison, colours, x, y, on) for x, y in pairs_of]
     probability = [[f"{value:.2f}" for value in row] for row in comparison.probability]
     for index, row in enumerate(probability):

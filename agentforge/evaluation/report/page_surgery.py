@@ -1,4 +1,4 @@
-"""What manifests say of surgery and of routers, on a report's page."""
+"""What manifests say about surgery and routers, on a report's page."""
 
 from __future__ import annotations
 

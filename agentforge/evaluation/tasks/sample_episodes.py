@@ -10,7 +10,7 @@ from agentforge.rollouts.episodes import Episode
 
 EPISODES = "episodes.parquet"
 OF_EACH_KIND = 3
-"""So many that succeeded and so many that did not, of each environment."""
+"""How many successes, and how many failures, are kept for each environment."""
 
 
 def write_examples(episodes: Sequence[Episode], path: Path) -> None:

@@ -96,7 +96,7 @@ def read_questions(files: Sequence[Path], tools: ToolSet | None, system: str | N
     """Return every assistant turn with calls of the conversations in JSONL ``files``.
 
     Args:
-        files: lines ``{"messages": [...], "tools": [...]}``; a held-out set is ours, so any broken line stops.
+        files: lines ``{"messages": [...], "tools": [...]}``; a held-out set is our own, so a broken line is an error.
         tools: on offer where a row has none.
         system: the system turn of rows that have none.
 
@@ -133,7 +133,8 @@ def _read_file(file: Path, tools: ToolSet | None, system: str | None) -> Iterato
 def judge(question: Question, generation: Generation) -> Answer:
     """Compare what was written with what was expected."""
     turn = parse_assistant(generation.text)
-    # Not well-formed is also what parses but cannot be run: an unknown tool, arguments that its schema refuses.
+    # A call that parses but cannot be run is not well-formed either: an unknown tool, or arguments that its schema
+    # refuses.
     problems = [*turn.malformed, *(p for call in turn.tool_calls if (p := question.tools.check(call)) is not None)]
     if not turn.tool_calls and not turn.malformed:
         problems.append("no tool call")

@@ -25,7 +25,7 @@ def messages(raw: Raw, options: SourceOptions) -> Row | Rejected:
 def sharegpt(raw: Raw, options: SourceOptions) -> Row | Rejected:
     """ShareGPT: ``conversations`` of ``from`` and ``value``, calls as ``function_call`` turns."""
     turns = options.get(raw, "conversations")
-    # Many sets took ShareGPT's column name, but OpenAI's turns.
+    # Many data sets use ShareGPT's column name with OpenAI's turns.
     if isinstance(turns, list) and turns and isinstance(turns[0], Mapping) and "role" in turns[0]:
         return _conversation(turns, options.get(raw, "tools"), role="role", content="content")
     made = _conversation(turns, options.get(raw, "tools"), role="from", content="value")
@@ -56,7 +56,7 @@ def _conversation(turns: Any, tools: Any, role: str, content: str) -> Row | Reje
             return message
         if message["role"] == "assistant" and not any(m["role"] == "user" for m in made):
             continue  # ShareGPT's conversations are cut into pieces, of which many start with an answer
-        # A call that stands in a turn of its own belongs to what the assistant has just said.
+        # A call in a turn of its own belongs to what the assistant has just said.
         if message.pop("joins", False) and made and made[-1]["role"] == "assistant" and "tool_calls" not in made[-1]:
             made[-1] = made[-1] | {"tool_calls": message["tool_calls"]}
         else:
