@@ -60,7 +60,9 @@ def _pool(worker: Callable[[Any], Any], workers: int) -> Iterator[ProcessPoolExe
     try:
         yield pool
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        # After an error or a signal too the workers end their chunks, a second or two. Killed while they send a result,
+        # they would leave the pool's thread waiting for the rest of it for ever.
+        pool.shutdown(cancel_futures=True)
         os.close(alive)
         os.close(mine)
 
@@ -71,8 +73,9 @@ def _start(worker: Callable[[Any], Any], alive: int, parents_end: int) -> None:
     os.close(parents_end)
     # The pool has a process for every core already: threads of the tokenizers library would only compete.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    # Ctrl-C reaches the whole process group. Only the parent acts on it, and closes the pool.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A terminal signals the whole process group. Only the parent acts on it, and ends its workers.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, args=(alive,), daemon=True).start()
 
 

@@ -8,11 +8,9 @@ Chunks are worked on by several processes and joined in order, so the files are 
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -78,8 +76,7 @@ def prepare(recipe: Recipe, replace: bool = False) -> Path:
     inputs = _inputs(recipe, [*sources, *evaluation], tools)
     with stage_directory(target, stage="prepare", recipe=_identity(recipe), inputs=inputs, replace=replace) as work:
         if not work.done:
-            with _full_disk_as_user_error(target):
-                work.metrics = _make(recipe, sources, evaluation, tools, work) | {"missing": missing}
+            work.metrics = _make(recipe, sources, evaluation, tools, work) | {"missing": missing}
     return target
 
 
@@ -114,18 +111,6 @@ def _inputs(recipe: Recipe, sources: Sequence[OpenSource], tools: list[dict[str,
         local = Path(where) / "tokenizer.json"
         inputs["tokenizer"] = local if local.is_file() else f"{where}@{recipe.model.revision or 'main'}"
     return inputs
-
-
-@contextmanager
-def _full_disk_as_user_error(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise UserError(
-            f"no space is left on the disk of {target}; free some and run `agentforge prepare` again"
-        ) from error
 
 
 def _make(

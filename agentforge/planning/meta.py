@@ -19,9 +19,10 @@ from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from agentforge.errors import UserError
+from agentforge.errors import UserError, first_line
 from agentforge.models.build import attach_lora
-from agentforge.models.config_check import config_class, first_line
+from agentforge.models.config_check import config_class
+from agentforge.models.row_isolation import isolation_of
 from agentforge.planning.inventory import EMBEDDING, HEAD, LAYER, LINEAR, OTHER, Inventory, Parameter, Projection
 from agentforge.planning.sizes import Shape
 
@@ -52,6 +53,15 @@ class Adapter:
 
     trained: int
     modules: dict[str, tuple[int, int, int]]
+
+
+def keeps_documents_apart(text: str) -> bool:
+    """Tell whether training will pack rows for an architecture, by the probe that training asks too.
+
+    Args:
+        text: config.json of a `Shape`.
+    """
+    return isolation_of(meta_model(text).config).allows("packed")
 
 
 def measured_shape(config: dict[str, Any]) -> Shape:

@@ -13,7 +13,13 @@ class Section(BaseModel):
     # Strict: "100" is not 100, and no wrong type is silently converted. Frozen: what the manifest records is what the
     # stage has read. No protected names: a recipe may well have keys that begin with `model_`.
     model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, validate_default=True, protected_namespaces=(), defer_build=True
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        validate_default=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        defer_build=True,
     )
 
 

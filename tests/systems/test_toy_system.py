@@ -36,7 +36,7 @@ RECIPE = {
         "optimizer": {"name": "signum", "options": {"momentum": 0.8}},
         "ema": 0.9,
         "echo": {"weight": 0.5},
-        "args": {"max_steps": 16, "save_steps": 4, "logging_steps": 4, "learning_rate": 0.01, "bf16": False,
+        "args": {"max_steps": 16, "save_steps": 4, "logging_steps": 1, "learning_rate": 0.01, "bf16": False,
                  "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2},
     },
     "evaluate": {"bits": {"rows": 8}, "loss": {"rows": 8}},

@@ -39,6 +39,7 @@ def evaluate_losses(recipe: Recipe, location: ModelLocation, work: Workspace) ->
     measured = measure(readings, rows, batch_size=recipe.evaluate.batch_size)
     seconds = time.perf_counter() - started
     report = _report(measured, rows, readings.calibrated, recipe.evaluate.confidence)
+    # With the size beside the loss, a width can be compared with a model of as many parameters.
     for width, entry in report["widths"].items():
         entry["parameters"] = readings.parameters(width)
     if settings.speed:

@@ -57,6 +57,7 @@ def render(system: PipelineArtifacts) -> str:
 
 
 def _content(system: PipelineArtifacts) -> dict[str, Any]:
+    # A section without content is left out of the page and of its table of contents alike.
     first, recipes = system.recipe, system.recipes
     evaluations = evaluations_of(recipes)
     made = [path for recipe in recipes for path in find_artifacts(recipe)]

@@ -42,6 +42,11 @@ class Chosen:
         """Return what decides the episodes."""
         return {"name": self.name, "id": self.environment.id, "options": self.options, "tasks": self.tasks}
 
+    def asked(self, seed: int) -> str:
+        """Return the hash of what is asked; how many turns there are to answer belongs to the decoding."""
+        options = {name: value for name, value in self.options.items() if name != "max_turns"}
+        return hash_json({**self.as_json(), "options": options, "seed": seed})
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -142,8 +147,7 @@ def score_table(table: pa.Table, chosen: Sequence[Chosen], recipe: Recipe) -> tu
         rows = environment_rows(table, one.name)
         scores[one.name] = {
             "id": one.environment.id,
-            # Scores with different hashes were made on different tasks, and are never compared.
-            "hash": hash_json({**one.as_json(), "seed": recipe.seed}),
+            "hash": one.asked(recipe.seed),
             **found[one.name].as_json(),
             # An episode whose environment broke is not the model's failure: it is counted here and nowhere else.
             "lost": len(one.tasks) * samples - len(rows),
