@@ -65,7 +65,7 @@ def _mixed_files(recipe: Recipe) -> Iterator[Path]:
     for source in recipe.data.mix:
         for name in sorted(glob.glob(source.dataset, recursive=True)):
             path = Path(name)
-            # A registered data set matches no file here; its rows hold no episodes of ours.
+            # A registered data set is not a path: it matches nothing and is not looked into.
             yield from sorted(path.rglob("*")) if path.is_dir() else [path]
 
 
