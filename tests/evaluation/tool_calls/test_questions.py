@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -79,7 +80,18 @@ def test_key_order_and_order_of_parallel_calls_have_no_meaning(tools: ToolSet) -
     question = Question("q:1:1", [{"role": "user", "content": "?"}], tools, expected)
     written = as_text(calls[1], {"arguments": {"b": [1, {"c": None}], "a": 1}, "name": "bash"})
     assert judge(question, Generation(written, [], [1], True)).exact_arguments
-    assert question.chance == 1 / 4
+
+
+@pytest.mark.parametrize("named", [["bash"], ["bash", "think"], ["bash", "bash"], ["bash", "bash", "think"]])
+def test_chance_is_the_share_of_all_draws_that_are_right(named: list[str], tools: ToolSet) -> None:
+    expected = [{"type": "function", "function": {"name": name, "arguments": {}}} for name in named]
+    question = Question("q:1:1", [{"role": "user", "content": "?"}], tools, expected)
+    draws = list(itertools.product(tools.names, repeat=len(named)))
+    right = [
+        judge(question, Generation(as_text(*({"name": n, "arguments": {}} for n in d)), [], [1], True)).right_tool
+        for d in draws
+    ]
+    assert question.chance == pytest.approx(sum(right) / len(draws))
 
 
 def test_every_call_of_a_conversation_is_a_question_with_the_true_history(tmp_path: Path, tools: ToolSet) -> None:
