@@ -192,7 +192,7 @@ def _must_be_made(target: Path, identity: dict[str, Any], replace: bool) -> bool
     if replace:
         return True
     raise CheckRefused(
-        f"{target} is there, made from something else ({_summary(manifest['identity'], identity)}); "
+        f"{target} was made from something else ({_summary(manifest['identity'], identity)}); "
         "give this run another version, or pass --replace to make it again"
     )
 
@@ -243,7 +243,7 @@ def _open_partial(partial: Path, identity: dict[str, Any], resumable: bool, repl
         if left == identity:
             return True
         raise CheckRefused(
-            f"{partial} is what a stopped run of another recipe left ({_summary(left, identity)}); finish that run, "
+            f"{partial} is left from a stopped run of another recipe ({_summary(left, identity)}); finish that run, "
             "give this one another version, or pass --replace to throw it away"
         )
     _discard(partial)

@@ -71,7 +71,7 @@ def build_model(
     rows = int(built.get_input_embeddings().weight.shape[0])  # type: ignore[index]
     if rows < vocab_size:
         raise CheckRefused(
-            f"the data were tokenised with {vocab_size} tokens, the model {model.path} has embeddings for {rows}; "
+            f"the data's tokenizer has {vocab_size} tokens, but the model {model.path} has embeddings for only {rows}; "
             "run `agentforge prepare` with this model's own tokenizer"
         )
     return built
@@ -91,7 +91,7 @@ def from_scratch(model: Model, vocab_size: int, *, seed: int, dtype: torch.dtype
     fields.setdefault("vocab_size", vocab_size)
     if fields["vocab_size"] < vocab_size:
         raise UserError(
-            f"model.config.vocab_size is {fields['vocab_size']}, the tokenizer has {vocab_size} tokens; leave it out"
+            f"model.config.vocab_size is {fields['vocab_size']}, but the tokenizer has {vocab_size}; leave it out"
         )
     set_seed(seed)
     try:
@@ -148,7 +148,7 @@ def load_model(model: Model, *, dtype: torch.dtype, device: torch.device | None 
         )
     except SafetensorError as error:
         raise CheckRefused(
-            f"a weight file of {model.path} is damaged ({first_line(error)}); fetch or make it again"
+            f"a weight file of {model.path} is damaged ({first_line(error)}); download or make it again"
         ) from error
     except OSError as error:
         raise _unreadable(model.path, error) from error
@@ -160,10 +160,10 @@ def _check_path(path: str) -> None:
     directory = Path(path)
     if directory.is_dir():
         if not (directory / "config.json").is_file():
-            raise UserError(f"model.path {path} is a directory without config.json: it is no model")
+            raise UserError(f"model.path {path} has no config.json, so it is not a model")
         _check_shards(directory)
     elif directory.is_absolute() or path.startswith(".") or path.count("/") != 1:
-        raise UserError(f"model.path {path} does not exist; make it with the recipe whose training stage writes it")
+        raise UserError(f"model.path {path} does not exist; run the recipe that makes it")
 
 
 def _check_shards(directory: Path) -> None:
@@ -174,7 +174,7 @@ def _check_shards(directory: Path) -> None:
                 pass
         except SafetensorError as error:
             raise CheckRefused(
-                f"{shard} is damaged or cut short ({first_line(error)}); fetch or make it again"
+                f"{shard} is damaged or cut off ({first_line(error)}); download or make it again"
             ) from error
 
 
@@ -182,7 +182,7 @@ def _unreadable(path: str, error: OSError) -> UserError:
     if Path(path).is_dir():
         return CheckRefused(f"{path} cannot be read as a model: {first_line(error)}")
     return UserError(
-        f"model.path {path} is no directory here, and the Hub did not give it ({first_line(error)}); make the "
+        f"model.path {path} is not a directory here, and the Hub did not provide it ({first_line(error)}); make the "
         "directory with the recipe that trains it, or run `agentforge download` where the Hub is reachable"
     )
 
@@ -196,7 +196,7 @@ def _quantization(model: Model, device: torch.device | None) -> dict[str, Any]:
         return {}
     if not torch.cuda.is_available():
         raise UserError(
-            "model.quantize: nf4 needs a CUDA GPU and bitsandbytes; leave it out here, or pick a GPU profile"
+            "model.quantize: nf4 needs a CUDA GPU and bitsandbytes; leave it out, or choose a profile with a GPU"
         )
     config = BitsAndBytesConfig(
         load_in_4bit=True,

@@ -92,7 +92,7 @@ def _check_mixer(values: dict[str, Any]) -> None:
         )
     if values["mamba_rms_norm"] and "base_hidden_size" in values:
         raise UserError(
-            "model.config.mamba_rms_norm: an Adamba cannot have it, because no width could be cut out of it"
+            "model.config.mamba_rms_norm: an Adamba cannot have it, because no width could be cut out of the model"
         )
 
 
@@ -118,7 +118,7 @@ def config_class(model_type: str | None) -> type[PretrainedConfig]:
     """
     if model_type is None:
         raise UserError(
-            "the recipe names no base: give model.path, or model.config with a model_type to start from scratch"
+            "the recipe names no base: set model.path, or set model.config with a model_type to start from scratch"
         )
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 

@@ -128,9 +128,9 @@ def pop_profiles(raw: dict[str, Any], where: str) -> dict[str, dict[str, Any]]:
         raise UserError(f"{where}: profiles must be a mapping of names to overlays")
     for name, body in profiles.items():
         if not isinstance(body or {}, dict):
-            raise UserError(f"{where}: profiles.{name} must be a mapping of keys, it is {body!r}")
+            raise UserError(f"{where}: profiles.{name} must be a mapping of keys, not {body!r}")
         if inner := next((key for key in ("extends", "profiles") if key in (body or {})), None):
-            raise UserError(f"{where}: profiles.{name} must not hold '{inner}'; it belongs to the top of the file")
+            raise UserError(f"{where}: profiles.{name} must not have '{inner}'; it belongs at the top of the file")
     return {name: body or {} for name, body in profiles.items()}
 
 

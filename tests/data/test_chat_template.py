@@ -300,7 +300,7 @@ def test_a_base_without_markers_is_refused() -> None:
         models.BPE({letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, [])
     )
     bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    with pytest.raises(UserError, match="take another base model"):
+    with pytest.raises(UserError, match="use another base model"):
         ct.install_template(PreTrainedTokenizerFast(tokenizer_object=bare))
 
 

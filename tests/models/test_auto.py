@@ -116,5 +116,5 @@ def test_lora_leaves_dropped_attention_out_and_says_so(caplog: pytest.LogCapture
         adapted(torch.arange(20)[None], labels=torch.arange(20)[None]).loss.backward()
         assert all(parameter.grad is not None for parameter in adapted.parameters() if parameter.requires_grad)
     model = from_scratch(recipe(dropped_attention=[0, 1]), 64, seed=0)
-    with pytest.raises(UserError, match=r"every q_proj is in dropped attention \(layers 0, 1\)"):
+    with pytest.raises(UserError, match=r"every q_proj is in attention that is dropped \(layers 0, 1\)"):
         add_lora(model, {"r": 2, "target_modules": ["q_proj"]}, seed=0)

@@ -38,7 +38,7 @@ def test_the_end_of_the_history_decides(expanded: Path, tmp_path: Path) -> None:
     check_history(Model(path=str(expanded), history=["pretrain", "expand"]))
     check_history(Model(path=str(expanded)))
     check_history(Model(path="org/on-the-hub", history=["graft"]))
-    with pytest.raises(CheckRefused, match="made by pretrain, graft, pretrain, expand; this recipe goes on from order"):
+    with pytest.raises(CheckRefused, match="made by pretrain, graft, pretrain, expand; this recipe needs order"):
         check_history(Model(path=str(expanded), history=["order", "expand"]))
     with pytest.raises(CheckRefused, match="no manifest"):
         check_history(Model(path=str(tmp_path), history=["expand"]))

@@ -115,7 +115,7 @@ def test_paths(tmp_path: Path) -> None:
     (file.parent / "second.gguf").write_bytes(b"GGUF")
     with pytest.raises(UserError, match=r"2 \.gguf files; name one"):
         locate_path(str(file.parent))
-    with pytest.raises(UserError, match="is no model: it holds neither"):
+    with pytest.raises(UserError, match="is not a model: it holds neither"):
         locate_path(str(tmp_path))
     with pytest.raises(UserError, match=r"no \.gguf"):
         locate_path(str(tmp_path / "base" / "config.json"))
@@ -137,7 +137,7 @@ def test_what_surgery_made_has_the_name_of_its_artefact(tmp_path: Path, surgery:
     with pytest.raises(UserError, match="run `agentforge surgery` on this recipe first"):
         locate_model(recipe, name)
     other = next(one for one in SURGICAL if one != name)
-    with pytest.raises(UserError, match=f"makes '{name}', not '{other}'; say --model {name}"):
+    with pytest.raises(UserError, match=f"makes '{name}', not '{other}'; use --model {name}"):
         locate_model(recipe, other)
     with pytest.raises(UserError, match=r"T-v0\.1\.0 has no surgery"):
         locate_model(recipe_in(tmp_path), name)

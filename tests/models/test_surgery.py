@@ -115,7 +115,7 @@ def test_nothing_is_published_whose_proof_fails(tmp_path: Path, grafted: Path) -
     ("wanted", "says"),
     [
         ({}, "has no `surgery:` section"),
-        ({"operation": "expand"}, "give surgery.width .* or sizes in surgery.shape"),
+        ({"operation": "expand"}, "set surgery.width .* or sizes in surgery.shape"),
         ({"operation": "expand", "width": "4/5"}, "hidden_size 64 would be 51.2"),
         ({"operation": "expand", "width": "1/2"}, "would shrink from 64 to 32; to make a model smaller"),
         ({"operation": "expand", "width": "wide"}, "surgery.width is 'wide'; give a fraction"),

@@ -187,7 +187,7 @@ def test_a_threshold_without_calibrated_gates_is_refused(tmp_path: Path, gates: 
 
 
 def test_gates_of_another_width_are_refused(model: AdambaForCausalLM, batches: Any) -> None:
-    with pytest.raises(UserError, match="reads 32 channels, this model has 64"):
+    with pytest.raises(UserError, match="reads 32 channels, but this model has 64"):
         calibrate_exits(model, batches, 0.9, gates={2: ExitGate(32)})
 
 

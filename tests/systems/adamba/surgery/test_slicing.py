@@ -88,5 +88,5 @@ def test_another_kind_of_model_is_refused(tmp_path: Path) -> None:
         sliced(source, tmp_path / "slice", WHOLE.scaled(Fraction(1, 2)))
     config = source / "config.json"
     config.write_text(config.read_text().replace('"falcon_h1"', '"llama"'))
-    with pytest.raises(UserError, match="is a llama, not an Adamba; make one of it first"):
+    with pytest.raises(UserError, match="is a llama, not an Adamba; graft it first"):
         sliced(source, tmp_path / "other", WHOLE.scaled(Fraction(1, 2)))
