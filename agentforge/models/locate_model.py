@@ -169,19 +169,19 @@ def _explain_missing(recipe: Recipe, which: str) -> str | None:
     if SURGICAL.fullmatch(which):
         return _explain_unmade(recipe, which)
     if which in QUANTIZATIONS and which not in recipe.export.gguf:
-        return f"{target} is not there: add '{which}' to export.gguf and run `agentforge gguf` on this recipe"
+        return f"{target} does not exist: add '{which}' to export.gguf and run `agentforge gguf` on this recipe"
     verb = {"lora": "train", "model": "train", "merged": "merge"}.get(which, "gguf")
-    return f"{target} is not there; run `agentforge {verb}` on this recipe first"
+    return f"{target} does not exist; run `agentforge {verb}` on this recipe first"
 
 
 def _explain_unmade(recipe: Recipe, which: str) -> str:
     target = recipe.artifact(which)
     if recipe.surgery is None:
-        return f"{target} is not there, and {recipe.full_name} has no surgery; name the recipe that makes it, or a path"
+        return f"{target} does not exist, and {recipe.full_name} has no surgery; name the recipe that makes it, or a path"
     made = recipe.operated.name.removeprefix(f"{recipe.full_name}-")
     if made != which:
-        return f"the surgery of {recipe.full_name} makes '{made}', not '{which}'; say --model {made}"
-    return f"{target} is not there; run `agentforge surgery` on this recipe first"
+        return f"the surgery of {recipe.full_name} makes '{made}', not '{which}'; use --model {made}"
+    return f"{target} does not exist; run `agentforge surgery` on this recipe first"
 
 
 def _newest(recipe: Recipe) -> str:

@@ -309,7 +309,7 @@ def test_a_template_without_generation_marks_is_refused() -> None:
     with pytest.raises(UserError, match="has no chat template"):
         ct.encode(tokenizer, PLAIN)
     tokenizer.chat_template = ct.GENERATION_TAG.sub("", ct.template_source("chatml"))
-    with pytest.raises(UserError, match=r"no \{% generation %\} marks"):
+    with pytest.raises(UserError, match=r"no \{% generation %\} tags"):
         ct.encode(tokenizer, PLAIN)
 
 

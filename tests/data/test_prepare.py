@@ -379,7 +379,7 @@ def test_whatever_the_sources_all_adds_up(make, tmp_path, questions, size):
     try:
         path, metrics = make(mix, size=size, eval_fraction=0.2, replace=True)
     except CheckRefused as refused:
-        assert "no row is left" in str(refused)
+        assert "no rows are left" in str(refused)
         return
     kept = sum(source["rows_kept"] for source in metrics["sources"].values())
     assert kept == len({question for asked in questions for question in asked})

@@ -74,7 +74,7 @@ def test_a_config_that_makes_no_model_is_refused(config: dict[str, Any], words: 
 
 @pytest.mark.parametrize(
     ("path", "words"),
-    [("/no/such/dir", "does not exist"), ("runs/aj/tiny-base", "make it with"), (".", "without config.json")],
+    [("/no/such/dir", "does not exist"), ("runs/aj/tiny-base", "run the recipe that makes it"), (".", "has no config.json")],
 )
 def test_a_path_without_a_model_is_refused(
     path: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

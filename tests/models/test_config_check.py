@@ -37,7 +37,7 @@ HYBRID = {"mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_ssm": 32}
         ({"model_type": "lama"}, "'lama' is unknown to transformers; did you mean 'llama'"),
         ({"model_type": "llama", "hiden_size": 32}, "a llama has no field 'hiden_size'; did you mean 'hidden_size'"),
         ({"model_type": "gpt2", "n_layers": 2}, "a gpt2 has no field 'n_layers'; did you mean 'n_layer'"),
-        ({"model_type": "qwen3", "hidden_size": "32"}, "hidden_size is '32', which is text"),
+        ({"model_type": "qwen3", "hidden_size": "32"}, "hidden_size is '32'; it must be a whole number, not text"),
         ({"model_type": "gemma3_text", "hidden_size": "32"}, "expected int, got str"),
         ({"model_type": "llama", "hidden_size": 30}, "must be a multiple of num_attention_heads, 4"),
         ({"model_type": "qwen2", "num_key_value_heads": 3}, "must be a multiple of num_key_value_heads, 3"),
@@ -48,7 +48,7 @@ HYBRID = {"mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_ssm": 32}
         ),
         ({"model_type": "falcon_h1", **HYBRID, "mamba_d_head": 7}, "mamba_d_head is 7; it must be"),
         ({"model_type": "adamba", **HYBRID, "mamba_rms_norm": True}, "an Adamba cannot have it"),
-        ({"hidden_size": 32}, "give model.path, or model.config with a model_type"),
+        ({"hidden_size": 32}, "set model.path, or set model.config with a model_type"),
     ],
     ids=lambda value: str(value)[:50],
 )

@@ -54,6 +54,6 @@ def test_a_stage_refuses_the_checkpoint_of_another_phase(stage: object, expanded
             "surgery": {"operation": "expand", "width": "2"},
         }
     )
-    with pytest.raises(CheckRefused, match=r"goes on from graft.*model\.history=\[\]"):
+    with pytest.raises(CheckRefused, match=r"needs graft.*model\.history=\[\]"):
         stage(recipe)  # type: ignore[operator]
     assert not (tmp_path / "runs").exists()

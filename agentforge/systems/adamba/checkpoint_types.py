@@ -31,7 +31,7 @@ def gguf_refusal(config: Mapping[str, Any]) -> str | None:
         return None
     parts = ", ".join(f"{name}={config[name]}" for name, plain in SWITCHES.items() if config.get(name, plain) != plain)
     return (
-        f"GGUF has no way to say {parts}, which this model has from its nanochat base; serve the merged checkpoint "
+        f"GGUF cannot express {parts}, which this model has from its nanochat base; serve the merged checkpoint "
         "with transformers instead"
     )
 

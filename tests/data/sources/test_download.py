@@ -249,7 +249,7 @@ def test_a_file_by_address_is_resumed(hub: FakeHub, tmp_path: Path) -> None:
     assert download(recipe("book")).sources[0].status == "downloaded"
     assert hub.ranges == ["bytes=6-"] and texts(locate(Source(dataset="book"), Data())) == ["old"]
     write_card(tmp_path, "book", f"title: t\nurls: {{gone.jsonl: '{hub.url}/gone'}}\nlicence: x\nadapter: text\n")
-    with pytest.raises(UserError, match="gone answers 404"):
+    with pytest.raises(UserError, match="gone answered 404"):
         download(recipe("book"))
 
 

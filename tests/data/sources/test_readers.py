@@ -189,7 +189,7 @@ def test_text_is_one_document_and_a_long_one_is_cut_between_paragraphs(tmp_path:
 
 
 def test_unknown_and_absent_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"a\.xlsx: \.xlsx is no kind of data file; known: \.jsonl"):
+    with pytest.raises(UserError, match=r"a\.xlsx: \.xlsx is not a known kind of data file; known: \.jsonl"):
         read(write(tmp_path / "a.xlsx", b""))
     with pytest.raises(UserError, match=r"nowhere\.jsonl does not exist"):
         read(tmp_path / "nowhere.jsonl")
