@@ -19,7 +19,8 @@ TORCH   := $(shell grep '^torch==' constraints/cpu.txt)
 .DEFAULT_GOAL := help
 .PHONY: help setup gguf-setup demo demo-aj demo-affine test check lint format types clean \
         aj aj-plan aj-doctor aj-download aj-prepare aj-preview aj-train aj-evaluate aj-merge aj-gguf aj-chat aj-serve aj-push \
-        affine affine-plan affine-collect affine-sft affine-rl affine-grpo affine-evaluate affine-compare affine-report \
+        affine affine-plan affine-collect affine-sft affine-rl affine-grpo affine-dpo affine-kto affine-evaluate \
+        affine-compare affine-report \
         adamba adamba-plan adamba-base adamba-phase1 adamba-phase2 adamba-phase3 adamba-phase4 adamba-phase5 adamba-phase6 \
         adamba-evaluate adamba-report bench
 
@@ -110,6 +111,14 @@ affine-rl: setup ## run PPO in the environments, starting from the merged SFT mo
 
 affine-grpo: setup ## run GRPO instead of PPO
 	$(FORGE) train affine/grpo $(OPTIONS)
+
+affine-dpo: setup ## collect episodes of the merged SFT model, then run DPO on their pairs with the experts'
+	$(FORGE) collect affine/dpo $(OPTIONS)
+	$(FORGE) train affine/dpo $(OPTIONS)
+
+affine-kto: setup ## run KTO on the same episodes, labelled by success and failure
+	$(FORGE) collect affine/dpo $(OPTIONS)
+	$(FORGE) train affine/kto $(OPTIONS)
 
 affine-evaluate: setup ## score base, SFT and PPO on reserved tasks, with intervals and trivial strategies
 	$(FORGE) evaluate affine/sft --model base $(OPTIONS)

@@ -1,6 +1,15 @@
-"""``python -m agentforge``, which is also what ``accelerate launch -m agentforge`` runs."""
+"""The entry of ``agentforge``, ``python -m agentforge`` and ``accelerate launch -m agentforge``."""
 
-from agentforge.cli import main
+from agentforge.stopping import stoppable
+
+
+def main() -> None:
+    """Run the command line; from the first import on, a signal ends it with one line."""
+    with stoppable():
+        from agentforge.cli import main as run
+
+        run()
+
 
 if __name__ == "__main__":
     main()

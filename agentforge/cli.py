@@ -6,15 +6,14 @@ torch, and a typo is reported before seconds of imports.
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
-import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from agentforge.entry import Verbs, run_app
 from agentforge.errors import UserError
 
 PIPE_WIDTH = 160
@@ -22,6 +21,7 @@ PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 app = typer.Typer(
     name="agentforge",
+    cls=Verbs,
     help="Train agent language models from one recipe.",
     add_completion=False,
     no_args_is_help=True,
@@ -216,12 +216,20 @@ def surgery(context: typer.Context, recipe: RecipeName, profile: Profile = None,
 
 
 @app.command(context_settings=PASS_ON)
-def train(context: typer.Context, recipe: RecipeName, profile: Profile = None, replace: Replace = False) -> None:
-    """Train a model. After a stop, run it again to resume from the newest complete checkpoint."""
+def train(
+    context: typer.Context,
+    recipe: RecipeName,
+    profile: Profile = None,
+    replace: Replace = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="delete a stopped run's checkpoints and start over")
+    ] = False,
+) -> None:
+    """Train; after a stop, run it again to resume from the newest complete checkpoint."""
     loaded = load(context, recipe, profile)
     from agentforge.trainers.train import train
 
-    done(train(loaded, replace=replace))
+    done(train(loaded, replace=replace, restart=restart))
 
 
 @app.command(context_settings=PASS_ON)
@@ -254,6 +262,9 @@ def compare(
         str, typer.Option(help="rule of dominance: posterior, point, interval, affine_ci ...")
     ] = "posterior",
     rope: Annotated[float, typer.Option(min=0, max=1, help="ignore differences up to this size")] = 0.02,
+    mixed_decoding: Annotated[
+        bool, typer.Option("--mixed-decoding", help="also compare models that were decoded in different ways")
+    ] = False,
 ) -> None:
     """Compare evaluated models side by side. Over environments, show which one dominates which."""
     from agentforge.evaluation.compare.side_by_side import find_evaluations, tables
@@ -261,7 +272,7 @@ def compare(
     options = next((i for i, name in enumerate(names) if name.startswith("-")), len(names))  # as in --a.b value
     things = [name for name in names[:options] if "=" not in name]
     context.args = [name for name in names[:options] if "=" in name] + names[options:] + context.args
-    for table in tables(find_evaluations(things, overrides(context), profile), rule, rope):
+    for table in tables(find_evaluations(things, overrides(context), profile), rule, rope, mixed_decoding):
         show_table(table)
 
 
@@ -384,23 +395,4 @@ def announce(title: str, made: object) -> None:
 
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 failed, 2 wrong input, 3 refused by a check, 75 stopped."""
-    logging.basicConfig(level=os.environ.get("AGENTFORGE_LOG", "INFO"), format="%(message)s", stream=sys.stderr)
-    for noisy in ("httpx", "filelock", "urllib3", "huggingface_hub", "transformers", "datasets", "jax"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    # the stages show their own progress; these are read when the libraries are imported
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    # the pinned libraries' notices to each other about names that their next versions drop
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft|trl")
-    warnings.filterwarnings("ignore", message="Cannot enable progress bars")
-    try:
-        app()
-    except UserError as error:
-        typer.secho(f"agentforge: {error}", err=True, fg="red")
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.secho(
-            "agentforge: stopped; nothing is half-written. To go on, run the same command again", err=True, fg="red"
-        )
-        sys.exit(75)
+    run_app(app)

@@ -15,6 +15,12 @@ class CheckRefused(UserError):
     exit_code = 3
 
 
+class MachineRefused(UserError):
+    """The machine lacks something just now, such as disk space. The recipe is right: the same command works later."""
+
+    exit_code = 1
+
+
 class Stopped(UserError):
     """Stopped by a signal after everything was saved; running the same command again goes on."""
 
@@ -28,3 +34,8 @@ def did_you_mean(word: str, known: list[str] | tuple[str, ...]) -> str:
     lowered = {name.lower(): name for name in known}
     near = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
     return f"; did you mean '{lowered[near[0]]}'?" if near else ""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, for a sentence of our own: libraries write paragraphs."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -3,8 +3,9 @@
     python -m benchmarks.dominance
 
 Model B succeeds on half of the tasks of every environment; A, the later one, differs from it as the table says. Rules
-get 4000 simulated pairs, the posterior 1000 of 1000 draws each. The figures in brackets are those of 1500 simulations
-by another program, made before this one was written: the two have to agree within their error.
+get 4000 simulated pairs, the posterior 1000 of 1000 draws each; of many models 1000 frontiers are simulated. Figures
+in brackets are those of 1500 simulations by another program, made before this one was written: the two have to agree
+within their error.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from scipy.special import betaincinv
 
 from agentforge.evaluation.statistics.dominance import RULES, Side
 from agentforge.evaluation.statistics.intervals import Array
-from agentforge.evaluation.statistics.posterior import dominance_probability, draw_all
+from agentforge.evaluation.statistics.posterior import declared_dominance, dominance_probability, draw_all
 from agentforge.evaluation.statistics.power import difference_sd, smallest_difference
 
 PAIRS = 4000
@@ -36,6 +37,8 @@ KNOWN = {
 MORE = [(3, 400, 0.0), (8, 400, 0.0), (3, 400, 0.1), (8, 400, 0.1), (3, 1000, 0.1), (8, 1000, 0.1)]
 MIXED = [(3, 100), (8, 100), (3, 400), (8, 400), (8, 1000)]
 OTHERS = ("point", "interval", "affine_eps", "affine_ci", "affine_margin", "champion_margin")
+ALMOST = [(8, 400), (8, 4000)]
+MODELS = (2, 5, 10, 20)
 TASKS = (50, 100, 200, 500, 1000, 2000, 5000)
 
 
@@ -67,21 +70,51 @@ def beta_rates(rates: Sequence[float], n: int) -> list[float]:
     return [float(share) for share in found.mean(axis=0)]
 
 
-def posterior_rate(rates: Sequence[float], n: int, shared: float) -> float:
-    """Return how often our rule `posterior` says that A dominates B.
+def played(rates: Array, n: int, shared: float, rng: np.random.Generator) -> list[Array]:
+    """Return right and wrong answers, (n, models) of each environment.
 
     Args:
-        shared: share of the tasks whose difficulty decides for both models alike.
+        rates: (models, environments) true success rates.
+        shared: share of the tasks whose difficulty decides for all models alike.
     """
+    scores = []
+    for environment in rates.T:
+        own = rng.random((n, len(environment)))
+        luck = np.where(rng.random((n, 1)) < shared, own[:, :1], own)
+        scores.append((luck < environment).astype(float))
+    return scores
+
+
+def posterior_rate(rates: Sequence[float], n: int, shared: float) -> float:
+    """Return how often our rule `posterior` says that A dominates B."""
     rng = np.random.default_rng(0)
+    both = np.array([rates, [RATE] * len(rates)])
     found = 0
     for pair in range(POSTERIOR_PAIRS):
-        scores = []
-        for rate in rates:
-            own = rng.random((n, 2))
-            luck = np.where(rng.random((n, 1)) < shared, own[:, :1], own)
-            scores.append((luck < (rate, RATE)).astype(float))
-        found += bool(dominance_probability(draw_all(scores, seed=pair, draws=DRAWS))[0, 1] > 0.95)
+        scores = played(both, n, shared, rng)
+        found += bool(declared_dominance(scores, draw_all(scores, seed=pair, draws=DRAWS))[0, 1])
+    return found / POSTERIOR_PAIRS
+
+
+def frontier_rates(rates: Array, n: int, shared: float = 0.0) -> Array:
+    """Return how often, of several models, something is said that is false, and how much of what is true is said.
+
+    Args:
+        rates: (models, environments); all models but the first are equal, and the first is no worse.
+
+    Returns:
+        (2, 2): pair by pair above 95 %, and by our rule; each the share of frontiers with a false statement, and the
+        share of the equal models that are said to be dominated by the first.
+    """
+    rng = np.random.default_rng(0)
+    better = bool((rates[0] > rates[-1]).any())
+    found = np.zeros((2, 2))
+    for run in range(POSTERIOR_PAIRS):
+        scores = played(rates, n, shared, rng)
+        drawn = draw_all(scores, seed=run, draws=DRAWS)
+        for rule, said in enumerate((dominance_probability(drawn) > 0.95, declared_dominance(scores, drawn))):
+            true = said[0, 1:] & better
+            found[rule] += bool(said.sum() > true.sum()), true.mean()
     return found / POSTERIOR_PAIRS
 
 
@@ -117,9 +150,50 @@ def rows(title: str, cases: Sequence[tuple[str, list[float], int]]) -> None:
     print()
 
 
+def frontier_tables() -> None:
+    """Print what becomes of the rule when the number of models grows."""
+    head = "| models | " + " | ".join("{} | `posterior`" for _ in range(4)) + " |\n|--:|" + "--:|" * 8
+    print("**False**, among equal models: how often any is said to dominate another (environments × tasks).\n")
+    equal = {
+        "1 × 27": (1, 27, 0.0),
+        "1 × 100": (1, 100, 0.0),
+        "1 × 100, luck shared": (1, 100, 0.5),
+        "3 × 100": (3, 100, 0.0),
+    }
+    print(head.format(*(f"{name}: each pair > 95 %" for name in equal)))
+    for models in MODELS:
+        cells = []
+        for environments, n, shared in equal.values():
+            false = frontier_rates(np.full((models, environments), RATE), n, shared)[:, 0]
+            cells += [f"{share:.3f}" for share in false]
+        print(f"| {models} | {' | '.join(cells)} |", flush=True)
+    print(
+        "\n**True**, one model is better than all others, which are equal: how many of them are found; in brackets how"
+    )
+    print("often anything false is said.\n")
+    gaps = {
+        "1 × 400, gap 0.15": (1, 400, 0.15, 0.0),
+        "1 × 400, gap 0.1, luck shared": (1, 400, 0.1, 0.5),
+        "3 × 400, gap 0.1": (3, 400, 0.1, 0.0),
+        "3 × 400, gap 0.1, luck shared": (3, 400, 0.1, 0.5),
+    }
+    print(head.format(*(f"{name}: each pair > 95 %" for name in gaps)))
+    for models in MODELS:
+        cells = []
+        for environments, n, gap, shared in gaps.values():
+            rates = np.full((models, environments), RATE)
+            rates[0] += gap
+            cells += [f"{true:.3f} ({false:.3f})" for false, true in frontier_rates(rates, n, shared)]
+        print(f"| {models} | {' | '.join(cells)} |", flush=True)
+    print()
+
+
 def power_table() -> None:
     """Print the smallest difference that so many tasks find."""
-    print("Smallest true difference, in points, that is found with 80 % power at a success rate near a half:\n")
+    print(
+        "Smallest true difference, in points, that a one-sided test at 5 %, shared by the environments, finds with 80 %"
+    )
+    print("power at a success rate near a half:\n")
     print("| tasks of an environment | 1 environment | paired, correlation 0.5 | 8 environments | paired |")
     print("|--:|--:|--:|--:|--:|")
     for n in TASKS:
@@ -136,10 +210,13 @@ def main() -> None:
     every = [(environments, n, gap) for environments, n, gap in [*KNOWN, *MORE]]
     equal = [(f"{e}, {n}", [RATE] * e, n) for e, n, gap in every if gap == 0]
     better = [(f"{e}, {n}, gap {gap:g}", [RATE + gap] * e, n) for e, n, gap in every if gap > 0]
+    almost = [(f"{e}, {n}", [RATE + 0.015] * e, n) for e, n in ALMOST]
     mixed = [(f"{e}, {n}", [RATE + 0.1] * (e - 1) + [RATE - 0.1], n) for e, n in MIXED]
     rows("**False**: A is exactly as good as B everywhere.", equal)
     rows("**False**: A is better by 0.1 everywhere but in one environment, where it is worse by 0.1.", mixed)
+    rows("**False** for `posterior`: A is better by 0.015 everywhere, which is less than its margin of 0.02.", almost)
     rows("**True**: A is better by the gap everywhere.", better)
+    frontier_tables()
     power_table()
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from agentforge.evaluation.statistics.dominance import RULES, Side, dominates
 from agentforge.evaluation.statistics.policy_summary import aggregate, summarise
-from agentforge.evaluation.statistics.posterior import dominance_probability, draw_all
+from agentforge.evaluation.statistics.posterior import declared_dominance, dominance_probability, draw_all
 
 TOTAL = 1_000_000
 ENVIRONMENTS = 8
@@ -38,12 +38,14 @@ def evaluate(models: int, samples: int = 1) -> float:
     return time.process_time() - started
 
 
-def posterior() -> float:
-    """Return the CPU seconds of who dominates whom among 5 models on 500 tasks in 8 environments."""
+def posterior(models: int) -> float:
+    """Return the CPU seconds of who dominates whom among several models on 500 tasks in 8 environments."""
     rng = np.random.default_rng(0)
-    scores = [(rng.random((500, 5)) < 0.5).astype(float) for _ in range(ENVIRONMENTS)]
+    scores = [(rng.random((500, models)) < 0.5).astype(float) for _ in range(ENVIRONMENTS)]
     started = time.process_time()
-    dominance_probability(draw_all(scores))
+    drawn = draw_all(scores)
+    dominance_probability(drawn)
+    declared_dominance(scores, drawn)
     return time.process_time() - started
 
 
@@ -68,7 +70,8 @@ def main() -> None:
         "1 model, 8 x 125,000 tasks": lambda: evaluate(1),
         "250 models, 8 x 500 tasks": lambda: evaluate(250),
         "1 model, 8 x 31,250 tasks, four samples each": lambda: evaluate(1, samples=4),
-        "posterior of 5 models, 8 x 500 tasks, 4000 draws": posterior,
+        "posterior of 5 models, 8 x 500 tasks, 4000 draws": lambda: posterior(5),
+        "posterior of 20 models, 8 x 500 tasks, 4000 draws": lambda: posterior(20),
         "six rules, 250 models each against each": rules,
     }
     print("| | CPU seconds |\n|---|--:|")

@@ -10,7 +10,15 @@ from typing import Any
 
 import pytest
 
-from agentforge.artifacts import MANIFEST, fingerprint_input, read_manifest, sha256_file, stage_directory
+from agentforge.artifacts import (
+    MANIFEST,
+    atomic_file,
+    fingerprint_input,
+    read_manifest,
+    sha256_file,
+    stage_directory,
+    write_text,
+)
 from agentforge.errors import CheckRefused, UserError
 
 
@@ -94,6 +102,59 @@ def test_a_paid_for_checkpoint_is_not_thrown_away_for_another_recipe(tmp_path: P
     assert (tmp_path / ".a.partial" / "checkpoint").read_text() == "step 100"
     assert make(target, recipe={"steps": 6}, resumable=True, replace=True)
     assert not (target / "checkpoint").exists()
+
+
+def test_what_a_stopped_run_left_before_its_first_checkpoint_blocks_no_other_recipe(tmp_path: Path) -> None:
+    target = tmp_path / "a"
+    stop_in(target, {"steps": 5})
+    assert make(target, recipe={"steps": 6}, resumable=True, worth_keeping=lambda partial: False)
+    assert not (target / "checkpoint").exists()
+    assert beside(target) == []
+
+
+def test_a_damaged_record_of_a_stopped_run_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    target = tmp_path / "a"
+    stop_in(target, {"steps": 5})
+    (tmp_path / ".a.partial.json").write_text("[]")
+    with pytest.raises(CheckRefused, match="its record is damaged"):
+        make(target, recipe={"steps": 5}, resumable=True)
+    assert make(target, recipe={"steps": 5}, resumable=True, replace=True)
+
+
+@pytest.mark.parametrize("manifest", ["", "[]", "{}", "\udcff"])
+def test_a_damaged_manifest_is_refused_in_a_sentence(tmp_path: Path, manifest: str) -> None:
+    make(tmp_path / "a")
+    (tmp_path / "a" / MANIFEST).write_bytes(manifest.encode(errors="surrogateescape"))
+    with pytest.raises(UserError, match=r"manifest\.json is damaged"):
+        make(tmp_path / "a")
+    assert make(tmp_path / "a", replace=True)
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    write_text(tmp_path / "file", "old")
+    with pytest.raises(KeyboardInterrupt), atomic_file(tmp_path / "file") as temporary:
+        temporary.write_text("ne")
+        raise KeyboardInterrupt
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "old"
+
+
+def test_a_replacement_that_cannot_be_put_in_place_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path / "a", "old")
+    rename = os.replace
+
+    def interrupted(source: Path, target: Path) -> None:
+        if source.name == ".a.partial":
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path / "a", "new", recipe={"seed": 2}, replace=True)
+    assert (tmp_path / "a" / "file").read_text() == "old"
+    assert beside(tmp_path / "a") == []
 
 
 def hold(target: Path, entered: Any, leave: Any) -> None:

@@ -50,6 +50,29 @@ def test_bad_input_is_one_sentence_and_exit_code_2(words: list[str], says: str) 
     assert not result.stdout
 
 
+@pytest.mark.parametrize(("level", "code"), [("debug", 0), ("Info", 0), ("loud", 2), ("10", 2)])
+def test_the_log_level_is_read_in_any_case_or_refused(level: str, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGENTFORGE_LOG", level)
+    result = run("show")
+    assert result.returncode == code and "Traceback" not in result.stderr
+    assert ("it must be one of DEBUG, INFO" in result.stderr) == (code == 2)
+
+
+def test_what_the_operating_system_refuses_outside_a_stage_is_a_sentence_too(tmp_path: Path) -> None:
+    result = run("show", "x" * 300 + "/" + "y" * 300 + ".yaml")
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    (tmp_path / "page.html").mkdir()
+    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n')
+    (tmp_path / "small.yaml").write_text(
+        "name: Small\nmodel: {tokenizer: {vocab_size: 400}}\ntrain: {method: pretrain}\n"
+        "data: {mix: [{dataset: rows.jsonl}]}\n"
+    )
+    result = run("preview", "small.yaml", "--html", "page.html", cwd=tmp_path)
+    assert result.returncode == 2, result.stderr
+    assert "page.html is a directory where a file is needed" in result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "rows.jsonl", "small.yaml"]
+
+
 def test_an_artefact_from_another_recipe_is_not_overwritten(tmp_path: Path) -> None:
     rows = [[{"role": "user", "content": f"question {n}"}, {"role": "assistant", "content": "yes"}] for n in range(40)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))

@@ -205,7 +205,7 @@ def _pieces(
     tools: Sequence[Mapping[str, Any]] | None,
     add_generation_prompt: bool = False,
 ) -> Iterator[Piece]:
-    codec = _codec(tokenizer)
+    codec = codec_of(tokenizer)
     turns = escape(normalize(messages))
     if not add_generation_prompt and not any(turn["role"] == "assistant" for turn in turns):
         raise BadRow("no assistant turn", "the conversation has no assistant turn, so nothing in it would be trained")
@@ -243,7 +243,7 @@ def _guarded(value: Any, control: re.Pattern[str], guard: str) -> Any:
 
 
 def _encode_pieces(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[Piece]]) -> list[Encoding]:
-    codec = _codec(tokenizer)
+    codec = codec_of(tokenizer)
     # Role names and the tools block stand in every row: each text is tokenised once a batch.
     texts = list(dict.fromkeys(text for pieces in rows for text, _, is_control in pieces if not is_control))
     known = dict(zip(texts, codec.read_plain(texts), strict=True))
@@ -294,7 +294,8 @@ class Codec:
 _codecs: WeakKeyDictionary[PreTrainedTokenizerBase, Codec] = WeakKeyDictionary()
 
 
-def _codec(tokenizer: PreTrainedTokenizerBase) -> Codec:
+def codec_of(tokenizer: PreTrainedTokenizerBase) -> Codec:
+    """Return a tokenizer's codec, made once."""
     codec = _codecs.get(tokenizer)
     added = tokenizer.added_tokens_decoder
     control = {token.content: index for index, token in added.items() if token.special or TAG.fullmatch(token.content)}

@@ -56,7 +56,9 @@ def _pool(worker: Callable[[Any], Any], workers: int) -> Iterator[ProcessPoolExe
     try:
         yield pool
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        # After an error or a signal too the workers end their chunks, a second or two. Killed while they send a result,
+        # they would leave the pool's thread waiting for the rest of it for ever.
+        pool.shutdown(cancel_futures=True)
         os.close(alive)
         os.close(mine)
 
@@ -66,7 +68,8 @@ def _start(worker: Callable[[Any], Any], alive: int, parents_end: int) -> None:
     _worker = worker
     os.close(parents_end)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # a terminal signals all of them; the parent ends its workers
     threading.Thread(target=_die_with_parent, args=(alive,), daemon=True).start()
 
 

@@ -8,11 +8,9 @@ Chunks are worked on by several processes and joined in order, so the files are 
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -40,7 +38,7 @@ from agentforge.data.tools import load_tools
 from agentforge.errors import CheckRefused, UserError
 from agentforge.recipe.methods import METHODS
 from agentforge.recipe.schema import Data, Recipe, TokenizerTraining
-from agentforge.systems.registry import named
+from agentforge.systems.registry import named, system_keys
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -78,15 +76,15 @@ def prepare(recipe: Recipe, replace: bool = False) -> Path:
     inputs = _inputs(recipe, [*sources, *evaluation], tools)
     with stage_directory(target, stage="prepare", recipe=_identity(recipe), inputs=inputs, replace=replace) as work:
         if not work.done:
-            with _full_disk_as_user_error(target):
-                work.metrics = _make(recipe, sources, evaluation, tools, work) | {"missing": missing}
+            work.metrics = _make(recipe, sources, evaluation, tools, work) | {"missing": missing}
     return target
 
 
 def _identity(recipe: Recipe) -> dict[str, Any]:
     return {
         "format": FORMAT,
-        "data": recipe.data.model_dump(exclude={"workers", "hub_mirror", "allow_missing"}),
+        # a system's keys say how the rows are trained on, not what they are
+        "data": recipe.data.model_dump(exclude={"workers", "hub_mirror", "allow_missing", *system_keys("data")}),
         "tokenizer": recipe.model.model_dump(include={"tokenizer"} if recipe.model.tokenizer else {"path", "revision"}),
         "documents": _documents(recipe),
         "seed": recipe.seed,
@@ -111,18 +109,6 @@ def _inputs(recipe: Recipe, sources: Sequence[OpenSource], tools: list[dict[str,
         local = Path(where) / "tokenizer.json"
         inputs["tokenizer"] = local if local.is_file() else f"{where}@{recipe.model.revision or 'main'}"
     return inputs
-
-
-@contextmanager
-def _full_disk_as_user_error(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise UserError(
-            f"no space is left on the disk of {target}; free some and run `agentforge prepare` again"
-        ) from error
 
 
 def _make(

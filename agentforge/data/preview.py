@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -12,7 +11,7 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from agentforge.artifacts import MANIFEST
+from agentforge.artifacts import MANIFEST, write_text
 from agentforge.data.chat_template import install_template
 from agentforge.data.cleaning.ingest import Ingestor, Raws
 from agentforge.data.row_text import Row, tokenizer_text
@@ -163,9 +162,7 @@ def write_html(rows: Sequence[PreviewRow], path: Path | str) -> None:
     page = PAGE.format(legend=legend, rows="\n".join(_html_row(row) for row in rows))
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, page)
 
 
 PAGE = """<!doctype html>

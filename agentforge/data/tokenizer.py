@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from agentforge.artifacts import hash_json, sha256_file
-from agentforge.errors import CheckRefused, UserError
+from agentforge.errors import CheckRefused, UserError, first_line
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -119,7 +119,7 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedT
         tokenizer = cast("PreTrainedTokenizerFast", open_tokenizer(path, revision=revision))
         file = cached_file(path, TOKENIZER_JSON, revision=revision, _raise_exceptions_for_missing_entries=False)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"no tokenizer could be loaded from {path}: {reason}") from error
     if file is None:
         return _refuse_lossy(tokenizer, path)

@@ -13,6 +13,7 @@ from typing import Any
 from agentforge.artifacts import Workspace, hash_json, read_manifest, stage_directory, write_json
 from agentforge.data.tools import load_tools
 from agentforge.errors import UserError
+from agentforge.evaluation.comparable import template_of
 from agentforge.evaluation.contamination import refuse_trained_questions, refuse_trained_tasks
 from agentforge.evaluation.own_scores import asked_for, evaluate_own
 from agentforge.evaluation.scores_file import SCORES
@@ -196,6 +197,7 @@ def _answer(recipe: Recipe, work: Workspace, policy: Policy, questions: list[Que
             "max_new_tokens": settings.max_new_tokens,
             "temperature": settings.temperature,
             "seed": recipe.seed,
+            "template": template_of(policy, [question.conversation for question in questions]),
         },
         "interval": {"kind": "Beta-Jeffreys", "confidence": recipe.evaluate.confidence},
         "scores": scores,

@@ -165,16 +165,11 @@ def load_model(directory: Path, place: Place, trust_remote_code: bool = False) -
     """Load a causal language model for comparison.
 
     Raises:
-        CheckRefused: weights are missing or left over, which transformers would only warn about.
+        CheckRefused: as `open_model`.
     """
-    from agentforge.models.auto import model_class
+    from agentforge.models.open_model import open_model
 
-    loaded: Any = model_class(directory).from_pretrained(
-        directory, dtype=place.dtype, trust_remote_code=trust_remote_code, output_loading_info=True
-    )
-    model, report = loaded
-    if problems := sorted(map(str, {*report["missing_keys"], *report["unexpected_keys"]})):
-        raise CheckRefused(f"{directory}: {len(problems)} weights do not fit its config; the first is {problems[0]}")
+    model: Any = open_model(directory, dtype=place.dtype, trust_remote_code=trust_remote_code)
     return model.to(place.device).eval()
 
 

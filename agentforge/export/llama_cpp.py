@@ -1,13 +1,12 @@
 """llama.cpp, out of the pinned llama-cpp-python source distribution: its converter, and its library built portably.
 
 The installed package has the library but not the converter; PyPI's sdist has both, so one pinned download gives both
-from the same revision. Everything lies under ``~/.cache/agentforge`` (or $XDG_CACHE_HOME) and is made once.
+from the same revision. Everything lies in agentforge's cache directory and is made once.
 ``python -m agentforge.export.llama_cpp`` (``make gguf-setup``) does it.
 """
 
 from __future__ import annotations
 
-import fcntl
 import importlib.util
 import logging
 import os
@@ -20,6 +19,9 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
+from filelock import FileLock
+
+from agentforge.cache import cache_directory
 from agentforge.errors import CheckRefused, UserError
 from agentforge.recipe.hardware import available_cores
 
@@ -32,10 +34,9 @@ SOURCE = f"llama_cpp_python-{VERSION}"
 CMAKE_ARGS = "-DGGML_NATIVE=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAVA_BUILD=OFF"
 
 
-def cache_directory() -> Path:
+def source_directory() -> Path:
     """Return where source and wheel are kept."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "agentforge" / f"llama-cpp-python-{VERSION}"
+    return cache_directory() / f"llama-cpp-python-{VERSION}"
 
 
 def converter_source() -> Path:
@@ -44,7 +45,7 @@ def converter_source() -> Path:
     Raises:
         UserError: it has not been fetched.
     """
-    tree = cache_directory() / SOURCE / "vendor" / "llama.cpp"
+    tree = source_directory() / SOURCE / "vendor" / "llama.cpp"
     if not (tree / "convert_hf_to_gguf.py").is_file():
         raise UserError(f"llama.cpp's converter is not installed ({tree}); run `make gguf-setup` once")
     return tree
@@ -81,10 +82,9 @@ def setup_llama_cpp() -> Path:
     Raises:
         UserError: the package index cannot be reached, or a compiler is missing.
     """
-    directory = cache_directory()
+    directory = source_directory()
     directory.mkdir(parents=True, exist_ok=True)
-    with (directory / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # a second setup waits for the first, then finds everything done
+    with FileLock(directory / ".lock"):  # a second setup waits for the first, then finds everything done
         _fetch_source(directory)
         wheel = _build_wheel(directory)
         _install(wheel)

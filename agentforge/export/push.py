@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentforge.artifacts import read_manifest
-from agentforge.errors import CheckRefused, UserError
+from agentforge.errors import CheckRefused, UserError, first_line
 from agentforge.export.model_card import licence_warnings, model_card
 from agentforge.models.locate_model import locate_model
 from agentforge.recipe.schema import Recipe
@@ -135,7 +135,7 @@ def _send(upload: Upload, directory: Path, names: list[str]) -> None:
             repo_id=upload.repo, folder_path=view, commit_message=f"Upload {directory.name} with agentforge"
         )
     except (http_error, HFValidationError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise UserError(
             f"the upload to {upload.repo} failed: {reason}; run the same command again to continue it"
         ) from None

@@ -6,7 +6,12 @@ import torch
 
 
 def value_loss(
-    values: torch.Tensor, old_values: torch.Tensor, returns: torch.Tensor, mask: torch.Tensor, clip_range: float | None
+    values: torch.Tensor,
+    old_values: torch.Tensor,
+    returns: torch.Tensor,
+    mask: torch.Tensor,
+    clip_range: float | None,
+    count: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return the mean squared error of the masked values, each taken clipped if that is worse.
 
@@ -19,12 +24,13 @@ def value_loss(
         returns: `(B, T)`, what they should be.
         mask: `(B, T)`, 1 at the model's tokens.
         clip_range: in units of the return; None: no clipping.
+        count: tokens that the mean is over, where this batch is a part of what is updated on at once; None: its own.
     """
     error = (values - returns) ** 2
     if clip_range is not None:
         clipped = old_values + (values - old_values).clamp(-clip_range, clip_range)
         error = torch.maximum(error, (clipped - returns) ** 2)
-    return (error * mask).sum() / mask.sum().clamp(min=1)
+    return (error * mask).sum() / (mask.sum().clamp(min=1) if count is None else count)
 
 
 def explained_variance(values: torch.Tensor, returns: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

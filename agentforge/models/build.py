@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -23,28 +22,15 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from agentforge.artifacts import hash_json
-from agentforge.errors import CheckRefused, UserError
-from agentforge.models.auto import load_config, model_class, register
-from agentforge.models.config_check import check_model, first_line
+from agentforge.errors import CheckRefused, UserError, first_line
+from agentforge.models.auto import load_config, register
+from agentforge.models.config_check import check_model
+from agentforge.models.open_model import open_model
 from agentforge.recipe.schema import Model
 from agentforge.references import resolve
 from agentforge.systems.registry import system_of
 
 log = logging.getLogger(__name__)
-
-# What a layer that carries a state along the sequence is called in `layer_types` and in names of models.
-STATEFUL_LAYERS = ("mamba", "ssm", "linear_attention", "recurrent", "rwkv", "conv", "delta", "xlstm", "jamba", "zamba")
-STATEFUL_MODELS = (
-    *STATEFUL_LAYERS,
-    "adamba",
-    "bamba",
-    "falcon_h1",
-    "nemotron_h",
-    "granitemoehybrid",
-    "lfm2",
-    "qwen3_next",
-    "plamo2",
-)
 
 
 def build_model(
@@ -134,56 +120,13 @@ def load_model(model: Model, *, dtype: torch.dtype, device: torch.device | None 
         CheckRefused: a shard is damaged or missing.
     """
     assert model.path is not None
-    _check_path(model.path)
-    try:
-        revision = model.revision or "main"
-        return model_class(model.path, revision=revision).from_pretrained(
-            model.path,
-            revision=revision,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=model.trust_remote_code,
-            **_attention(model),
-            **_quantization(model, device),
-        )
-    except SafetensorError as error:
-        raise CheckRefused(
-            f"a weight file of {model.path} is damaged ({first_line(error)}); download or make it again"
-        ) from error
-    except OSError as error:
-        raise _unreadable(model.path, error) from error
-    except ImportError as error:
-        raise UserError(f"{model.path} cannot be loaded here: {first_line(error)}") from error
-
-
-def _check_path(path: str) -> None:
-    directory = Path(path)
-    if directory.is_dir():
-        if not (directory / "config.json").is_file():
-            raise UserError(f"model.path {path} has no config.json, so it is not a model")
-        _check_shards(directory)
-    elif directory.is_absolute() or path.startswith(".") or path.count("/") != 1:
-        raise UserError(f"model.path {path} does not exist; run the recipe that makes it")
-
-
-def _check_shards(directory: Path) -> None:
-    # transformers reads shard by shard and fails deep inside the first bad one, half a 65 GB model later
-    for shard in sorted(directory.glob("*.safetensors")):
-        try:
-            with safe_open(shard, "pt"):
-                pass
-        except SafetensorError as error:
-            raise CheckRefused(
-                f"{shard} is damaged or cut off ({first_line(error)}); download or make it again"
-            ) from error
-
-
-def _unreadable(path: str, error: OSError) -> UserError:
-    if Path(path).is_dir():
-        return CheckRefused(f"{path} cannot be read as a model: {first_line(error)}")
-    return UserError(
-        f"model.path {path} is not a directory here, and the Hub did not provide it ({first_line(error)}); make the "
-        "directory with the recipe that trains it, or run `agentforge download` where the Hub is reachable"
+    return open_model(
+        model.path,
+        revision=model.revision,
+        dtype=dtype,
+        trust_remote_code=model.trust_remote_code,
+        **_attention(model),
+        **_quantization(model, device),
     )
 
 
@@ -261,24 +204,6 @@ def _last_names(model: torch.nn.Module) -> set[str]:
     # peft matches an entry that is a module's name or the end of it after a dot
     parts = [name.split(".") for name, _ in model.named_modules() if name]
     return {".".join(part[start:]) for part in parts for start in range(len(part))}
-
-
-def packing_refusal(config: PretrainedConfig) -> str | None:
-    """Return why sequences must not be packed for this model, or None if they may.
-
-    Attention keeps packed documents apart by a block-diagonal mask. A state-space or linear-attention layer carries its
-    state from one document into the next: Mamba-2 in transformers ignores the borders without a word (logits differ by
-    2.5), Bamba leaks where its CUDA kernel is missing.
-    """
-    layers = [
-        str(kind) for kind in getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None) or []
-    ]
-    stateful = sorted({kind for kind in layers if any(name in kind for name in STATEFUL_LAYERS)})
-    if not stateful and any(name in config.model_type for name in STATEFUL_MODELS):
-        stateful = [config.model_type]
-    if not stateful:
-        return None
-    return f"its {', '.join(stateful)} layers carry a state across the borders of packed documents"
 
 
 def identify_base(model: Model) -> Path | str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from agentforge.errors import CheckRefused, UserError
+from agentforge.errors import CheckRefused, UserError, first_line
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -62,7 +62,7 @@ def checkpoint_directory(path: str | Path, revision: str | None = None) -> Path:
     except HFValidationError:
         raise UserError(f"model '{path}': there is no such directory, and it is not a Hub id (ORG/NAME)") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise UserError(
             f"model '{path}' is not a directory here and cannot be downloaded from the Hub ({reason})"
         ) from None

@@ -7,22 +7,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from agentforge.errors import UserError, did_you_mean
+from agentforge.errors import UserError, did_you_mean, first_line
 from agentforge.recipe.arguments import problem_with, show_value
 from agentforge.recipe.schema import Model
 from agentforge.recipe.tables import fields_of
+from agentforge.systems.registry import all_systems, system_of
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-# model_type to the class whose fields are in recipe/tables
-CONFIG_CLASSES = {
+# model_type to the class whose fields are in recipe/tables, with those of systems
+CONFIG_CLASSES: dict[str, str] = {
     "llama": "LlamaConfig",
     "mistral": "MistralConfig",
     "qwen2": "Qwen2Config",
     "qwen3": "Qwen3Config",
     "falcon_h1": "FalconH1Config",
-    "adamba": "AdambaConfig",
+    **{kind: table for system in all_systems() for kind, table in system.config_tables.items()},
 }
 
 
@@ -49,6 +50,8 @@ def check_model(model: Model) -> None:
     _check_sizes(model_type, values)
     if "mamba_d_ssm" in table:
         _check_mixer(values)
+    if (system := system_of(model.config)) is not None:
+        system.check_config(values)
 
 
 def _check_names(model_type: str, fields: dict[str, Any], known: list[str]) -> None:
@@ -90,10 +93,6 @@ def _check_mixer(values: dict[str, Any]) -> None:
         raise UserError(
             f"model.config.mamba_d_head is {show_value(d_head)}; it must be mamba_d_ssm / mamba_n_heads, {channels}"
         )
-    if values["mamba_rms_norm"] and "base_hidden_size" in values:
-        raise UserError(
-            "model.config.mamba_rms_norm: an Adamba cannot have it, because no width could be cut out of the model"
-        )
 
 
 def _check_by_class(kind: type[PretrainedConfig], fields: dict[str, Any]) -> None:
@@ -130,9 +129,3 @@ def config_class(model_type: str | None) -> type[PretrainedConfig]:
         raise UserError(f"model.config.model_type '{model_type}' is unknown to transformers{hint}")
     found: type[PretrainedConfig] = CONFIG_MAPPING[model_type]
     return found
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text, or its name if it has none."""
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

@@ -177,7 +177,9 @@ def _explain_missing(recipe: Recipe, which: str) -> str | None:
 def _explain_unmade(recipe: Recipe, which: str) -> str:
     target = recipe.artifact(which)
     if recipe.surgery is None:
-        return f"{target} does not exist, and {recipe.full_name} has no surgery; name the recipe that makes it, or a path"
+        return (
+            f"{target} does not exist, and {recipe.full_name} has no surgery; name the recipe that makes it, or a path"
+        )
     made = recipe.operated.name.removeprefix(f"{recipe.full_name}-")
     if made != which:
         return f"the surgery of {recipe.full_name} makes '{made}', not '{which}'; use --model {made}"

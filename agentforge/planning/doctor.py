@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import platform
 import re
 import shutil
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 from agentforge.data.sources.source_files import MissingData, locate, registered
@@ -25,7 +27,9 @@ from agentforge.planning.plan import Plan, make_plan
 from agentforge.planning.shapes import cached_config, maker_of
 from agentforge.recipe.hardware import load_hardware, this_machine
 from agentforge.recipe.schema import Recipe
+from agentforge.system_errors import system_errors_explained
 
+TRIAL = ".doctor-"
 SHOWN_LIBRARIES = ("torch", "transformers", "trl", "accelerate", "datasets", "peft")
 
 
@@ -44,7 +48,8 @@ def diagnose(recipe: Recipe | None = None, command: str = "RECIPE") -> list[Chec
         machine = Check("machine", "ok", str(this_machine()))
         return [*checks, machine, *_disk(Path("."), 0.0), *_gguf(needed=False), _sandbox()]
     plan = make_plan(recipe)
-    checks += [_accelerator(plan, command), _host_memory(plan), *_disk(Path(recipe.output_dir), _space(plan))]
+    checks += [_accelerator(plan, command), _host_memory(plan)]
+    checks += [*_disk(Path(recipe.output_dir), _space(plan)), _writing(recipe)]
     checks += [*_base(plan, command), *_sources(recipe, command)]
     if any(not item.here for item in plan.downloads):
         checks += hub_check()
@@ -193,10 +198,33 @@ def _space(plan: Plan) -> float:
     return storage.total(plan.downloads, missing_only=True) + storage.total(plan.made)
 
 
+def _existing(directory: Path) -> Path:
+    """Return the directory, or the nearest one above it that is there."""
+    place = directory.absolute()
+    # os.path, because pathlib raises for a name that is too long for the file system
+    return next(place for place in (place, *place.parents) if os.path.exists(place))
+
+
+def _writing(recipe: Recipe) -> Check:
+    """Write a file under the longest name that a stage gives one. Permissions and mounts cannot be known otherwise."""
+    directory = Path(recipe.output_dir)
+    there = _existing(directory)
+    longest = f".{recipe.artifact('attention-dropped').name}.partial.json"
+    try:
+        with system_errors_explained(directory), TemporaryDirectory(dir=there, prefix=TRIAL) as scratch:
+            trial = Path(scratch) / directory.absolute().relative_to(there)
+            trial.mkdir(parents=True, exist_ok=True)
+            (trial / longest).write_bytes(bytes(4096))
+    except (UserError, OSError) as error:
+        problem = re.sub(rf"/{re.escape(TRIAL)}\w+", "", str(error))
+        return Check("writing", "missing", problem.partition(";")[0], problem.partition("; ")[2])
+    return Check("writing", "ok", f"{directory} can be written to")
+
+
 def _disk(directory: Path, needed: float) -> Iterator[Check]:
-    there = next(place for place in (directory, *directory.absolute().parents) if place.exists())
+    there = _existing(directory)
     free = shutil.disk_usage(there).free
-    detail = f"{free / 1e9:.1f} GB free at {there.absolute()}"
+    detail = f"{free / 1e9:.1f} GB free at {there}"
     if needed:
         detail += f"; the plan needs {needed / 1e9:.3g} GB"
     if free >= needed:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentforge.artifacts import MANIFEST, read_manifest
+from agentforge.errors import UserError
 from agentforge.planning.parameters import count_lora, count_parameters, multiplied_matching
+from agentforge.planning.shapes import PACKABLE, shape_of
 from agentforge.planning.sizes import Shape
 from agentforge.planning.step_work import step_work
 from agentforge.recipe.hardware import load_hardware
@@ -25,8 +27,8 @@ class Tokens:
 
     Attributes:
         steps: optimiser steps.
-        rows: rows of `data.max_length` slots, over all steps and devices.
-        slots: rows x `data.max_length`; what the hardware computes on.
+        rows: rows of `Recipe.row_length` slots, over all steps and devices.
+        slots: rows x `Recipe.row_length`; what the hardware computes on.
         real: slots that hold a token rather than padding; equal to ``slots`` if nothing is known of the data.
         epochs: passes over the train split, None if it is not known how large that is.
         measured: `prepare` has counted the data; else they follow from the recipe alone.
@@ -42,10 +44,10 @@ class Tokens:
 
 def count_tokens(recipe: Recipe) -> Tokens | None:
     """Return what the training stage reads, or None where only `prepare` can tell (epochs of data of unknown size)."""
-    args, length = recipe.train.args, recipe.data.max_length
+    args, length = recipe.train.args, recipe.row_length
     batch = rows_per_step(recipe)
     train = _prepared(recipe)
-    packs = args.get("packing", METHODS[recipe.train.method].supervised)
+    packs = _packs(recipe)
     fill = _fill(train, packs, length)
     epoch_rows = _rows_in_epoch(recipe, train, packs)
     if (steps := args.get("max_steps", -1)) <= 0:
@@ -70,7 +72,7 @@ def _count_rollouts(recipe: Recipe, batch: int) -> Tokens:
     fields = {name: value["default"] for name, value in fields_of("PPOConfig").items() if "default" in value}
     args = fields | recipe.train.args
     rows = args["num_rollouts"] * args["ppo_epochs"] * (args.get("rollout_batch_size") or batch)
-    slots = rows * (recipe.rollouts.max_length or recipe.data.max_length)
+    slots = rows * recipe.episode_length
     return Tokens(steps=math.ceil(rows / batch), rows=rows, slots=slots, real=slots, epochs=None, measured=False)
 
 
@@ -89,6 +91,21 @@ def _prepared(recipe: Recipe) -> dict[str, Any] | None:
         return None
     train: dict[str, Any] | None = read_manifest(directory)["metrics"].get("train")
     return train
+
+
+def _packs(recipe: Recipe) -> bool:
+    wanted = recipe.train.args.get("packing")
+    if wanted is not None or not METHODS[recipe.train.method].supervised:
+        return bool(wanted)
+    try:
+        shape = shape_of(recipe)
+    except UserError:  # a base that cannot be sized is the business of whoever sizes it; its rows can be counted
+        return True
+    if shape.config is None:
+        return shape.model_type in PACKABLE
+    from agentforge.planning.meta import keeps_documents_apart
+
+    return keeps_documents_apart(shape.config)
 
 
 def _fill(train: dict[str, Any] | None, packs: bool, length: int) -> float:
@@ -125,9 +142,9 @@ def flops_per_token(recipe: Recipe, shape: Shape, *, recompute: bool, length: in
         recipe: decides what is trained.
         shape: of the base.
         recompute: gradient checkpointing is on.
-        length: tokens in a row; `data.max_length` if not given.
+        length: tokens in a row; `Recipe.row_length` if not given.
     """
-    length = length or recipe.data.max_length
+    length = length or recipe.row_length
     flops = _passes(shape, length, _trained_when_multiplied(recipe, shape), recompute)
     work = step_work(recipe, shape)
     flops += sum(_passes(inside, length, None, recompute) * share for inside, share in work.passes) + work.head_flops

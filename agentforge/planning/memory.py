@@ -107,7 +107,7 @@ def estimate_memory(recipe: Recipe, *, sharded: bool | None = None) -> Memory:
     gradients = 4 * trained
     if hardware.devices > 1 and not sharded:
         gradients *= 2  # DDP reduces in buckets that are as large as the gradients
-    tokens = args.get("per_device_train_batch_size", 8) * recipe.data.max_length
+    tokens = args.get("per_device_train_batch_size", 8) * recipe.row_length
     width = activation_bytes(recipe)
     work = step_work(recipe, shape)
     shapes = [shape, *work.kept]  # all of a step is kept until its backward pass

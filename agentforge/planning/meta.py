@@ -19,9 +19,10 @@ from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from agentforge.errors import UserError
+from agentforge.errors import UserError, first_line
 from agentforge.models.build import attach_lora
-from agentforge.models.config_check import config_class, first_line
+from agentforge.models.config_check import config_class
+from agentforge.models.row_isolation import isolation_of
 from agentforge.planning.inventory import EMBEDDING, HEAD, LAYER, LINEAR, OTHER, Inventory, Parameter, Projection
 from agentforge.planning.sizes import Shape
 
@@ -54,6 +55,15 @@ class Adapter:
     modules: dict[str, tuple[int, int, int]]
 
 
+def keeps_documents_apart(text: str) -> bool:
+    """Tell whether training will pack rows for an architecture, by the probe that training asks too.
+
+    Args:
+        text: config.json of a `Shape`.
+    """
+    return isolation_of(meta_model(text).config).allows("packed")
+
+
 def measured_shape(config: dict[str, Any]) -> Shape:
     """Return the shape of any causal language model that transformers can build.
 
@@ -72,7 +82,7 @@ def measured_shape(config: dict[str, Any]) -> Shape:
         vocab_size=_required(sizes, "vocab_size"),
         hidden_size=hidden,
         intermediate_size=_mean(getattr(sizes, "intermediate_size", None)) or 4 * hidden,
-        num_hidden_layers=getattr(sizes, "num_hidden_layers", None) or len(_layer_list(model)[1]),
+        num_hidden_layers=getattr(sizes, "num_hidden_layers", None) or _layers(model)[1],
         num_attention_heads=heads,
         num_key_value_heads=getattr(sizes, "num_key_value_heads", None) or heads,
         head_dim=_head_dim(sizes, heads),
@@ -124,11 +134,12 @@ def meta_model(config: str) -> PreTrainedModel:
 def measured_inventory(config: str) -> Inventory:
     """Return every parameter of the model, and the projections of its layers."""
     model = meta_model(config)
-    prefix, _ = _layer_list(model)
+    prefix, _ = _layers(model)
     shares = {name: share for name, share, _ in _expert_tensors(model)}
     uses = _uses(model)
     embedding = model.get_input_embeddings()
     head = model.get_output_embeddings()
+    ends = {id(p) for module in (embedding, head) if module is not None for p in module.parameters()}  # biases too
     linear = {f"{name}.weight" for name, module in model.named_modules() if _features(module) is not None}
     found = []
     for name, parameter in model.named_parameters():
@@ -136,7 +147,7 @@ def measured_inventory(config: str) -> Inventory:
             role = EMBEDDING
         elif head is not None and parameter is getattr(head, "weight", None):
             role = HEAD
-        elif name.startswith(prefix):
+        elif name.startswith(prefix) and id(parameter) not in ends:
             role = LINEAR if name in linear else LAYER
         else:
             role = OTHER
@@ -146,25 +157,24 @@ def measured_inventory(config: str) -> Inventory:
 
 def _text_part(model: PreTrainedModel) -> torch.nn.Module:
     """Return the decoder; a vision or audio tower beside it has no work when only text is trained."""
-    decoder: torch.nn.Module = model.get_decoder()
-    return decoder if any(isinstance(m, torch.nn.ModuleList) for m in decoder.modules()) else model
+    decoder = model.get_decoder()
+    has_layers = decoder is not None and any(isinstance(module, torch.nn.ModuleList) for module in decoder.modules())
+    return decoder if has_layers else model
 
 
-def _layer_list(model: PreTrainedModel) -> tuple[str, torch.nn.ModuleList]:
-    """Return the name (with a dot) and the list of the decoder's layers: of all lists the one with most parameters."""
+def _layers(model: PreTrainedModel) -> tuple[str, int]:
+    """Return the prefix of the decoder's layers and their number: of all lists the one with most parameters.
+
+    A model without a list counts as one layer, which is all of it: the prefix is empty.
+    """
     decoder = _text_part(model)
     inside = {id(module) for module in decoder.modules()}
     lists = [
-        (sum(p.numel() for p in module.parameters()), f"{name}.", module)
+        (sum(p.numel() for p in module.parameters()), f"{name}.", len(module))
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.ModuleList) and id(module) in inside
     ]
-    if not lists:
-        raise UserError(
-            f"a {model.config.model_type} has no list of layers: `plan` cannot count it; train another base"
-        )
-    _, name, layers = max(lists, key=lambda entry: entry[0])
-    return name, layers
+    return max(lists)[1:] if lists else ("", 1)
 
 
 def _uses(model: PreTrainedModel) -> dict[int, int]:
@@ -194,12 +204,16 @@ def _features(module: torch.nn.Module) -> tuple[int, int] | None:
 
 def _projections(model: PreTrainedModel, prefix: str) -> Iterator[Projection]:
     for name, module in model.named_modules(remove_duplicate=False):
-        if not name.startswith(prefix):
+        if not name.startswith(prefix) or module is model.get_output_embeddings():
             continue
         if (size := _features(module)) is not None:
             yield Projection(name, *size, uses=_share_in_list(model, f"{name}.weight"))
         elif isinstance(module, torch.nn.Conv1d):
             yield Projection(name, module.in_channels, module.out_channels)
+        elif isinstance(module, torch.nn.RNNBase):
+            for part, weight in module.named_parameters():
+                if weight.ndim == 2:
+                    yield Projection(f"{name}.{part}", weight.shape[1], weight.shape[0])
     for name, share, parameter in _expert_tensors(model):
         if name.startswith(prefix) and parameter.ndim == 3:
             experts, first, second = parameter.shape

@@ -47,7 +47,7 @@ def playing_hours(recipe: Recipe, shape: Shape, hardware: Hardware) -> tuple[Ran
     rollouts, episodes = count_rollouts(recipe, hardware.devices)
     rows = min(episodes, recipe.rollouts.batch_size)
     waves = math.ceil(episodes / recipe.rollouts.batch_size)
-    longest = recipe.rollouts.max_length or recipe.data.max_length
+    longest = recipe.episode_length
     flops = 2.0 * count_parameters(shape).multiplied * rows / hardware.peak_flops
     shares = (hardware.mfu.high, hardware.mfu.mid, hardware.mfu.low)
     seconds = [shape.num_hidden_layers * launch + flops / mfu for launch, mfu in zip(LAUNCH, shares, strict=True)]

@@ -13,11 +13,12 @@ from agentforge.errors import UserError, did_you_mean
 from agentforge.models.config_check import CONFIG_CLASSES, check_model
 from agentforge.planning.hub_reachable import hub_cache
 from agentforge.planning.sizes import Mixer, Shape
+from agentforge.recipe.model_config import config_problems
 from agentforge.recipe.schema import Model, Recipe, Surgery, TokenizerTraining
 from agentforge.recipe.tables import fields_of
 from agentforge.recipe.yaml_files import config_roots, read_yaml
 from agentforge.references import resolve
-from agentforge.systems.registry import names_of, operations
+from agentforge.systems.registry import named, operations
 
 # Fields that add parameters which the table does not know, and the value at which they add none.
 PLAIN_HYBRID: dict[str, Any] = {
@@ -28,6 +29,9 @@ PLAIN_HYBRID: dict[str, Any] = {
     "mamba_conv_bias": True,
     "mamba_rms_norm": False,
 }
+# Of the types in the table, those whose documents stay apart when they are packed. Training asks the model itself
+# (`models.row_isolation`); a plan of these must do without torch, so a test asks for it.
+PACKABLE = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 
 
 def shape_from_config(config: dict[str, Any]) -> Shape:
@@ -39,6 +43,8 @@ def shape_from_config(config: dict[str, Any]) -> Shape:
         UserError: transformers does not know the architecture, or cannot make it of these fields.
     """
     model_type = config.get("model_type")
+    if problems := config_problems(config, layered=model_type not in [*CONFIG_CLASSES]):
+        raise UserError("; ".join(f"config of the base: {name} {problem}" for name, problem in problems))
     if model_type in CONFIG_CLASSES and _fits_table(config):
         return _table_shape(config)
     from agentforge.planning.meta import measured_shape
@@ -48,14 +54,15 @@ def shape_from_config(config: dict[str, Any]) -> Shape:
 
 def _fits_table(config: dict[str, Any]) -> bool:
     if not _is_hybrid(config["model_type"]):
-        return True
+        return True  # its table knows every parameter that its fields can ask for
     return config.get("mamba_d_ssm", 0) is not None and all(
         config.get(name, plain) == plain for name, plain in PLAIN_HYBRID.items()
     )
 
 
 def _is_hybrid(model_type: str) -> bool:
-    return model_type in ("falcon_h1", "adamba")
+    """Tell whether the layers have a Mamba-2 mixer beside their attention."""
+    return "mamba_d_ssm" in fields_of(CONFIG_CLASSES[model_type])
 
 
 def _table_shape(config: dict[str, Any]) -> Shape:
@@ -91,7 +98,7 @@ def _windows(values: dict[str, Any]) -> Iterator[int | None]:
     window, kinds = values.get("sliding_window"), values.get("layer_types")
     everywhere = values["model_type"] == "mistral"
     somewhere = values["model_type"] in ("qwen2", "qwen3") and values["use_sliding_window"]
-    # Surgery can leave attention out of layers of an Adamba.
+    # Surgery can leave attention out of layers.
     dropped = values.get("dropped_attention") or []
     for layer in range(values["num_hidden_layers"]):
         if layer not in dropped:
@@ -159,8 +166,9 @@ def _from_scratch(recipe: Recipe) -> dict[str, Any]:
     tokenizer = recipe.model.tokenizer
     if "vocab_size" not in config and isinstance(tokenizer, TokenizerTraining):
         config["vocab_size"] = tokenizer.vocab_size
-    elif "vocab_size" not in config and isinstance(tokenizer, str) and tokenizer not in names_of("tokenizers"):
-        # the tokenizer of another model; a system's own fits the default of its config class
+    elif "vocab_size" not in config and isinstance(tokenizer, str) and (make := named("tokenizers", tokenizer)):
+        config["vocab_size"] = len(make())  # a system's own
+    elif "vocab_size" not in config and isinstance(tokenizer, str):  # of the model that it belongs to
         owner = recipe.model_copy(update={"model": Model(path=tokenizer)})
         config["vocab_size"] = shape_of(owner).vocab_size
     return config
@@ -185,9 +193,21 @@ def cached_config(model: Model) -> Path | None:
 
 
 def known_models() -> dict[str, dict[str, Any]]:
-    """Return the configs of configs/models by Hub id."""
+    """Return the configs of configs/models by Hub id.
+
+    Raises:
+        UserError: an entry is no config.
+    """
     files = [path for root in reversed(config_roots()) for path in sorted((root / "models").glob("*.yaml"))]
-    return {name: config for path in files for name, config in read_yaml(path).items()}
+    found: dict[str, dict[str, Any]] = {}
+    for path in files:
+        for name, config in read_yaml(path).items():
+            if not isinstance(config, dict):
+                raise UserError(f"{path}: {name} must be a mapping of config fields, it is {config!r}")
+            if problems := config_problems(config, layered=True):
+                raise UserError(f"{path}: {name}: {problems[0][0]} {problems[0][1]}")
+            found[name] = config
+    return found
 
 
 # names that stages give to the models they make

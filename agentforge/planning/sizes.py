@@ -10,7 +10,7 @@ from agentforge.errors import UserError
 
 @dataclass(frozen=True)
 class Mixer:
-    """The Mamba-2 mixer beside the attention of each layer (FalconH1, Adamba).
+    """The Mamba-2 mixer beside the attention of each layer (FalconH1 and its kin).
 
     Attributes:
         heads: each of ``inner / heads`` channels.

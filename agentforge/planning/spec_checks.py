@@ -127,7 +127,7 @@ def _speed(claim: Claim, recipe: Recipe, shape: Shape) -> str | None:
         return None
     seconds = claim.seconds_per_step or (claim.train_hours or 0.0) * 3600 / steps
     hardware = load_hardware(recipe.hardware)
-    rate = rows_per_step(recipe) * recipe.data.max_length / seconds
+    rate = rows_per_step(recipe) * recipe.row_length / seconds
     peak = hardware.devices * hardware.peak_flops
     useful = rate * flops_per_token(recipe, shape, recompute=False) / peak
     recomputes = estimate_memory(recipe).recomputes

@@ -79,7 +79,7 @@ def _tokens(plan: Plan) -> str:
     if tokens is None:
         return "unknown: run `agentforge prepare`, or set data.size or max_steps"
     text = f"{tokens.slots:,} slots: {tokens.steps:,} steps x {tokens.rows // max(tokens.steps, 1)} rows x "
-    text += f"{plan.recipe.data.max_length}"
+    text += f"{plan.recipe.row_length}"
     if tokens.measured:
         text += f"; {tokens.real:,} real tokens"
     if tokens.epochs is not None:

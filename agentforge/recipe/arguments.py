@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+import re
+from functools import cache
+from typing import TYPE_CHECKING, Any, cast
 
 from agentforge.errors import did_you_mean
 from agentforge.recipe.methods import METHODS, config_classes
 from agentforge.recipe.schema import Recipe
 from agentforge.recipe.tables import fields_of
 from agentforge.systems.registry import names_of
+
+if TYPE_CHECKING:
+    from jsonschema import ValidationError
 
 # Fields that another key of the recipe decides: setting both would leave it open which one holds.
 OWNED: dict[str, str] = {
@@ -165,6 +170,9 @@ WORDS = {
     "array": "a list",
     "null": "null",
 }
+BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most"}
+# Fields of LoraConfig that peft compiles as regular expressions: a text, or the keys of a mapping.
+PATTERNS = ("target_modules", "exclude_modules", "layers_pattern", "rank_pattern", "alpha_pattern")
 
 
 def argument_problems(recipe: Recipe) -> list[tuple[tuple[str, ...], str]]:
@@ -186,8 +194,7 @@ def _optimizer_problems(recipe: Recipe) -> list[tuple[tuple[str, ...], str]]:
 
 def problems_in(values: dict[str, Any], config: str, section: str) -> list[tuple[tuple[str, ...], str]]:
     """Return what is wrong with the fields given for a config class: the key and a sentence."""
-    fields = fields_of(config)
-    owned = LORA_OWNED if config == "LoraConfig" else OWNED | PPO_OWNED if config == "PPOConfig" else OWNED
+    fields, owned = fields_of(config), owned_fields(config)
     found = []
     for name, value in values.items():
         path = (*section.split("."), name)
@@ -196,9 +203,25 @@ def problems_in(values: dict[str, Any], config: str, section: str) -> list[tuple
         elif name not in fields:
             hint = _suggest(name, config, section)
             found.append((path, f"there is no key '{section}.{name}': {config} has no such field{hint}"))
-        elif problem := problem_with(value, fields[name]):
+        elif problem := problem_with(value, fields[name]) or _pattern_problem(config, name, value):
             found.append((path, f"{section}.{name} is {show_value(value)}; {problem}"))
     return found
+
+
+def owned_fields(config: str) -> dict[str, str]:
+    """Return the fields of a config class that another key of the recipe decides, and which."""
+    return LORA_OWNED if config == "LoraConfig" else OWNED | PPO_OWNED if config == "PPOConfig" else OWNED
+
+
+def _pattern_problem(config: str, name: str, value: Any) -> str | None:
+    if config != "LoraConfig" or name not in PATTERNS:
+        return None
+    for pattern in [value] if isinstance(value, str) else value if isinstance(value, dict) else []:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            return f"which peft reads as a regular expression, and it is none: {error}"
+    return None
 
 
 def _suggest(name: str, config: str, section: str) -> str:
@@ -221,37 +244,53 @@ def _suggest(name: str, config: str, section: str) -> str:
 
 def problem_with(value: Any, fragment: dict[str, Any]) -> str | None:
     """Return why ``value`` does not fit a JSON-schema fragment of the tables, as the end of a sentence, or None."""
-    if "anyOf" in fragment:
-        found = [problem_with(value, alternative) for alternative in fragment["anyOf"]]
-        if None in found:
-            return None
+    errors = list(_validator()(fragment).iter_errors(value))
+    if not errors:
+        return None
+    # the choices say more than the type that all of them have
+    return _sentence(next((error for error in errors if error.validator == "enum"), errors[0]))
+
+
+@cache
+def _validator() -> Any:
+    """Return a validator for Python's own types: 1.0 is no whole number, NaN and infinity are no numbers."""
+    from jsonschema import Draft202012Validator
+    from jsonschema.validators import extend
+
+    def is_integer(_: Any, value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool)
+
+    def is_number(_: Any, value: Any) -> bool:
+        return is_integer(_, value) or (isinstance(value, float) and math.isfinite(value))
+
+    checker = Draft202012Validator.TYPE_CHECKER.redefine_many({"integer": is_integer, "number": is_number})
+    return extend(Draft202012Validator, type_checker=checker)
+
+
+def _sentence(error: ValidationError) -> str:
+    value, wanted = error.instance, cast(Any, error.validator_value)
+    if error.validator == "anyOf":
         # Of several refusals, the one that is about the value says more than the one about its kind
-        same_kind = [isinstance(value, list) == (a.get("type") == "array") for a in fragment["anyOf"]]
-        return next((text for text, fits in zip(found, same_kind, strict=True) if fits), found[-1])
-    if "enum" in fragment:
-        if any(value == choice and type(value) is type(choice) for choice in fragment["enum"]):
-            return None
-        choices = [str(choice) for choice in fragment["enum"] if choice is not None]
+        kinds = [
+            isinstance(value, list) == (wanted[inner.schema_path[0]].get("type") == "array")
+            for inner in error.context or ()
+        ]
+        meant = [inner for inner, fits in zip(error.context or (), kinds, strict=True) if fits]
+        return _sentence((meant or list(error.context or ()))[0 if meant else -1])
+    if error.relative_path:
+        return f"for {show_value(value)}, {_about_value(error)}"
+    return _about_value(error)
+
+
+def _about_value(error: ValidationError) -> str:
+    value, wanted = error.instance, cast(Any, error.validator_value)
+    if error.validator == "enum":
+        choices = [str(choice) for choice in wanted if choice is not None]
         begun = next((f"; did you mean '{choice}'?" for choice in choices if choice.startswith(f"{value}_")), None)
         return f"it must be one of {', '.join(choices)}{begun or did_you_mean(str(value), choices)}"
-    kinds = fragment["type"] if isinstance(fragment["type"], list) else [fragment["type"]]
-    if not any(_is_kind(value, kind) for kind in kinds):
-        return _wrong_kind(value, kinds)
-    if isinstance(value, list) and "items" in fragment:
-        return next(
-            (f"for {show_value(item)}, {why}" for item in value if (why := problem_with(item, fragment["items"]))),
-            None,
-        )
-    return _out_of_bounds(value, fragment)
-
-
-def _is_kind(value: Any, kind: str) -> bool:
-    if kind == "number":
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if kind == "integer":
-        return isinstance(value, int) and not isinstance(value, bool)
-    classes = {"boolean": bool, "string": str, "object": dict, "array": list, "null": type(None)}
-    return isinstance(value, classes[kind])
+    if error.validator == "type":
+        return _wrong_kind(value, wanted if isinstance(wanted, list) else [wanted])
+    return f"it must be {BOUNDS[str(error.validator)]} {wanted}"
 
 
 def _wrong_kind(value: Any, kinds: list[str]) -> str:
@@ -267,18 +306,6 @@ def is_number(text: str) -> bool:
         return math.isfinite(float(text))
     except ValueError:
         return False
-
-
-def _out_of_bounds(value: Any, fragment: dict[str, Any]) -> str | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    if value < fragment.get("minimum", -math.inf):
-        return f"it must be at least {fragment['minimum']}"
-    if value <= fragment.get("exclusiveMinimum", -math.inf):
-        return f"it must be above {fragment['exclusiveMinimum']}"
-    if value > fragment.get("maximum", math.inf):
-        return f"it must be at most {fragment['maximum']}"
-    return None
 
 
 def show_value(value: Any) -> str:

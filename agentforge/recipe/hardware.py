@@ -19,7 +19,7 @@ from agentforge.recipe.yaml_files import find_config, read_yaml
 class Band(BaseModel):
     """An estimate with its honest width."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     low: float = Field(gt=0)
     mid: float = Field(gt=0)
@@ -29,7 +29,7 @@ class Band(BaseModel):
 class Hardware(BaseModel):
     """One file of configs/hardware: what a run may use and what it costs. GiB are 2^30 bytes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: str
     gpus: int = Field(ge=0)

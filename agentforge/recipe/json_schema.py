@@ -1,7 +1,10 @@
 """The JSON schema of a recipe file, for editors (yaml-language-server) and for `agentforge show --json-schema`.
 
 A file is not yet a recipe: `extends` and `profiles` may bring what it lacks, so nothing is required in it but what
-makes an item of a list.
+makes an item of a list, and without a method of its own it may have the arguments of any.
+
+A test holds the schema against the loader. What a schema cannot say, only the loader refuses: a whole number written
+as 1.0, .inf and .nan, a NUL in a text, a regular expression that is none, and names of files (`hardware`, `extends`).
 """
 
 from __future__ import annotations
@@ -9,8 +12,9 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from agentforge.recipe.arguments import LORA_OWNED, OWNED
+from agentforge.recipe.arguments import owned_fields
 from agentforge.recipe.methods import METHODS, config_classes
+from agentforge.recipe.model_config import SIZES, SWITCHES
 from agentforge.recipe.schema import Recipe
 from agentforge.recipe.tables import fields_of
 
@@ -31,6 +35,7 @@ def recipe_json_schema() -> dict[str, Any]:
     train["properties"]["args"] = {"type": "object", "description": train["properties"]["args"]["description"]}
     train["properties"]["lora"] = {"anyOf": [{"$ref": "#/$defs/LoraConfig"}, {"type": "null"}]}
     train["allOf"] = _arguments_by_method()
+    definitions["Model"]["properties"]["config"] |= {"properties": _config_fields()}
     definitions["Overlay"] = {
         "type": ["object", "null"],
         "additionalProperties": False,
@@ -42,9 +47,12 @@ def recipe_json_schema() -> dict[str, Any]:
         "type": "object",
         "additionalProperties": False,
         "properties": {
-            "extends": {"type": "string", "description": "a recipe file beside this one, on which this one is laid"},
+            "extends": {
+                "type": ["string", "null"],
+                "description": "a recipe file beside this one, on which this one is laid",
+            },
             "profiles": {
-                "type": "object",
+                "type": ["object", "null"],
                 "description": "named overlays; --profile NAME lays one on the recipe",
                 "additionalProperties": {"$ref": "#/$defs/Overlay"},
             },
@@ -54,8 +62,19 @@ def recipe_json_schema() -> dict[str, Any]:
     }
 
 
+def _config_fields() -> dict[str, Any]:
+    """Return what `model_config.config_problems` says of a config."""
+    size = {"type": "integer", "minimum": 1}
+    sizes = {"anyOf": [size, {"type": "array", "items": size, "minItems": 1}, {"type": "null"}]}
+    return {
+        "model_type": {"type": ["string", "null"]},
+        **{name: sizes for name in SIZES},
+        **{name: {"type": ["boolean", "null"]} for name in SWITCHES},
+    }
+
+
 def _fields_schema(config: str) -> dict[str, Any]:
-    owned = LORA_OWNED if config == "LoraConfig" else OWNED
+    owned = owned_fields(config)
     fields = {name: fragment for name, fragment in fields_of(config).items() if name not in owned}
     return {"type": "object", "additionalProperties": False, "properties": fields}
 

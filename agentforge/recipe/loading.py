@@ -6,7 +6,10 @@ Precedence: default < YAML (`extends`, then the file, then the profile) < comman
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +21,13 @@ from agentforge.errors import UserError, did_you_mean
 from agentforge.recipe.arguments import argument_problems
 from agentforge.recipe.explain import explain
 from agentforge.recipe.hardware import choose_profile, load_hardware
+from agentforge.recipe.model_config import config_problems
 from agentforge.recipe.overrides import apply_override, parse_override
 from agentforge.recipe.schema import Recipe, Stage
 from agentforge.recipe.yaml_files import config_roots, line_of, read_yaml
 
+# NUL and halves of UTF-16 pairs
+UNWRITABLE = re.compile("[\0\ud800-\udfff]")
 # Folders of configs/ that hold something else
 NOT_RECIPES = {"accelerate", "claims", "datasets", "hardware", "models", "tools"}
 
@@ -73,12 +79,13 @@ def find_recipe(name: str) -> Path:
         UserError: there is none; the nearest name is given.
     """
     if name.endswith((".yaml", ".yml")):
-        if Path(name).is_file():
+        if os.path.isfile(name):
             return Path(name)
         raise UserError(f"there is no recipe file {name}")
     system, _, stem = name.partition("/")
     for root in config_roots():
-        if system not in NOT_RECIPES and (path := root / system / f"{stem or system}.yaml").is_file():
+        path = root / system / f"{stem or system}.yaml"
+        if system not in NOT_RECIPES and os.path.isfile(path):
             return path
     known = recipe_names()
     raise UserError(f"there is no recipe '{name}'{did_you_mean(name, known) or '; known: ' + ', '.join(known)}")
@@ -106,8 +113,11 @@ def files_of(path: Path, seen: tuple[Path, ...] = ()) -> tuple[Path, ...]:
     parent = read_yaml(path).get("extends")
     if parent is None:
         return (path,)
-    if not (parent_path := path.parent / str(parent)).is_file():
-        near = did_you_mean(str(parent), [file.name for file in path.parent.glob("*.yaml")])
+    if not isinstance(parent, str):
+        raise UserError(f"{path}: extends must name one file beside it, not {parent!r}")
+    parent_path = path.parent / parent
+    if not os.path.isfile(parent_path):
+        near = did_you_mean(parent, [file.name for file in path.parent.glob("*.yaml")])
         raise UserError(f"{path}: extends '{parent}', which is not a file beside it{near}")
     return (path, *files_of(parent_path, (*seen, path)))
 
@@ -123,11 +133,12 @@ def read_extended(path: Path) -> dict[str, Any]:
 
 def pop_profiles(raw: dict[str, Any], where: str) -> dict[str, dict[str, Any]]:
     """Take the overlays out of ``raw``."""
-    profiles = raw.pop("profiles", None) or {}
+    profiles = raw.pop("profiles", None)
+    profiles = {} if profiles is None else profiles
     if not isinstance(profiles, dict):
         raise UserError(f"{where}: profiles must be a mapping of names to overlays")
     for name, body in profiles.items():
-        if not isinstance(body or {}, dict):
+        if body is not None and not isinstance(body, dict):
             raise UserError(f"{where}: profiles.{name} must be a mapping of keys, not {body!r}")
         if inner := next((key for key in ("extends", "profiles") if key in (body or {})), None):
             raise UserError(f"{where}: profiles.{name} must not have '{inner}'; it belongs at the top of the file")
@@ -197,17 +208,35 @@ def validate(raw: dict[str, Any], origin: Origin) -> Recipe:
     Raises:
         UserError: everything that is wrong, a line each.
     """
+    if odd := list(odd_values(raw)):
+        raise UserError("\n".join(f"{origin.of(path)}: {'.'.join(path)} {text}" for path, text in odd))
     try:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
         raise UserError("\n".join(f"{origin.of(path)}: {text}" for path, text in explain(error))) from None
-    if problems := argument_problems(recipe):
+    problems = argument_problems(recipe)
+    problems += [
+        (("model", "config", name), f"model.config.{name} {text}")
+        for name, text in config_problems(recipe.model.config, layered=True)
+    ]
+    if problems:
         raise UserError("\n".join(f"{origin.of(path)}: {text}" for path, text in problems))
     try:
         load_hardware(recipe.hardware)
     except UserError as error:
         raise UserError(f"{origin.of(('hardware',))}: {error}") from None
     return recipe
+
+
+def odd_values(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield the keys whose values no section can use, also of those that the schema leaves open (`model.config`)."""
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from odd_values(inner, (*path, str(key)))
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield path, f"is {value}, it must be a finite number"
+    elif isinstance(value, str) and UNWRITABLE.search(value):
+        yield path, "holds a character that no file name and no UTF-8 text can hold"
 
 
 def resolved_yaml(recipe: Recipe) -> str:

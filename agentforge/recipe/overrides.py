@@ -56,7 +56,7 @@ def _check_section(key: str, word: str, options: Sequence[str]) -> None:
 def parse_override(text: str) -> tuple[str, Any]:
     """Split ``a.b=value`` at the first ``=``; the value is read as YAML, or taken as text where it is none."""
     key, equals, value = text.partition("=")
-    if not equals or not key:
+    if not equals or not all(key.split(".")):
         raise UserError(f"'{text}' is not an override; {EXAMPLE}")
     try:
         return key, parse_yaml(value, f"override {key}")
@@ -89,6 +89,6 @@ def apply_override(raw: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _index(items: list[Any], text: str, key: str) -> int:
-    if not text.isdigit() or int(text) >= len(items):
+    if not text.isdecimal() or int(text) >= len(items):
         raise UserError(f"override {key}: '{text}' must be an index from 0 to {len(items) - 1}")
     return int(text)

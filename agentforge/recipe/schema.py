@@ -301,9 +301,9 @@ class Stage(Section):
 
 class Recipe(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    version: str = Field("0.1.0", pattern=r"^\d+\.\d+\.\d+$")
+    version: str = Field("0.1.0", pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")
     description: str = ""
-    seed: int = 42
+    seed: int = Field(42, ge=0, lt=2**32)
     output_dir: str = Field("runs", description="directory for all artefacts of this recipe")
     hardware: str = Field("cpu", description="configs/hardware/NAME.yaml")
     budget: Budget = Budget()
@@ -335,6 +335,16 @@ class Recipe(Section):
     def artifact(self, suffix: str) -> Path:
         """The directory of one artefact: ``runs/aj/AJ-DeepSeekR1Qwen32B-v2.0.0-merged``."""
         return Path(self.output_dir) / f"{self.full_name}-{suffix}"
+
+    @property
+    def episode_length(self) -> int:
+        """Tokens that an episode may have, wherever it is played: while collecting, training and evaluating."""
+        return self.rollouts.max_length or self.data.max_length
+
+    @property
+    def row_length(self) -> int:
+        """Tokens that a training row may have: an episode where they are played (PPO, GRPO), else a prepared row."""
+        return self.episode_length if METHODS[self.train.method].plays else self.data.max_length
 
     @property
     def operated(self) -> Path:

@@ -11,7 +11,13 @@ class Section(BaseModel):
     """A part of the recipe. Systems add keys to a section by a subclass of this (see `systems.base.System`)."""
 
     model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, validate_default=True, protected_namespaces=(), defer_build=True
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        validate_default=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        defer_build=True,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from functools import cache
 from pathlib import Path
@@ -9,10 +10,11 @@ from typing import Any
 
 import yaml
 
-from agentforge.errors import UserError, did_you_mean
+from agentforge.errors import UserError, did_you_mean, first_line
 
 PACKAGE_CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 REPOSITORY_CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+MAX_DEPTH = 50
 
 
 class Loader(yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoader):  # type: ignore[misc]
@@ -81,9 +83,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def parse_yaml(text: str, name: str) -> Any:
     """Parse one YAML document; ``name`` is what errors call it."""
-    loader = _named(text, name)
     try:
-        return loader.get_single_data()
+        loaded = _load(text, name)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         lines = text.splitlines() or [""]
@@ -93,10 +94,28 @@ def parse_yaml(text: str, name: str) -> Any:
         at, line = ("", "") if number is None else (f", line {number + 1}", lines[number])
         tab = "; a tab stands there: indent with spaces" if "\t" in line else ""
         raise UserError(f"{name}{at}: this is not YAML: {error.problem or error.context}{tab}") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{name}: this is not YAML: {str(error).splitlines()[0]}") from None
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
+        # PyYAML's constructors of explicit tags (`!!bool x`) let through whatever Python raises
+        raise UserError(f"{name}: this is not YAML: {first_line(error)}") from None
+    if _deeper_than(loaded, MAX_DEPTH):
+        raise UserError(f"{name}: lists and mappings lie in each other more than {MAX_DEPTH} deep, or in themselves")
+    return loaded
+
+
+def _load(text: str, name: str) -> Any:
+    loader = _named(text, name)
+    try:
+        return loader.get_single_data()
     finally:
         loader.dispose()
+
+
+def _deeper_than(value: Any, levels: int) -> bool:
+    """Tell whether containers are nested more than ``levels`` deep; an alias of its own anchor is for ever."""
+    if not isinstance(value, dict | list):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_deeper_than(item, levels - 1) for item in inner)
 
 
 def line_of(path: Path, keys: tuple[str, ...]) -> int | None:
@@ -105,7 +124,7 @@ def line_of(path: Path, keys: tuple[str, ...]) -> int | None:
     try:
         node, line = loader.get_single_node(), None
         for key in keys:
-            if isinstance(node, yaml.SequenceNode) and key.isdigit() and int(key) < len(node.value):
+            if isinstance(node, yaml.SequenceNode) and key.isdecimal() and int(key) < len(node.value):
                 node = node.value[int(key)]
                 line = node.start_mark.line + 1
                 continue
@@ -144,7 +163,8 @@ def find_config(kind: str, name: str) -> Path:
         UserError: there is none; the nearest name is given.
     """
     for root in config_roots():
-        if (path := root / kind / f"{name}.yaml").is_file():
+        path = root / kind / f"{name}.yaml"
+        if os.path.isfile(path):  # which is just False of a name that is too long for a file system
             return path
     known = sorted({p.stem for root in config_roots() for p in (root / kind).glob("*.yaml")})
     hint = did_you_mean(name, known) or f"; known: {', '.join(known) or 'none'}"

@@ -58,14 +58,20 @@ def collect(recipe: Recipe, replace: bool = False) -> Path:
             "collect": recipe.collect.model_dump(),
             "environments": {name: recipe.environments[name] for name in names},
             "rollouts": recipe.rollouts.model_dump(exclude={"batch_size"}),
-            "max_length": _max_length(recipe),
+            "max_length": recipe.episode_length,
             "template": location.template if location else None,
             "seed": recipe.seed,
         }
         inputs = model_inputs(location) if location else {}
         target = recipe.artifact("episodes")
         with stage_directory(
-            target, stage="collect", recipe=depends, inputs=inputs, resumable=True, replace=replace
+            target,
+            stage="collect",
+            recipe=depends,
+            inputs=inputs,
+            resumable=True,
+            worth_keeping=lambda partial: any(partial.glob("part-*.parquet")),
+            replace=replace,
         ) as work:
             if not work.done:
                 engine = recipe.rollouts.engine
@@ -99,7 +105,7 @@ def _make(recipe: Recipe, pool: EnvironmentPool, policy: Policy | Actor, tasks: 
                 left,
                 sampling=Sampling(rollouts.max_new_tokens, rollouts.temperature, rollouts.top_p, recipe.seed),
                 batch_size=rollouts.batch_size,
-                max_length=_max_length(recipe),
+                max_length=recipe.episode_length,
                 act=rollouts.act,
                 on_episode=keep,
                 on_failure=lose,
@@ -217,7 +223,3 @@ def _borrowed(pool: EnvironmentPool, name: str) -> Environment:
     environment = pool.take(name)
     pool.give_back(name, environment)
     return environment
-
-
-def _max_length(recipe: Recipe) -> int:
-    return recipe.rollouts.max_length or recipe.data.max_length

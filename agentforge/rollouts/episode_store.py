@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from agentforge.errors import UserError
+from agentforge.artifacts import atomic_file
+from agentforge.errors import UserError, first_line
 from agentforge.rollouts.episodes import Episode, Turn
 
 TURN = pa.struct(
@@ -54,14 +54,12 @@ ROWS = 512
 
 def write_episodes(path: Path, episodes: Iterable[Episode]) -> int:
     """Write a file that is there completely or not at all; returns the number of episodes."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     count = 0
-    with pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
+    with atomic_file(path) as temporary, pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
         remaining = iter(episodes)
         while batch := list(islice(remaining, ROWS)):
             writer.write_table(pa.Table.from_pylist([_row(episode) for episode in batch], SCHEMA))
             count += len(batch)
-    os.replace(temporary, path)
     return count
 
 
@@ -74,7 +72,7 @@ def read_episodes(path: Path) -> Iterator[Episode]:
     try:
         file = pq.ParquetFile(path)
     except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(f"{path} is no file of episodes: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path} is no file of episodes: {first_line(error)}") from error
     with file:
         if missing := set(SCHEMA.names) - set(file.schema_arrow.names):
             raise UserError(f"{path} is no file of episodes: it has no column {', '.join(sorted(missing))}")

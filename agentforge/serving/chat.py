@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from contextlib import closing
@@ -23,11 +24,22 @@ from agentforge.serving.local_tools import LocalTools, ToolMode, read_files
 from agentforge.serving.turns import Delta
 
 MAX_NEW_TOKENS = 1024
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+"""All but the tab and the end of a line."""
 ENDINGS = {
     "cut": f"cut at {MAX_NEW_TOKENS} tokens",
     "limit": "stopped: it went on calling tools",
     "interrupted": "stopped",
 }
+
+
+def visible(text: str) -> str:
+    """Return text that a terminal shows and does not obey.
+
+    What a model or a tool writes is untrusted: an escape sequence in it could rewrite what was shown before, or the
+    clipboard. Control characters become their pictures (ESC: U+241B), halves of surrogate pairs U+FFFD.
+    """
+    return CONTROL.sub(lambda found: chr(0x2400 + ord(found[0])) if found[0] < " " else "\ufffd", text)
 
 
 class Terminal(Listener):
@@ -39,6 +51,7 @@ class Terminal(Listener):
 
     def delta(self, delta: Delta) -> None:
         kind, text = delta
+        text = visible(text)
         self.console.print(text, style="dim" if kind == "reasoning" else "", end="", markup=False, soft_wrap=True)
         self._open_line = not text.endswith("\n")
 
@@ -57,7 +70,7 @@ class Terminal(Listener):
     def note(self, text: str, style: str) -> None:
         """Print a line of its own."""
         self.end_line()
-        self.console.print(text, style=style, markup=False, soft_wrap=True)
+        self.console.print(visible(text), style=style, markup=False, soft_wrap=True)
 
     def end_line(self) -> None:
         if self._open_line:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Any, Literal
 
 from agentforge.data.tools import ToolSet
 from agentforge.rollouts.policies.policies import Conversation, Message, Policy, Sampling
+from agentforge.rollouts.policies.steering import Steering
 from agentforge.serving.local_tools import LocalTools
 from agentforge.serving.turns import Delta, speak
+
+log = logging.getLogger(__name__)
 
 Outcome = Literal["answered", "cut", "calls", "limit", "interrupted"]
 MAX_ROUNDS = 8
@@ -74,6 +78,8 @@ class Session:
             for _ in range(self.max_rounds):
                 if (outcome := self._round(listener)) is not None:
                     return outcome
+        except KeyboardInterrupt:  # between a generation and a tool: what is complete stays
+            return "interrupted"
         except Exception:
             del self.messages[before:]
             raise
@@ -83,7 +89,7 @@ class Session:
         """Let the model write one turn and run its calls; None if it is to go on."""
         heard = TurnHeard(listener)
         try:
-            spoken = speak(self.policy, self._conversation(), self.sampling, heard.delta)
+            spoken = speak(self.policy, self._conversation(), Steering(self.sampling), heard.delta)
         except KeyboardInterrupt:
             self.messages.append({"role": "assistant", "content": heard.content})
             return "interrupted"
@@ -97,17 +103,32 @@ class Session:
         return None if all(ran) else "calls"
 
     def _run(self, call: dict[str, Any], listener: Listener) -> bool:
-        problem = self.tools.check(call) if self.tools is not None else "no tools were offered"
+        name = call["function"]["name"]
+        problem = self._problem(call)
         listener.call(call, problem)
         try:
             # A wrong call is answered as a shell would answer it: the model can mend it in the next round.
             text, ran = (f"error: {problem}", True) if problem is not None else self.local_tools.run(call)
         except KeyboardInterrupt:
             text, ran = "stopped by the user", False
+        except Exception as error:
+            # The arguments are the model's, so whatever a tool makes of them is the model's to read and to mend. The
+            # user asked for an answer and must not lose the conversation to it.
+            log.debug("the tool %s failed", name, exc_info=True)
+            text, ran = f"error: {name} failed: {str(error) or type(error).__name__}", True
         listener.result(call, text)
-        name = call["function"]["name"]
         self.messages.append({"role": "tool", "name": name, "content": text})
         return ran
+
+    def _problem(self, call: dict[str, Any]) -> str | None:
+        """Return what is wrong with a call."""
+        if self.tools is None:
+            return "no tools were offered"
+        try:
+            return self.tools.check(call)
+        except Exception as error:  # a schema that cannot be evaluated: a reference to nowhere, a pattern without end
+            log.debug("a call cannot be checked", exc_info=True)
+            return f"the call cannot be checked: {error}"
 
     def _conversation(self) -> Conversation:
         return Conversation(self.messages, self.tools.schemas if self.tools is not None else ())
@@ -120,6 +141,6 @@ class TurnHeard:
         self._listener = listener
         self.content = ""
 
-    def delta(self, delta: Delta) -> None:
+    def delta(self, delta: Delta, _: object = None) -> None:
         self.content += delta[1] if delta[0] == "content" else ""
         self._listener.delta(delta)

@@ -22,12 +22,16 @@ from agentforge.errors import UserError
 from agentforge.models.locate_model import locate_model
 from agentforge.recipe.schema import Recipe
 from agentforge.rollouts.policies.policies import Policy, open_policy
-from agentforge.serving.openai_api import BadRequest, ChatRequest, Response, error_body
-from agentforge.serving.turns import Delta, Spoken, speak
+from agentforge.serving.answering import Event, answer
+from agentforge.serving.openai_api import ChatRequest, Response
+from agentforge.serving.openai_errors import BadRequest, error_body
+from agentforge.serving.turns import Spoken
 
 log = logging.getLogger(__name__)
 
 MAX_WAITING = 16
+MAX_BODY = 16 << 20
+"""Bytes. A context of a million tokens is some 4 MiB of text."""
 
 
 class Engine:
@@ -45,9 +49,9 @@ class Engine:
         self._accepted = 0
 
     async def answer(
-        self, request: ChatRequest, on_delta: Callable[[Delta], None], cancelled: threading.Event
-    ) -> Spoken:
-        """Answer a request; ``on_delta`` is called in the event loop's thread.
+        self, request: ChatRequest, on_event: Callable[[Event], None], cancelled: threading.Event
+    ) -> list[Spoken]:
+        """Answer a request; ``on_event`` is called in the event loop's thread.
 
         Raises:
             UserError: the queue is full, the conversation is none, or the model has failed.
@@ -60,17 +64,12 @@ class Engine:
             )
         loop = asyncio.get_running_loop()
 
-        def run() -> Spoken:
-            def hand_over(delta: Delta) -> None:
-                loop.call_soon_threadsafe(on_delta, delta)
-
-            sampling = request.sampling(self.policy)
-            stop = request.stop_strings
-            return speak(self.policy, request.conversation, sampling, hand_over, stop=stop, cancelled=cancelled)
+        def hand_over(event: Event) -> None:
+            loop.call_soon_threadsafe(on_event, event)
 
         self._accepted += 1
         try:
-            return await loop.run_in_executor(self._thread, run)
+            return await loop.run_in_executor(self._thread, answer, self.policy, request, hand_over, cancelled)
         except UserError:
             raise
         except Exception:
@@ -85,7 +84,7 @@ class Engine:
 
 
 def create_app(policy: Policy, max_waiting: int = MAX_WAITING) -> FastAPI:
-    """Return the application: ``GET /v1/models``, ``POST /v1/chat/completions``, ``GET /health``."""
+    """Return the application: models, ``POST /v1/chat/completions``, ``GET /health``."""
     engine = Engine(policy, max_waiting)
 
     @asynccontextmanager
@@ -94,36 +93,60 @@ def create_app(policy: Policy, max_waiting: int = MAX_WAITING) -> FastAPI:
         engine.close()
 
     app = FastAPI(title="agentforge", openapi_url=None, lifespan=lifespan)
-    app.exception_handler(UserError)(_refused)
-    app.exception_handler(HTTPException)(_not_found)
+    for kind, handler in ((UserError, _refused), (HTTPException, _not_found), (Exception, _failed)):
+        app.exception_handler(kind)(handler)
 
     @app.get("/health")
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
+    entry = {"id": policy.label, "object": "model", "created": 0, "owned_by": "agentforge"}
+
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        entry = {"id": policy.label, "object": "model", "created": 0, "owned_by": "agentforge"}
         return {"object": "list", "data": [entry]}
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        _must_be_here(name, policy)
+        return entry
 
     @app.post("/v1/chat/completions")
     async def chat_completions(http: Request) -> HTTPResponse:
-        request = ChatRequest.read(await http.body())
-        if request.model != policy.label:
-            message = f"there is no model '{request.model}' here, only '{policy.label}'"
-            raise BadRequest(message, status=404, code="model_not_found", param="model")
+        request = ChatRequest.read(await _body(http))
+        _must_be_here(request.model, policy)
         if request.stream:
             events = _events(engine, request)
             # Whatever can be wrong with the request shows before the first event: while there is a status to send.
             opening = await anext(events)
             return StreamingResponse(_followed_by(opening, events), media_type="text/event-stream")
-        spoken = await _unless_gone(http, engine, request)
-        return JSONResponse(Response(policy.label).whole(spoken))
+        choices = await _unless_gone(http, engine, request)
+        return JSONResponse(_response(engine, request).whole(choices))
 
     return app
 
 
-async def _unless_gone(http: Request, engine: Engine, request: ChatRequest) -> Spoken:
+def _must_be_here(name: str, policy: Policy) -> None:
+    if name != policy.label:
+        message = f"there is no model '{name}' here, only '{policy.label}'"
+        raise BadRequest(message, status=404, code="model_not_found", param="model")
+
+
+async def _body(http: Request) -> bytes:
+    """Return a request's body; one that is too long is not read to its end."""
+    body = bytearray()
+    async for piece in http.stream():
+        body += piece
+        if len(body) > MAX_BODY:
+            raise BadRequest(f"the request has more than {MAX_BODY >> 20} MiB; shorten the conversation", status=413)
+    return bytes(body)
+
+
+def _response(engine: Engine, request: ChatRequest) -> Response:
+    return Response(engine.policy.label, logprobs=bool(request.logprobs))
+
+
+async def _unless_gone(http: Request, engine: Engine, request: ChatRequest) -> list[Spoken]:
     """Answer, and stop as soon as the client has hung up."""
     cancelled = threading.Event()
     answering = asyncio.ensure_future(engine.answer(request, lambda _: None, cancelled))
@@ -135,33 +158,36 @@ async def _unless_gone(http: Request, engine: Engine, request: ChatRequest) -> S
 
 async def _events(engine: Engine, request: ChatRequest) -> AsyncIterator[str]:
     """Yield the server-sent events of a streamed answer."""
-    response = Response(engine.policy.label)
-    pieces: asyncio.Queue[Delta | None] = asyncio.Queue()
+    response = _response(engine, request)
+    happened: asyncio.Queue[Event | None] = asyncio.Queue()
     cancelled = threading.Event()
-    answering = asyncio.ensure_future(engine.answer(request, pieces.put_nowait, cancelled))
-    answering.add_done_callback(lambda _: pieces.put_nowait(None))
-    opened = False
+    answering = asyncio.ensure_future(engine.answer(request, happened.put_nowait, cancelled))
+    answering.add_done_callback(lambda _: happened.put_nowait(None))
+    opened: set[int] = set()
     try:
-        while (piece := await pieces.get()) is not None:
-            if not opened:
-                yield _event(response.first())
-                opened = True
-            yield _event(response.piece(piece))
+        while (event := await happened.get()) is not None:
+            if event.choice not in opened:
+                yield _event(response.first(event.choice))
+                opened.add(event.choice)
+            for chunk in _chunks(response, event):
+                yield _event(chunk)
         try:
-            spoken = await answering
+            choices = await answering
         except UserError as error:
             if not opened:
                 raise
             yield _event(_error_of(error))  # too late for a status; clients look for this
             return
-        if not opened:
-            yield _event(response.first())
-        include_usage = request.stream_options is not None and request.stream_options.include_usage
-        for chunk in response.last(spoken, include_usage):
-            yield _event(chunk)
+        if request.stream_options is not None and request.stream_options.include_usage:
+            yield _event(response.usage(choices))
         yield "data: [DONE]\n\n"
     finally:
         cancelled.set()
+
+
+def _chunks(response: Response, event: Event) -> list[dict[str, Any]]:
+    chunks = [] if event.delta is None else [response.piece(event.choice, event.delta, event.tokens)]
+    return chunks if event.spoken is None else [*chunks, *response.last(event.choice, event.spoken)]
 
 
 async def _followed_by(first: str, events: AsyncIterator[str]) -> AsyncIterator[str]:
@@ -183,6 +209,11 @@ def _error_of(error: Exception) -> dict[str, Any]:
         return error_body(str(error))
     kind = {429: "rate_limit_error", 500: "server_error"}.get(error.status, "invalid_request_error")
     return error_body(str(error), kind, error.code, error.param)
+
+
+async def _failed(request: Request, error: Exception) -> JSONResponse:
+    """Answer a fault of the server's own; its traceback goes to the log."""
+    return JSONResponse(error_body("the server has failed; its log says why", "server_error"), 500)
 
 
 async def _not_found(request: Request, error: Exception) -> JSONResponse:

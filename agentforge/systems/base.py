@@ -81,6 +81,9 @@ class System:
             to read held-out rows beside the whole model.
         step_work: function ``(recipe, shape) -> planning.step_work.StepWork | None``: what a step computes beside the
             whole model.
+        config_tables: `model_type` to a table of recipe/tables with the fields of its config class, so that `show` and
+            `plan` check a config without torch; types without a table are checked by their class.
+        check_config: refuses values of `model.config` that do not go together.
         gguf_refusal: from a config.json, why the model has no GGUF; None: it is for llama.cpp to say.
         adapter_refusal: from a base's config.json and the name of a tensor, why no adapter may change it; None: it may.
         usage: from a config.json, a model's path and whether it is an adapter, Markdown on how it is opened; None:
@@ -101,6 +104,8 @@ class System:
     evaluations: Mapping[str, Reference] = field(default_factory=dict)
     loss_readings: Reference | None = None
     step_work: Reference | None = None
+    config_tables: Mapping[str, str] = field(default_factory=dict)
+    check_config: Callable[[Mapping[str, Any]], None] = _none
     gguf_refusal: Callable[[Mapping[str, Any]], str | None] = _none
     adapter_refusal: Callable[[Mapping[str, Any], str], str | None] = _none
     usage: Callable[[Mapping[str, Any], str, bool], str | None] = _none

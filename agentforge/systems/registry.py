@@ -106,12 +106,17 @@ def system_keys(place: Place) -> list[str]:
     return [key for system in all_systems() if place in system.sections for key in system.sections[place].model_fields]
 
 
+def used_keys(place: Place, section: Section) -> list[str]:
+    """Return the keys of systems that a recipe's section sets."""
+    return [key for key in system_keys(place) if not is_default(section, key)]
+
+
 def without_unused_keys(place: Place, section: Section) -> dict[str, Any]:
     """Return a section as a manifest has it: without systems' keys that the recipe leaves alone.
 
     So no artefact becomes another one's because a system was installed.
     """
-    return section.model_dump(exclude={key for key in system_keys(place) if is_default(section, key)})
+    return section.model_dump(exclude=set(system_keys(place)) - set(used_keys(place, section)))
 
 
 def concerned(config: Mapping[str, Any], sections: Mapping[Place, Section]) -> list[System]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments, get_scheduler
 
-from agentforge.errors import UserError
+from agentforge.errors import UserError, first_line
 from agentforge.planning.memory import needs_gradient_checkpointing
 from agentforge.recipe.methods import METHODS
 from agentforge.recipe.schema import Recipe
@@ -72,7 +72,7 @@ def build_arguments(
     try:
         parent = config_class(**merged)
     except (ValueError, TypeError) as error:
-        raise UserError(f"train.args: {str(error).strip().splitlines()[0]}") from error
+        raise UserError(f"train.args: {first_line(error)}") from error
     _check_schedule(parent)
     # TRL has packing of its own, which pads nothing but joins a batch into one row (see `examples`)
     packing = ours.get("packing", ours.get("padding_free"))
@@ -120,6 +120,9 @@ def _defaults(recipe: Recipe, evaluates: bool) -> dict[str, Any]:
         "use_cpu": not gpu,
         "dataloader_pin_memory": gpu,
         **({} if gpu or "WORLD_SIZE" not in os.environ else {"ddp_backend": "gloo"}),
+        # Buffers of language models are constants (rotary frequencies, attention that is dropped): DDP would send them
+        # from the first process to the others before every forward pass.
+        "ddp_broadcast_buffers": False,
         # Recomputing activations costs a third more time: only where the plan says the run does not fit without.
         # Given under its new name, because TRL sets the old one to True where the new one is left open.
         "activation_checkpointing": given["gradient_checkpointing"]

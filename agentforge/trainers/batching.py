@@ -15,7 +15,7 @@ from trl import pack_dataset
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from agentforge.errors import CheckRefused, UserError
-from agentforge.models.build import packing_refusal
+from agentforge.models.row_isolation import isolation_of, require
 
 log = logging.getLogger(__name__)
 
@@ -42,19 +42,22 @@ class PackedRows(DataCollatorForLanguageModeling):
 
 
 def choose_packing(model: PreTrainedModel, wanted: bool | None) -> bool:
-    """Return whether to pack: where the model allows it, unless the recipe says no.
+    """Return whether to pack: where it is proven that the model keeps documents apart, unless the recipe says no.
 
     Raises:
-        UserError: the recipe asks for it and the model would mix the documents.
+        UserError: the recipe asks for it and the model would mix the documents; or it mixes even padded rows.
     """
-    refusal = packing_refusal(model.config)
+    refusal = None if wanted is False else isolation_of(model).refusal("packed")
     if refusal and wanted:
         raise UserError(
             f"train.args.packing: {model.config.model_type} cannot be packed: {refusal}; set packing to false"
         )
-    if refusal and wanted is None:
+    if refusal:
         log.info("not packed: %s", refusal)
-    return refusal is None if wanted is None else wanted
+    if refusal or wanted is False:
+        require(model, "right", "train.method: rows of unlike length cannot be batched for this model")
+        return False
+    return True
 
 
 def make_collator(model: PreTrainedModel, pad_token_id: int, packing: bool) -> DataCollatorForLanguageModeling:

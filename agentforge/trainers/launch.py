@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from accelerate.utils import DistributedType
 from transformers import TrainingArguments
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-from agentforge.errors import CheckRefused
+from agentforge.errors import CheckRefused, UserError
 from agentforge.recipe.hardware import load_hardware
 from agentforge.recipe.schema import Recipe
 
@@ -41,6 +42,11 @@ def check_launch(recipe: Recipe, args: TrainingArguments) -> None:
         CheckRefused: with the command that does it right.
     """
     asked = int(os.environ.get("WORLD_SIZE", "1"))
+    if args.world_size == 1 and _accelerate_asked_for_more():
+        raise CheckRefused(
+            "accelerate launch was asked for several processes and started one, as it does on CPUs; use torchrun "
+            "--nproc_per_node N -m agentforge train ..."
+        )
     if args.world_size != asked:
         raise CheckRefused(f"the launcher asked for {asked} processes, {args.world_size} take part; use torchrun")
     gpus = load_hardware(recipe.hardware).gpus
@@ -58,4 +64,28 @@ def check_launch(recipe: Recipe, args: TrainingArguments) -> None:
                 f"the launcher asked for {asked_for.value}, the run would be {effective.value}: it cannot be done "
                 "without CUDA GPUs; launch without it"
             )
+    check_trackers(args)
     log.info("%d process(es) on %s", args.world_size, args.device)
+
+
+def check_trackers(args: TrainingArguments) -> None:
+    """Refuse a tracker of `report_to` that cannot be used here, before the model is loaded and the rows are packed.
+
+    Raises:
+        UserError: with what the tracker's own callback says: the command that installs it.
+    """
+    for name in args.report_to or ():
+        try:
+            INTEGRATION_TO_CALLBACK[name]()
+        except (RuntimeError, ImportError, ValueError) as error:
+            raise UserError(f"train.args.report_to: {name} cannot be used here: {error}") from error
+
+
+def _accelerate_asked_for_more() -> bool:
+    """Tell whether accelerate's launcher for one process was asked for more than one.
+
+    It does not pass the number on. It does set the address at which several processes would meet, and then starts no
+    second one and gives nobody a rank (`accelerate.utils.launch.prepare_simple_launcher_cmd_env`, 1.15).
+    """
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ
+    return launched and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ

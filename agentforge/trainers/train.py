@@ -26,7 +26,7 @@ from agentforge.trainers.callbacks.limits import LimitsCallback
 from agentforge.trainers.callbacks.metrics import FILE as METRICS
 from agentforge.trainers.callbacks.metrics import MetricsCallback
 from agentforge.trainers.callbacks.progress import ProgressCallback
-from agentforge.trainers.checkpoints import newest_complete
+from agentforge.trainers.checkpoints import has_sealed, newest_complete
 from agentforge.trainers.guarded_trainer import GuardedTrainer, RunCounters
 from agentforge.trainers.launch import check_launch, main_rank, share
 from agentforge.trainers.method import CACHE, Method, refuse_keys
@@ -37,12 +37,13 @@ log = logging.getLogger(__name__)
 FINISHED = "training.json"
 
 
-def train(recipe: Recipe, replace: bool = False) -> Path:
+def train(recipe: Recipe, replace: bool = False, restart: bool = False) -> Path:
     """Run the recipe's training stage; run again after a kill or a signal, it goes on from the newest checkpoint.
 
     Args:
         recipe: its `train` section says what is done.
         replace: make the artefact again if it is there from another recipe.
+        restart: delete the checkpoints of a stopped run and begin at step 0.
 
     Returns:
         the directory: ``-lora`` or ``-model``.
@@ -64,7 +65,7 @@ def train(recipe: Recipe, replace: bool = False) -> Path:
             if not work.done:
                 method.args.output_dir = str(work.path)
                 if not (work.path / FINISHED).is_file():
-                    _train_in(work.path, method)
+                    _train_in(work.path, method, restart)
                 if main_rank():
                     work.metrics = _tidy(work.path)
     finally:
@@ -81,14 +82,20 @@ def _shared_directory(method: Method, replace: bool) -> Iterator[Workspace]:
         yield Workspace(Path(path), target, done=done)
         return
     with stage_directory(
-        target, stage="train", recipe=method.relevant(), inputs=method.inputs(), resumable=True, replace=replace
+        target,
+        stage="train",
+        recipe=method.relevant(),
+        inputs=method.inputs(),
+        resumable=True,
+        worth_keeping=lambda partial: has_sealed(partial) or (partial / FINISHED).is_file(),
+        replace=replace,
     ) as work:
         share((str(work.path), work.done))
         yield work
 
 
-def _train_in(directory: Path, method: Method) -> None:
-    checkpoint = _agreed_checkpoint(directory, method.args)
+def _train_in(directory: Path, method: Method, restart: bool) -> None:
+    checkpoint = _agreed_checkpoint(directory, method.args, restart)
     counters = RunCounters.load(checkpoint) if checkpoint else RunCounters()
     price = load_hardware(method.recipe.hardware).dollars_per_hour
     limits = LimitsCallback(method.recipe.budget, price, counters.seconds)
@@ -115,12 +122,12 @@ def _train_in(directory: Path, method: Method) -> None:
     trainer.accelerator.wait_for_everyone()
 
 
-def _agreed_checkpoint(directory: Path, args: TrainingArguments) -> Path | None:
-    # verifying hashes gigabytes and renames: one process does it
+def _agreed_checkpoint(directory: Path, args: TrainingArguments, restart: bool) -> Path | None:
+    # verifying hashes gigabytes and deletes: one process does it
     if not main_rank():
         found = share(None)
         return Path(found) if found else None
-    checkpoint = newest_complete(directory, world_size=args.world_size)
+    checkpoint = newest_complete(directory, world_size=args.world_size, restart=restart)
     share(str(checkpoint) if checkpoint else None)
     return checkpoint
 

@@ -201,7 +201,9 @@ def test_truncated_shard_is_named(tmp_path: Path, base: Path) -> None:
     make_adapter(base, recipe.trained, record=False)
     shard = broken / Checkpoint(base).files[1]
     shard.write_bytes(shard.read_bytes()[:-100])
-    with pytest.raises(CheckRefused, match=rf"{shard.name} is truncated: it has \d+ bytes, but its header describes \d+"):
+    with pytest.raises(
+        CheckRefused, match=rf"{shard.name} is truncated: it has \d+ bytes, but its header describes \d+"
+    ):
         merge_stage(recipe)
     shard.write_bytes(shard.read_bytes()[:20])
     with pytest.raises(CheckRefused, match=rf"{shard.name} is truncated"):

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, FalconH1Co
 from agentforge.errors import UserError
 from agentforge.export.agreement import Place
 from agentforge.export.agreement import load_model as load_to_compare
-from agentforge.models.build import add_lora, build_model, from_scratch, load_model, packing_refusal
+from agentforge.models.build import add_lora, build_model, from_scratch, load_model
 from agentforge.models.locate_model import ModelLocation
 from agentforge.recipe.schema import Model
 from agentforge.rollouts.policies.transformers_policy import load_weights
@@ -79,7 +79,6 @@ def test_a_config_that_makes_no_model_is_one_sentence(fields: dict[str, Any], me
 
 def test_documents_are_not_packed() -> None:
     model = from_scratch(recipe(), 64, seed=0)
-    assert "carry a state" in (packing_refusal(model.config) or "")
     assert choose_packing(model, None) is False
     with pytest.raises(UserError, match="adamba cannot be packed"):
         choose_packing(model, True)

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig
 
 from agentforge.errors import CheckRefused, UserError
-from agentforge.models.build import add_lora, build_model, from_scratch, identify_base, load_model, packing_refusal
+from agentforge.models.build import add_lora, build_model, from_scratch, identify_base, load_model
 from agentforge.recipe.schema import Model
 
 TINY = {
@@ -74,7 +73,11 @@ def test_a_config_that_makes_no_model_is_refused(config: dict[str, Any], words: 
 
 @pytest.mark.parametrize(
     ("path", "words"),
-    [("/no/such/dir", "does not exist"), ("runs/aj/tiny-base", "run the recipe that makes it"), (".", "has no config.json")],
+    [
+        ("/no/such/dir", "does not exist"),
+        ("runs/aj/tiny-base", "run the recipe that makes it"),
+        (".", "has no config.json"),
+    ],
 )
 def test_a_path_without_a_model_is_refused(
     path: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -125,15 +128,3 @@ def test_qlora_needs_cuda(saved: Path) -> None:
 def test_a_base_is_identified_by_its_files_or_its_config(saved: Path) -> None:
     assert identify_base(Model(path=str(saved))) == saved
     assert identify_base(tiny()) == identify_base(tiny()) != identify_base(tiny(hidden_size=32))
-
-
-@pytest.mark.parametrize(
-    "kind", ["mamba2", "falcon_mamba", "bamba", "falcon_h1", "jamba", "zamba2", "qwen3_next", "lfm2", "rwkv"]
-)
-def test_models_with_a_state_are_not_packed(kind: str) -> None:
-    assert "carry a state" in (packing_refusal(AutoConfig.for_model(kind)) or "")
-
-
-@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "gemma3_text", "gpt_oss"])
-def test_models_of_attention_alone_are_packed(kind: str) -> None:
-    assert packing_refusal(AutoConfig.for_model(kind)) is None

@@ -123,7 +123,10 @@ def test_nothing_is_published_whose_proof_fails(tmp_path: Path, grafted: Path) -
         ({"operation": "slice", "width": "1/2", "layers": 2}, "slice has no option surgery.layers; it takes"),
         ({"operation": "truncate"}, "truncate: set surgery.layers"),
         ({"operation": "truncate", "layers": 4}, "num_hidden_layers of a slice must be 1 to 3, not 4"),
-        ({"operation": "drop_attention", "layers": 1, "indices": [0]}, "set either surgery.layers .how many. or surgery.indices .which."),
+        (
+            {"operation": "drop_attention", "layers": 1, "indices": [0]},
+            "set either surgery.layers .how many. or surgery.indices .which.",
+        ),
         ({"operation": "order", "width": "1/2"}, "order has no option surgery.width"),
         ({"operation": "graft"}, "is a falcon_h1, which is not known here"),
     ],

@@ -43,6 +43,25 @@ def test_a_sandbox_that_is_not_isolated_is_said(monkeypatch: pytest.MonkeyPatch)
     assert check.state == "warn" and "NOT isolated (unshare" in check.detail and "sysctl" in check.mend
 
 
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["output_dir=file/runs"], "file leads through a file where a directory is needed"),
+        (["name=" + "x" * 240], "is too long a name for the file system"),
+    ],
+)
+def test_it_tries_to_write_where_the_artefacts_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str], says: str
+) -> None:
+    recipe = load_recipe("aj/tiny_base", overrides)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    check = by_name(diagnose(recipe))["writing"]
+    assert check.state == "missing" and says in check.detail and "output_dir" in check.mend
+    assert ".doctor-" not in check.detail
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_a_cpu_user_learns_why_not_here_and_what_it_would_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch)
     checks = by_name(diagnose(load_recipe("aj"), "aj"))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from agentforge.errors import UserError
 from agentforge.planning.flops import flops_per_token
@@ -221,6 +221,44 @@ def test_only_layers_with_attention_look_back(config: dict[str, Any], attentions
     assert flops_per_token(one, shape, recompute=False) == pytest.approx(
         6 * count_parameters(shape).multiplied + 3 * attention
     )
+
+
+class GruConfig(PretrainedConfig):
+    model_type = "planned_gru"
+
+    hidden_size: int = H
+    vocab_size: int = V
+
+
+class GruForCausalLM(PreTrainedModel):
+    """A model of somebody's own: no list of layers, no attention, a recurrence."""
+
+    config_class = GruConfig
+
+    def __init__(self, config: GruConfig) -> None:
+        super().__init__(config)
+        self.embedding = torch.nn.Embedding(config.vocab_size, config.hidden_size)
+        self.gru = torch.nn.GRU(config.hidden_size, config.hidden_size)
+        self.head = torch.nn.Linear(config.hidden_size, config.vocab_size)
+        self.post_init()
+
+    def get_input_embeddings(self) -> torch.nn.Module:
+        return self.embedding
+
+    def get_output_embeddings(self) -> torch.nn.Module:
+        return self.head
+
+
+def test_a_model_of_ones_own_without_layers_is_one_layer() -> None:
+    AutoConfig.register(GruConfig.model_type, GruConfig, exist_ok=True)
+    AutoModelForCausalLM.register(GruConfig, GruForCausalLM, exist_ok=True)
+    one = recipe({"model_type": "planned_gru"})
+    shape = shape_of(one)
+    counts = count_parameters(shape)
+    gru = 2 * 3 * (H * H + H)
+    assert (counts.total, counts.layers, counts.multiplied) == (2 * V * H + V + gru, gru, V * H + V + gru)
+    assert (shape.num_hidden_layers, shape.attention_windows) == (1, ())
+    assert estimate_memory(one).activations > 0
 
 
 def test_a_block_that_several_layers_share_is_held_once_and_multiplied_in_each() -> None:

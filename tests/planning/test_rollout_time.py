@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from agentforge.planning.flops import count_tokens
 from agentforge.planning.plan import make_plan
 from agentforge.planning.rollout_time import LAUNCH, count_rollouts, playing_hours
 from agentforge.planning.shapes import shape_of
 from agentforge.recipe.hardware import load_hardware
 from agentforge.recipe.loading import load_recipe
+from agentforge.trainers.rl.arguments import rl_defaults
 
 
 @pytest.mark.parametrize(
@@ -40,3 +42,15 @@ def test_a_plan_of_rl_has_the_playing_and_one_of_sft_has_not() -> None:
     assert costs["play"].hours.mid > costs["train"].hours.mid
     assert costs["play"].dollars.mid == pytest.approx(3.5 * costs["play"].hours.mid)
     assert "play" not in {stage.stage for stage in make_plan(load_recipe("affine/sft")).stages}
+
+
+@pytest.mark.parametrize("name", ["affine/ppo", "affine/grpo"])
+def test_a_row_of_rl_is_an_episode_wherever_it_is_counted(name: str) -> None:
+    """GRPO's rows (and PPO's with max_steps) were priced as long as `data.max_length`, whatever an episode may have."""
+    recipe = load_recipe(name, ["rollouts.max_length=1024", "train.args.max_steps=8"])
+    assert recipe.data.max_length == 4096 and recipe.episode_length == recipe.row_length == 1024
+    tokens = count_tokens(recipe)
+    assert tokens is not None and tokens.slots == tokens.rows * 1024
+    assert rl_defaults(recipe)["max_completion_length"] == 1024
+    supervised = load_recipe("affine/sft", ["rollouts.max_length=1024"])
+    assert (supervised.episode_length, supervised.row_length) == (1024, 4096)

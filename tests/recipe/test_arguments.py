@@ -4,7 +4,9 @@ import inspect
 
 import pytest
 
+from agentforge.errors import UserError
 from agentforge.recipe.arguments import OWNED, PPO_OWNED, problems_in
+from agentforge.recipe.loading import load_recipe
 from agentforge.recipe.methods import config_classes
 from agentforge.recipe.tables import HERE, fields_of
 
@@ -140,3 +142,9 @@ def _config(name: str) -> type:
     import trl
 
     return getattr(trl, name)
+
+
+def test_a_method_that_train_does_not_have_is_refused_with_those_that_there_are() -> None:
+    """`reward` was checked by `show` and priced by `plan`, and only `train` said that it does not exist."""
+    with pytest.raises(UserError, match=r"one of pretrain, sft, dpo, kto, grpo, ppo"):
+        load_recipe("affine/sft", ["train.method=reward"])

@@ -22,7 +22,7 @@ from agentforge.recipe.schema import Recipe
 from agentforge.rollouts.policies.policies import Conversation, Sampling, open_policy
 from agentforge.rollouts.policies.scripted import ScriptedPolicy
 from agentforge.serving import chat as chat_module
-from agentforge.serving.chat import chat, example_prompts
+from agentforge.serving.chat import Terminal, chat, example_prompts
 from agentforge.serving.chat_session import Listener, Session
 from agentforge.serving.local_tools import LocalTools, read_files
 from agentforge.serving.turns import Delta
@@ -142,6 +142,47 @@ def test_interrupting_keeps_what_was_said(local_tools: LocalTools) -> None:
     assert session.messages[-1]["content"].startswith("one two three")
     assert "five" not in session.messages[-1]["content"]
     assert session.ask("Again", Heard()) == "answered"
+
+
+class Broken(LocalTools):
+    def run(self, call: dict[str, Any]) -> tuple[str, bool]:
+        raise self.failure
+
+    def __init__(self, failure: BaseException) -> None:
+        super().__init__()
+        self.failure = failure
+
+
+@pytest.mark.parametrize("failure", [ValueError("embedded null byte"), UnicodeError(), UserError("no sandbox")])
+def test_whatever_a_tool_raises_is_its_result(tools: ToolSet, failure: Exception) -> None:
+    """A command with a NUL in it ended the chat and took the user's turn back."""
+    session = session_of(scripted(called("bash", command="echo \0"), "I see."), tools, Broken(failure))
+    heard = Heard()
+    assert session.ask("Go", heard) == "answered"
+    (result,) = heard.of("result")
+    assert result.startswith("error: bash failed: ") and (str(failure) or type(failure).__name__) in result
+    assert [m["role"] for m in session.messages] == ["system", "user", "assistant", "tool", "assistant"]
+    assert session.messages[3]["content"] == result, "the model reads it too"
+
+
+def test_a_schema_that_cannot_be_evaluated_is_the_models_to_read(local_tools: LocalTools) -> None:
+    schema = {"type": "object", "properties": {"a": {"$ref": "#/nowhere"}}}
+    tools = ToolSet("bad", [{"type": "function", "function": {"name": "think", "parameters": schema}}])
+    heard = Heard()
+    session = session_of(scripted(called("think", a=1), "Well."), tools, local_tools)
+    assert session.ask("Go", heard) == "answered"
+    assert "cannot be checked" in heard.of("result")[0]
+
+
+def test_ctrl_c_between_a_turn_and_its_tool_stops_the_answer(tools: ToolSet, local_tools: LocalTools) -> None:
+    class Impatient(Heard):
+        def call(self, call: dict[str, Any], problem: str | None) -> None:
+            raise KeyboardInterrupt
+
+    session = session_of(scripted(called("think", thought="hm"), "Second."), tools, local_tools)
+    assert session.ask("Go", Impatient()) == "interrupted"
+    assert session.messages[1]["content"] == "Go", "the user's turn stays"
+    assert session.ask("And?", Heard()) == "answered"
 
 
 def test_a_refused_question_leaves_the_conversation_as_it_was(
@@ -266,14 +307,40 @@ def test_a_conversation_in_the_terminal_goes_on_until_the_input_ends(
 
     def listening(*arguments: Any) -> Any:
         policy = real(*arguments)
-        generate = policy.generate
-        monkeypatch.setattr(policy, "generate", lambda c, *more: (asked.extend(c), generate(c, *more))[1])
+        reply = policy.reply
+        monkeypatch.setattr(policy, "reply", lambda c, *more: (asked.append(c), reply(c, *more))[1])
         return policy
 
     monkeypatch.setattr(chat_module, "open_policy", listening)
     text = said(recipe, str(talking_checkpoint))
     assert "/new starts afresh" in text
     assert len(asked) == 2 and asked[0].messages is not asked[1].messages
+
+
+def test_a_terminal_shows_escape_sequences_and_does_not_obey_them() -> None:
+    written = io.StringIO()
+    terminal = Terminal(Console(file=written, force_terminal=True, color_system=None))
+    terminal.delta(("content", "a\x1b[2Jb\tc\r\n\ud800"))
+    terminal.result({}, "\x1b]52;c;aGk=\x07\x9b")
+    assert "\x1b" not in written.getvalue() and "\x9b" not in written.getvalue()
+    assert "a␛[2Jb" in written.getvalue() and "␛]52;c;aGk=␇\ufffd" in written.getvalue()
+
+
+def test_ctrl_c_at_the_prompt_leaves_and_closes_the_tools(
+    recipe: Recipe, talking_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Typing(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+        def readline(self, size: int = -1) -> str:
+            raise KeyboardInterrupt
+
+    closed: list[bool] = []
+    monkeypatch.setattr("sys.stdin", Typing())
+    monkeypatch.setattr(LocalTools, "close", lambda self: closed.append(True))
+    chat(recipe, str(talking_checkpoint), console=Console(file=io.StringIO()))
+    assert closed == [True]
 
 
 @pytest.mark.parametrize(

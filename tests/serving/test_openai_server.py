@@ -5,58 +5,27 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
 import openai
 import pytest
-import uvicorn
 
 from agentforge.errors import UserError
-from agentforge.models.locate_model import locate_path
-from agentforge.rollouts.policies.policies import Policy, open_policy
 from agentforge.rollouts.policies.scripted import ScriptedPolicy
-from agentforge.serving.openai_server import create_app, listen
+from agentforge.serving import openai_server
+from agentforge.serving.openai_server import listen
 
-
-@contextmanager
-def running(policy: Policy, **options: Any) -> Iterator[str]:
-    with listen("127.0.0.1", 0) as listening:
-        server = uvicorn.Server(uvicorn.Config(create_app(policy, **options), log_level="error"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        try:
-            deadline = time.monotonic() + 20
-            while not server.started and time.monotonic() < deadline:
-                time.sleep(0.02)
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join(20)
-
-
-def client_of(url: str) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
-
-
-@pytest.fixture(scope="module", params=["hf", pytest.param("gguf", marks=pytest.mark.gguf)])
-def client(request: pytest.FixtureRequest) -> Iterator[openai.OpenAI]:
-    path = request.getfixturevalue("talking_checkpoint" if request.param == "hf" else "talking_gguf")
-    location = locate_path(str(path), label="talking")
-    with running(open_policy(location)) as url:
-        yield client_of(url)
-
-
-def ask(client: openai.OpenAI, content: str, tools: Any, **options: Any) -> Any:
-    messages = [{"role": "system", "content": "You are AJ."}, {"role": "user", "content": content}]
-    return client.chat.completions.create(model="talking", messages=messages, tools=tools, **options)
+from .live import ask, client_of, running
 
 
 def test_lists_its_model(client: openai.OpenAI) -> None:
     assert [model.id for model in client.models.list()] == ["talking"]
+    assert client.models.retrieve("talking").id == "talking"
+    with pytest.raises(openai.NotFoundError, match="only 'talking'") as refused:
+        client.models.retrieve("org/other")
+    assert (refused.value.code, refused.value.param) == ("model_not_found", "model")
 
 
 def test_a_whole_tool_conversation(client: openai.OpenAI, two_tools: Any) -> None:
@@ -123,40 +92,32 @@ def test_the_seed_decides(client: openai.OpenAI, two_tools: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "status", "said"),
+    ("changes", "status", "param", "said"),
     [
-        ({"model": "gpt-4"}, 404, "only 'talking'"),
-        ({"messages": []}, 400, "messages"),
-        ({"messages": [{"role": "wizard", "content": "x"}]}, 400, "the role 'wizard'"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, 400, "without a call"),
-        (
-            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
-            400,
-            "neither text",
-        ),
-        (
-            {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{broken"}}]}]},
-            400,
-            "message 0",
-        ),
-        ({"messages": [{"role": "user", "content": "word " * 3000}]}, 400, "shorten it"),
-        ({"temperature": -1}, 400, "temperature"),
-        ({"max_tokens": 0}, 400, "max_tokens"),
-        ({"n": 2}, 400, "n=2 is not supported"),
-        ({"response_format": {"type": "json_object"}}, 400, "response_format"),
-        ({"tool_choice": "required"}, 400, "tool_choice must be auto or none"),
-        ({"tools": [{"name": "flat"}]}, 400, "a tool must be"),
+        ({"model": "gpt-4"}, 404, "model", "only 'talking'"),
+        ({"messages": [{"role": "user", "content": "word " * 3000}]}, 400, None, "shorten it"),
+        ({"temperature": -1}, 400, "temperature", "greater than or equal to 0"),
+        ({"foo": 1}, 400, "foo", "no such field"),
+        ({"tools": [{"name": "flat"}]}, 400, "tools[0]", "a tool must be"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
 def test_bad_requests_get_a_sentence_in_openai_form(
-    client: openai.OpenAI, changes: dict[str, Any], status: int, said: str, stream: bool
+    client: openai.OpenAI, changes: dict[str, Any], status: int, param: str | None, said: str, stream: bool
 ) -> None:
     body = {"model": "talking", "messages": [{"role": "user", "content": "x"}], "stream": stream} | changes
     with pytest.raises(openai.APIStatusError) as refused:
         client.post("/chat/completions", body=body, cast_to=object)
     assert refused.value.status_code == status
     assert said in refused.value.body["message"] and refused.value.body["type"] == "invalid_request_error"
+    assert refused.value.param == param
+
+
+def test_a_body_that_is_too_long_is_not_read_to_its_end(client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openai_server, "MAX_BODY", 1 << 20)
+    with pytest.raises(openai.APIStatusError, match="more than 1 MiB") as refused:
+        ask(client, "x" * (1 << 20))
+    assert refused.value.status_code == 413
 
 
 def test_no_json_and_wrong_paths(client: openai.OpenAI) -> None:

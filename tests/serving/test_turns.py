@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from agentforge.rollouts.policies.policies import Conversation, Sampling
 from agentforge.rollouts.policies.scripted import ScriptedPolicy
+from agentforge.rollouts.policies.steering import Steering
 from agentforge.serving.turns import Delta, TurnStream, read_turn, speak
 
 CALL = '<tool_call>\n{"name": "bash", "arguments": {"command": "ls </tool_call>"}}\n</tool_call>'
@@ -42,8 +43,10 @@ def split(text: str, widths: list[int]) -> list[str]:
     return [*chunks, text[start:]]
 
 
-def collect(raw: str, widths: list[int], stop: tuple[str, ...] = ()) -> tuple[TurnStream, dict[str, str]]:
-    stream = TurnStream(stop)
+def collect(
+    raw: str, widths: list[int], stop: tuple[str, ...] = (), **options: bool
+) -> tuple[TurnStream, dict[str, str]]:
+    stream = TurnStream(stop, **options)
     deltas: list[Delta] = [delta for chunk in split(raw, widths) for delta in stream.feed(chunk)]
     deltas += stream.finish()
     joined = {kind: "".join(text for k, text in deltas if k == kind) for kind in ("content", "reasoning")}
@@ -79,6 +82,45 @@ def test_a_stop_string_cuts_wherever_the_chunks_end(raw: str, widths: list[int],
     assert joined["content"] == before.strip()
 
 
+@given(PIECES, st.lists(st.integers(1, 5), max_size=40))
+@example("Now.\n" + CALL + "\n" + CALL + "after", [7, 7])
+@example(CALL + "\n<tool_call>\n{broken", [])
+@example("<tool_call>\n{broken\n</tool_call>\n" + CALL, [])
+def test_one_call_is_the_first_wherever_the_chunks_end(raw: str, widths: list[int]) -> None:
+    stream, joined = collect(raw, widths, one_call=True)
+    said = stream.said()
+    assert len(said.tool_calls) <= 1 and raw.startswith(stream.raw)
+    if not orphaned_end(raw):
+        assert joined["content"] == said.content
+    if not stream.stopped:
+        assert stream.raw == raw and not said.tool_calls
+    everything = read_turn(raw)
+    if everything.tool_calls:
+        assert said.tool_calls == everything.tool_calls[:1]
+
+
+JSONISH = st.lists(st.sampled_from(['"', "{", "}", "<tool_call>", "<\\think>", "</think>", "\n ", "é"]), max_size=8)
+
+
+@given(JSONISH.map("".join), st.lists(st.integers(1, 5), max_size=20))
+def test_json_goes_through_as_it_stands(body: str, widths: list[int]) -> None:
+    raw = "{" + body
+    stream, joined = collect(raw, widths, verbatim=True)
+    assert joined == {"content": raw, "reasoning": ""} and stream.said().content == raw
+
+
+def test_a_turn_held_to_json_may_be_a_call_instead() -> None:
+    stream, joined = collect(CALL, [3, 9], verbatim=True)
+    assert len(stream.said().tool_calls) == 1 and joined["content"] == ""
+
+
+def test_a_call_that_is_nested_too_deeply_is_text() -> None:
+    """It would end every later turn: rendering the history walks down it, one Python frame a level."""
+    deep = '<tool_call>\n{"name": "f", "arguments": {"a": ' + "[" * 400 + "]" * 400 + "}}\n</tool_call>"
+    said = read_turn(deep)
+    assert said.tool_calls == [] and "nested too deeply" in said.problems[0] and said.content.startswith("<tool_call>")
+
+
 def test_text_is_shown_as_it_comes_and_calls_are_not() -> None:
     stream = TurnStream()
     assert stream.feed("I look") == [("content", "I look")]
@@ -104,5 +146,6 @@ def test_unreadable_markup_is_text_and_never_a_call() -> None:
     ],
 )
 def test_finish_reasons(text: str, sampling: Sampling, stop: tuple[str, ...], reason: str) -> None:
-    spoken = speak(ScriptedPolicy(lambda _: text), Conversation([]), sampling, lambda _: None, stop=stop)
+    policy, stream = ScriptedPolicy(lambda _: text), TurnStream(stop)
+    spoken = speak(policy, Conversation([]), Steering(sampling), lambda *_: None, stream)
     assert spoken.finish_reason == reason

@@ -113,6 +113,6 @@ def test_packing_is_off_for_a_state_space_model_and_refused_if_asked_for(caplog:
     }
     model = from_scratch(Model(config=config | {"n_groups": 1}), VOCABULARY, seed=0)
     assert choose_packing(model, None) is False
-    with pytest.raises(UserError, match="carry a state across the borders"):
+    with pytest.raises(UserError, match="packed end to end change each other"):
         choose_packing(model, True)
     assert "attention_mask" in make_collator(model, 0, packing=False)([{"input_ids": [1, 2], "labels": [1, 2]}])

@@ -110,6 +110,36 @@ def test_large_logits_take_trls_way_to_the_same_loss(tmp_path: Path, monkeypatch
     assert trainer._metrics["train"]["entropy"]  # only TRL's way computes it
 
 
+@pytest.mark.filterwarnings("ignore:.*compute_loss_func")
+def test_a_loss_of_the_users_own_is_computed(tmp_path: Path) -> None:
+    """It was accepted, and the cross-entropy was computed."""
+    rows = rows_of(tmp_path, packing=True)
+    trainer = make_trainer(SupervisedTrainer, tmp_path, tiny_model(), rows)
+    trainer.compute_loss_func = lambda outputs, labels, num_items_in_batch: outputs.logits.mean() * 0 + 7
+    assert trainer.compute_loss(trainer.model, trainer.data_collator([rows[0]])).item() == 7
+
+
+def test_experts_are_balanced_once_an_update_however_it_is_cut(tmp_path: Path) -> None:
+    """The model adds the balance to a mean over all tokens of the update: 1x4 added it four times."""
+    config = {
+        "model_type": "mixtral",
+        "num_local_experts": 4,
+        "output_router_logits": True,
+        "router_aux_loss_coef": 1.0,
+    }
+    plain = {key: value for key, value in TINY.items() if key not in ("model_type", "head_dim")}
+    rows = rows_of(tmp_path, packing=False, rows=make_rows(1, 0) * 4)
+    made = []
+    for cut, steps in [(4, 1), (1, 4)]:
+        model = from_scratch(Model(config=plain | config), VOCABULARY, seed=0)
+        options = {"optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 1e6, "max_steps": 1}
+        cut_so = {"per_device_train_batch_size": cut, "gradient_accumulation_steps": steps}
+        make_trainer(PretrainTrainer, tmp_path, model, rows, **options | cut_so).train()
+        made.append(model.state_dict())
+    for name, weight in made[0].items():
+        torch.testing.assert_close(made[1][name], weight, atol=1e-6, rtol=0)
+
+
 def test_tokens_are_counted_exactly(tmp_path: Path) -> None:
     for packing in (True, False):
         rows = rows_of(tmp_path, packing)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_simple_launcher_cmd_env
 from transformers import TrainingArguments
 
-from agentforge.errors import CheckRefused
+from agentforge.errors import CheckRefused, UserError
 from agentforge.recipe.schema import Recipe
 from agentforge.trainers.launch import check_launch
 
@@ -39,6 +42,26 @@ def test_processes_that_do_not_take_part_are_refused(tmp_path: Path, monkeypatch
     args = arguments(tmp_path)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(CheckRefused, match="asked for 2 processes, 1 take part"):
+        check_launch(Recipe(name="x"), args)
+
+
+@pytest.mark.parametrize(("asked", "refused"), [("1", False), ("2", True)])
+def test_a_launcher_that_starts_one_process_of_two_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, refused: bool
+) -> None:
+    """With the environment that accelerate itself prepares for the one process."""
+    args = arguments(tmp_path)
+    words = ["--cpu", "--num_processes", asked, "--mixed_precision", "no", "--dynamo_backend", "no", "program.py"]
+    launched, _, _ = _validate_launch_command(launch_command_parser().parse_args(words))
+    for name, value in prepare_simple_launcher_cmd_env(launched)[1].items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(CheckRefused, match="asked for several processes") if refused else nullcontext():
+        check_launch(Recipe(name="x"), args)
+
+
+def test_a_tracker_that_is_not_installed_is_refused_with_its_command(tmp_path: Path) -> None:
+    args = TrainingArguments(str(tmp_path), use_cpu=True, report_to=["clearml"])
+    with pytest.raises(UserError, match=r"train\.args\.report_to: clearml cannot be used here: .*pip install clearml"):
         check_launch(Recipe(name="x"), args)
 
 

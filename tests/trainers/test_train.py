@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,35 @@ def test_a_signal_saves_a_checkpoint_and_the_next_run_goes_on_to_the_same_weight
     assert [line for line in figures(victim.trained) if "loss" in line] == [
         line for line in figures(whole) if "loss" in line
     ]
+
+
+def test_only_a_run_with_a_checkpoint_stands_in_the_way(
+    make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was stopped before its first one blocks no corrected recipe; what lost all of them does not begin again."""
+    wrong = make_recipe("wrong", "pretrain", max_steps=2, save_steps=1, learning_rate=1.0)
+    corrected = make_recipe("wrong", "pretrain", max_steps=2, save_steps=1, learning_rate=1e-3)
+    with monkeypatch.context() as patched:
+        patched.setattr(LimitsCallback, "on_step_end", interrupted_at(1))
+        with pytest.raises(KeyboardInterrupt):
+            train(wrong)
+    with monkeypatch.context() as patched:
+        patched.setattr(LimitsCallback, "on_step_end", interrupted_at(2))
+        with pytest.raises(KeyboardInterrupt):
+            train(corrected)
+    (checkpoint,) = corrected.trained.parent.glob(".wrong*.partial/checkpoint-1")
+    (checkpoint / "model.safetensors").write_bytes(b"")
+    with pytest.raises(CheckRefused, match="--restart to lose 1 steps"):
+        train(corrected)
+    assert read_manifest(train(corrected, restart=True))["metrics"]["steps"] == 2
+
+
+def interrupted_at(step: int) -> Callable[..., None]:
+    def on_step_end(self: LimitsCallback, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == step:
+            raise KeyboardInterrupt
+
+    return on_step_end
 
 
 def test_a_second_ctrl_c_acts_at_once() -> None:

@@ -15,7 +15,7 @@ from typing import Literal
 
 from agentforge.artifacts import sha256_file
 from agentforge.data.sources.source_files import LockedFile
-from agentforge.errors import CheckRefused, UserError
+from agentforge.errors import CheckRefused, UserError, first_line
 
 Kind = Literal["dataset", "model"]
 TIMEOUT = 15.0
@@ -116,21 +116,17 @@ def hub_errors(hub_id: str, revision: str | None) -> Iterator[None]:
     except (errors.HTTPError, OSError) as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status is not None and status < 500:
-            raise UserError(f"{hub_id}: the Hub answered {status} ({_first_line(error)})") from None
+            raise UserError(f"{hub_id}: the Hub answered {status} ({first_line(error)[:160]})") from None
         if isinstance(error, OSError) and error.errno is not None and status is None and not _is_network(error):
             raise
         raise Unreachable(
-            f"the Hub ({constants.ENDPOINT}) cannot be reached ({_first_line(error)}); mend the network, set "
+            f"the Hub ({constants.ENDPOINT}) cannot be reached ({first_line(error)[:160]}); mend the network, set "
             "data.hub_mirror to a local copy, or data.allow_missing=true to go on with what is here"
         ) from None
 
 
 def _is_network(error: OSError) -> bool:
     return isinstance(error, (ConnectionError, TimeoutError))
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:160]
 
 
 def fetch_url(url: str, target: Path) -> None:
@@ -159,5 +155,5 @@ def fetch_url(url: str, target: Path) -> None:
             f"{url} answered {error.code} {error.reason}; download the file yourself and give its path"
         ) from None
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-        raise UserError(f"{url} cannot be reached ({_first_line(error)})") from None
+        raise UserError(f"{url} cannot be reached ({first_line(error)[:160]})") from None
     os.replace(partial, target)

@@ -18,7 +18,7 @@ from json.decoder import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
-from agentforge.errors import CheckRefused, UserError
+from agentforge.errors import CheckRefused, UserError, first_line
 
 Raw = dict[str, Any]
 
@@ -282,7 +282,7 @@ def _read_parquet(path: Path, counts: ReadCounts, columns: Sequence[str] | None)
                     counts.rows += 1
                     yield drop_none(row)
     except (pa.ArrowInvalid, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise CheckRefused(
             f"{path} cannot be read as Parquet after {counts.rows} rows ({reason}); download or make it again"
         ) from None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 import glob
 import json
-import os
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agentforge.artifacts import write_json
+from agentforge.cache import cache_directory
 from agentforge.data.sources.dataset_cards import DatasetCard, card_ids, load_card
 from agentforge.data.sources.readers import SUFFIXES
 from agentforge.errors import UserError, did_you_mean
@@ -21,13 +21,6 @@ from agentforge.recipe.schema import Data, Source
 
 class MissingData(UserError):
     """The files of a source are not on this machine; of a line of the mix, `data.allow_missing` goes on without it."""
-
-
-def cache_directory() -> Path:
-    """Return where agentforge keeps lock files and generated text: ``AGENTFORGE_CACHE``, or ``~/.cache/agentforge``."""
-    if given := os.environ.get("AGENTFORGE_CACHE"):
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "agentforge"
 
 
 def evaluation_source(entry: str) -> Source:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import ast
 import inspect
 import json
-import os
 import platform
 import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from agentforge.data.sources.source_files import cache_directory
+from agentforge.artifacts import atomic_file
+from agentforge.cache import cache_directory
 
 SKIPPED_DIRECTORIES = {
     "test",
@@ -35,11 +35,9 @@ def generated_file(name: str) -> Path:
     path = cache_directory() / "generated" / f"{name}-{platform.python_version()}.jsonl"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        with temporary.open("w", encoding="utf-8") as file:
+        with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
             for document in GENERATORS[name]():
                 file.write(json.dumps({"text": document}, ensure_ascii=False) + "\n")
-        os.replace(temporary, path)
     return path
 
 

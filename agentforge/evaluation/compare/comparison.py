@@ -12,16 +12,23 @@ import numpy as np
 import pyarrow as pa
 
 from agentforge.errors import UserError, did_you_mean
+from agentforge.evaluation.comparable import refuse_mixed
 from agentforge.evaluation.scores_file import read_scores
 from agentforge.evaluation.statistics.dominance import RULES, Bools, Side, dominates
 from agentforge.evaluation.statistics.intervals import Array
-from agentforge.evaluation.statistics.posterior import ROPE, dominance_probability, draw_all, frontier_probability
+from agentforge.evaluation.statistics.posterior import (
+    ROPE,
+    SURE,
+    declared_dominance,
+    dominance_probability,
+    draw_all,
+    frontier_probability,
+    together_probability,
+)
 from agentforge.evaluation.statistics.power import smallest_difference
-from agentforge.evaluation.tasks.episode_results import paired, read_results
+from agentforge.evaluation.tasks.episode_results import asked_otherwise, paired, read_results
 
 POSTERIOR = "posterior"
-SURE = 0.95
-"""Posterior probability from which on the rule `posterior` says that one model dominates another."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +51,21 @@ class Evaluation:
         found: dict[str, dict[str, Any]] = self.report["environments"]["scores"]
         return found
 
+    @property
+    def decoding(self) -> dict[str, Any] | None:
+        """How a model wrote its turns; None for the expert and the trivial strategies, which write none."""
+        found: dict[str, Any] = self.report["environments"]["decoding"]
+        return None if self.report["model"]["kind"] == "scripted" else found
 
-def read_evaluations(paths: Sequence[Path]) -> list[Evaluation]:
+
+def read_evaluations(paths: Sequence[Path], mixed: bool = False) -> list[Evaluation]:
     """Read evaluations that have environments, in their order.
 
+    Args:
+        mixed: let models pass that were decoded in different ways.
+
     Raises:
-        UserError: they were not made on the same tasks.
+        UserError: they were not made on the same tasks, or not decoded in the same way.
     """
     reports = [read_scores(path) for path in paths]
     read = [
@@ -59,6 +75,9 @@ def read_evaluations(paths: Sequence[Path]) -> list[Evaluation]:
     ]
     for one in read[1:]:
         _check_comparable(read[0], one)
+    if not mixed:
+        models = [(one.path.name, one.decoding) for one in read if one.decoding is not None]
+        refuse_mixed([name for name, _ in models], [decoding for _, decoding in models])
     return read
 
 
@@ -85,6 +104,12 @@ def _check_comparable(first: Evaluation, other: Evaluation) -> None:
         )
     if first.report["environments"]["confidence"] != other.report["environments"]["confidence"]:
         raise UserError(f"{other.path.name} and {first.path.name} have intervals of different confidence")
+    if (found := asked_otherwise(first.table, other.table)) is not None:
+        environment, task = found
+        raise UserError(
+            f"{other.path.name} and {first.path.name} were asked different things in task {task} of {environment}: its "
+            "data or its instructions have changed in between; evaluate both again, with --replace"
+        )
 
 
 class Comparison:
@@ -136,13 +161,23 @@ class Comparison:
         """
         check_rule(rule)
         if rule == POSTERIOR:
-            return np.asarray(self.probability > SURE)
+            return self.declared
         return dominates(RULES[rule], self.sides)
 
     @cached_property
     def probability(self) -> Array:
-        """(models, models): the posterior probability that the row's model dominates the column's."""
+        """(models, models): the posterior probability that the row's model dominates the column's, pair by pair."""
         return dominance_probability(self.drawn, self.rope)
+
+    @cached_property
+    def declared(self) -> Bools:
+        """(models, models): the pairs that the rule `posterior` declares, in one statement about all models."""
+        return declared_dominance(self.paired, self.drawn, self.rope)
+
+    @property
+    def together(self) -> float:
+        """The posterior probability that everything that the rule `posterior` declares is true."""
+        return together_probability(self.drawn, self.declared, self.rope)
 
     @cached_property
     def frontier_probability(self) -> Array:
@@ -157,14 +192,22 @@ class Comparison:
     def smallest_differences(self, a: int, b: int) -> list[float]:
         """Return for each environment the smallest true difference that these tasks find with 80 % power.
 
-        Half a task won or lost is added to the variance, as in the posterior: models that always agree leave none.
+        Found is what lets the rule `posterior` call a model better there by more than the rope, with its correction for
+        pairs and environments. Half a task won or lost is added to the variance, as in the posterior: models that
+        always agree leave none.
         """
         found = []
         for scores in self.paired:
             variance = float((scores[:, a] - scores[:, b]).var()) if len(scores) else 1.0
             n = len(scores)
-            found.append(smallest_difference((variance + 0.5 / (n + 1)) ** 0.5, n, len(self.paired)))
+            sd = (variance + 0.5 / (n + 1)) ** 0.5
+            found.append(self.rope + smallest_difference(sd, n, len(self.paired), (1 - SURE) / max(1, self.pairs)))
         return found
+
+    @property
+    def pairs(self) -> int:
+        """Statements that the rule `posterior` might make: ordered pairs of models."""
+        return len(self.labels) * (len(self.labels) - 1)
 
 
 def check_rule(rule: str) -> None:

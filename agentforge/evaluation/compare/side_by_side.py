@@ -7,13 +7,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentforge.errors import UserError
+from agentforge.evaluation.comparable import decoding_rows, refuse_mixed
 from agentforge.evaluation.compare.comparison import (
     Comparison,
     check_rule,
     contenders,
+    labels,
     read_evaluations,
 )
-from agentforge.evaluation.compare.tables import dominance_tables, environment_table, relation
+from agentforge.evaluation.compare.tables import (
+    cells,
+    coverage_note,
+    dominance_tables,
+    environment_table,
+    side_by_side,
+)
 from agentforge.evaluation.losses.loss_results import LossEvaluation, all_of, measures, on_the_same_rows, read_losses
 from agentforge.evaluation.own_scores import OwnGroup, cell, heading, own_groups
 from agentforge.evaluation.pipeline_artifacts import evaluations_of, finished_evaluations, load_pipeline
@@ -25,12 +33,13 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def tables(paths: Sequence[Path], rule: str | None = None, rope: float = ROPE) -> list[Table]:
+def tables(paths: Sequence[Path], rule: str | None = None, rope: float = ROPE, mixed: bool = False) -> list[Table]:
     """Return what is to be shown of evaluations: tool calls, losses, environments, and who dominates whom.
 
     Args:
         rule: by which models are compared; None: only their scores are shown.
         rope: see `Comparison`.
+        mixed: let models pass that were decoded in different ways.
 
     Raises:
         UserError: they cannot be compared, or there is no such rule.
@@ -38,10 +47,10 @@ def tables(paths: Sequence[Path], rule: str | None = None, rope: float = ROPE) -
     made = []
     with_questions = [path for path in paths if "questions" in read_scores(path)]
     if with_questions:
-        made.append(compare_table(with_questions))
+        made.append(compare_table(with_questions, mixed))
     made += [loss_table(group) for group in on_the_same_rows(read_losses(paths))]
     made += [own_table(group) for group in own_groups(paths)]
-    found = read_evaluations(paths)
+    found = read_evaluations(paths, mixed)
     if found:
         made.append(environment_table(found))
     if rule is not None:
@@ -90,38 +99,59 @@ def evaluations(recipe: Recipe) -> list[Path]:
     return found
 
 
-def compare_table(paths: Sequence[Path]) -> Table:
+def compare_table(paths: Sequence[Path], mixed: bool = False) -> Table:
     """Return a table with a column for each evaluation and a row for each score.
 
     Every cell has the value and its interval; from the second column on ▲ and ▼ mark an interval that does not overlap
     the first column's, ≈ one that does.
 
-    Raises:
-        UserError: they were not measured on the same questions, or with the same confidence.
-    """
-    from rich.table import Table
+    Args:
+        mixed: let models pass that were decoded in different ways.
 
+    Raises:
+        UserError: they were not measured on the same questions, with the same confidence, or in the same way.
+    """
     reports = [read_scores(path) for path in paths]
     first = reports[0]
-    _check_comparable(paths, reports)
-    percent = f"{first['interval']['confidence']:.0%}"
-    questions = first["questions"]
-    table = Table(
-        title=f"{first['recipe']}: {questions['n']} tool calls in {questions['conversations']} held-out conversations",
-        caption=f"value [{percent} {first['interval']['kind']} interval]"
-        + ("; ▲ ▼ apart from the first column, ≈ overlapping" if len(paths) > 1 else ""),
+    check_questions(paths, reports, mixed)
+    confidence, questions = first["interval"]["confidence"], first["questions"]
+    table = side_by_side(
+        f"{first['recipe']}: {questions['n']} tool calls in {questions['conversations']} held-out conversations",
+        f"value [{confidence:.0%} {first['interval']['kind']} interval]",
+        coverage_note(questions["n"], confidence),
+        ("score", "chance"),
+        labels(reports),
     )
-    table.add_column("score")
-    table.add_column("chance", justify="right")
-    for report in reports:
-        table.add_column(report["model"]["label"], justify="right")
     for name, baseline in first["scores"].items():
         chance = "" if baseline["chance"] is None else f"{baseline['chance']:.1%}"
-        cells = [_cell(report["scores"][name], baseline if i else None) for i, report in enumerate(reports)]
-        table.add_row(name.replace("_", " "), chance, *cells)
+        table.add_row(name.replace("_", " "), chance, *cells([report["scores"][name] for report in reports]))
+    for title, shown in decoding_rows([report["decoding"] for report in reports]):
+        table.add_row(title, "", *shown)
     table.add_row("tokens/s", "", *(f"{report['tokens_per_second']:,.0f}" for report in reports))
     table.add_row("seconds", "", *(f"{report['seconds']:,.1f}" for report in reports))
     return table
+
+
+def check_questions(paths: Sequence[Path], reports: Sequence[dict[str, Any]], mixed: bool = False) -> None:
+    """Refuse scores of tool calls that do not belong side by side.
+
+    Args:
+        reports: scores.json of each of the ``paths``.
+        mixed: let models pass that were decoded in different ways.
+
+    Raises:
+        UserError: other questions, another confidence, or another way of decoding.
+    """
+    first = reports[0]
+    for path, report in zip(paths, reports, strict=True):
+        other_questions = report["questions"]["hash"] != first["questions"]["hash"]
+        if other_questions or report["interval"] != first["interval"]:
+            what = "questions" if other_questions else "intervals"
+            raise UserError(
+                f"{path.name} and {paths[0].name} were made with different {what}; evaluate both again, with --replace"
+            )
+    if not mixed:
+        refuse_mixed([path.name for path in paths], [report["decoding"] for report in reports])
 
 
 def loss_table(evaluations: Sequence[LossEvaluation]) -> Table:
@@ -163,20 +193,3 @@ def _loss_cell(entry: dict[str, Any] | None) -> str:
     loss = entry["loss"]
     speed = f"; {entry['speed']['wall']:.2f} ms" if "speed" in entry else ""
     return f"{loss['value']:.3f} \\[{loss['low']:.3f}, {loss['high']:.3f}]{speed}"
-
-
-def _cell(score: dict[str, Any], baseline: dict[str, Any] | None) -> str:
-    mark = "" if baseline is None else {"above": " ▲", "below": " ▼", "overlaps": " ≈"}[relation(score, baseline)]
-    return f"{score['value']:.1%} \\[{score['low']:.1%}, {score['high']:.1%}]{mark}"
-
-
-def _check_comparable(paths: Sequence[Path], reports: Sequence[dict[str, Any]]) -> None:
-    first = reports[0]
-    for path, report in zip(paths, reports, strict=True):
-        for key, what in (("questions", "questions"), ("interval", "intervals"), ("decoding", "decoding settings")):
-            mine, theirs = report[key], first[key]
-            if (mine["hash"] != theirs["hash"]) if key == "questions" else (mine != theirs):
-                raise UserError(
-                    f"{path.name} and {paths[0].name} were made with different {what}; evaluate both again, "
-                    "with --replace"
-                )

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from agentforge.evaluation.compare.comparison import POSTERIOR, SURE, Comparison, Evaluation
+from agentforge.evaluation.comparable import decoding_rows
+from agentforge.evaluation.compare.comparison import POSTERIOR, Comparison, Evaluation
 from agentforge.evaluation.statistics.dominance import RULES
-from agentforge.evaluation.statistics.power import ALPHA, POWER
+from agentforge.evaluation.statistics.intervals import jeffreys_coverage
+from agentforge.evaluation.statistics.posterior import SURE
+from agentforge.evaluation.statistics.power import POWER
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,31 +36,62 @@ def best_baseline(entry: dict[str, Any]) -> tuple[str, float] | None:
     return max(values.items(), key=lambda item: item[1]) if values else None
 
 
-def environment_table(evaluations: Sequence[Evaluation]) -> Table:
-    """Return a table with a column for each model and a row for each environment and aggregate."""
+def side_by_side(title: str, caption: str, note: str, headings: Sequence[str], labels: Sequence[str]) -> Table:
+    """Return an empty table: a column for each heading, then one for each model.
+
+    Args:
+        caption: what a cell holds; with several models the marks are explained behind it.
+        note: a line below it.
+    """
     from rich.table import Table
 
-    first = evaluations[0]
-    percent = f"{first.report['environments']['confidence']:.0%}"
-    table = Table(
-        title=f"{first.report['recipe']}: reserved tasks of {len(first.scores)} environments",
-        caption=f"success rate (graded environments: mean score) [{percent} interval]"
-        + ("; ▲ ▼ apart from the first column, ≈ overlapping" if len(evaluations) > 1 else ""),
+    marks = "; ▲ ▼ apart from the first column, ≈ overlapping" if len(labels) > 1 else ""
+    table = Table(title=title, caption=f"{caption}{marks}\n{note}".strip())
+    for place, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if place else "left")
+    for label in labels:
+        table.add_column(label, justify="right")
+    return table
+
+
+def cells(measures: Sequence[dict[str, Any]]) -> list[str]:
+    """Return each share with its interval; from the second on with a mark: where it lies to the first."""
+    marks = ["", *(MARKS[relation(measure, measures[0])] for measure in measures[1:])]
+    return [
+        f"{m['value']:.1%} \\[{m['low']:.1%}, {m['high']:.1%}]{mark}" for m, mark in zip(measures, marks, strict=True)
+    ]
+
+
+def coverage_note(n: int, confidence: float) -> str:
+    """Return a sentence on how often the Beta-Jeffreys interval of ``n`` trials contains the true rate."""
+    coverage = jeffreys_coverage(n, confidence)
+    return (
+        f"of {n:,} trials a {confidence:.0%} Beta-Jeffreys interval contains the true rate with {coverage.mean:.0%} on "
+        f"average over all rates, with {coverage.minimum:.0%} at the worst"
     )
-    table.add_column("environment")
-    for heading in ("n", "chance", "best trivial"):
-        table.add_column(heading, justify="right")
-    for one in evaluations:
-        table.add_column(one.label, justify="right")
+
+
+def environment_table(evaluations: Sequence[Evaluation]) -> Table:
+    """Return a table with a column for each model and a row for each environment and aggregate."""
+    first = evaluations[0]
+    confidence = first.report["environments"]["confidence"]
+    trials = [entry["n"] for one in evaluations for entry in one.scores.values() if not entry["graded"]]
+    table = side_by_side(
+        f"{first.report['recipe']}: reserved tasks of {len(first.scores)} environments",
+        f"success rate (graded environments: mean score) [{confidence:.0%} interval]",
+        coverage_note(min(trials), confidence) if trials else "",
+        ("environment", "n", "chance", "best trivial"),
+        [one.label for one in evaluations],
+    )
     for name in first.scores:
         table.add_row(*_environment_row(evaluations, name))
     table.add_section()
     for name, title in AGGREGATES.items():
         totals = [one.report["environments"]["aggregates"][name] for one in evaluations]
-        table.add_row(title, "", "", "", *_cells(totals))
+        table.add_row(title, "", "", "", *cells(totals))
     table.add_section()
-    for title, cells in _conduct(evaluations):
-        table.add_row(title, "", "", "", *cells)
+    for title, shown in [*decoding_rows([one.decoding for one in evaluations]), *_conduct(evaluations)]:
+        table.add_row(title, "", "", "", *shown)
     return table
 
 
@@ -71,14 +105,7 @@ def _environment_row(evaluations: Sequence[Evaluation], name: str) -> list[str]:
         " ".join(map(str, sizes)),
         "" if chance is None else f"{chance:.1%}",
         "" if best is None else f"{best[0]} {best[1]:.1%}",
-        *_cells(measures),
-    ]
-
-
-def _cells(measures: Sequence[dict[str, Any]]) -> list[str]:
-    marks = ["", *(MARKS[relation(measure, measures[0])] for measure in measures[1:])]
-    return [
-        f"{m['value']:.1%} \\[{m['low']:.1%}, {m['high']:.1%}]{mark}" for m, mark in zip(measures, marks, strict=True)
+        *cells(measures),
     ]
 
 
@@ -113,31 +140,35 @@ def _pairs(comparison: Comparison, rule: str) -> Table:
     table = Table(
         title=f"row dominates column: ● by the rule `{rule}`; posterior probability",
         caption=f"nowhere worse by more than {comparison.rope:g}, somewhere better by more; paired by task. "
-        "Columns from the earliest",
+        "Columns from the earliest. Each probability is of its pair alone",
     )
     table.add_column("")
     for label in comparison.labels:
         table.add_column(label, justify="right")
     for row, label in enumerate(comparison.labels):
-        cells = [
+        shown = [
             "" if row == column else f"{'● ' if found[row, column] else ''}{comparison.probability[row, column]:.2f}"
             for column in range(len(comparison.labels))
         ]
-        table.add_row(label, *cells)
+        table.add_row(label, *shown)
     return table
 
 
 def _frontiers(comparison: Comparison, rule: str) -> Table:
     from rich.table import Table
 
-    table = Table(title="Pareto frontier", caption=f"posterior: dominated where the probability is above {SURE}")
+    table = Table(
+        title="Pareto frontier",
+        caption=f"{POSTERIOR}: corrected for the number of models. All that it declares holds together with a "
+        f"probability of {comparison.together:.3f} (at least {SURE:g})",
+    )
     table.add_column("rule")
     for label in comparison.labels:
         table.add_column(label, justify="center")
     for name in (*RULES, POSTERIOR):
         on = comparison.frontier(name)
-        cells = ["●" if label in on else "" for label in comparison.labels]
-        table.add_row(f"[bold]{name}[/bold]" if name == rule else name, *cells)
+        marks = ["●" if label in on else "" for label in comparison.labels]
+        table.add_row(f"[bold]{name}[/bold]" if name == rule else name, *marks)
     table.add_row("P(on the frontier)", *(f"{share:.2f}" for share in comparison.frontier_probability))
     return table
 
@@ -147,7 +178,8 @@ def _power(comparison: Comparison) -> Table:
 
     table = Table(
         title=f"the smallest true difference to {comparison.labels[0]} that is found with {POWER:.0%} power",
-        caption=f"one-sided, {ALPHA:.0%} shared by {len(comparison.environments)} environments, paired by task",
+        caption=f"better by more than {comparison.rope:g} by the rule `{POSTERIOR}`: {1 - SURE:.0%} shared by "
+        f"{comparison.pairs} ordered pairs and {len(comparison.environments)} environments, paired by task",
     )
     table.add_column("environment")
     table.add_column("tasks", justify="right")
@@ -155,6 +187,6 @@ def _power(comparison: Comparison) -> Table:
         table.add_column(label, justify="right")
     smallest = [comparison.smallest_differences(other, 0) for other in range(1, len(comparison.labels))]
     for index, name in enumerate(comparison.environments):
-        cells = [f"{100 * row[index]:.1f} points" for row in smallest]
-        table.add_row(name, str(len(comparison.paired[index])), *cells)
+        points = [f"{100 * row[index]:.1f} points" for row in smallest]
+        table.add_row(name, str(len(comparison.paired[index])), *points)
     return table

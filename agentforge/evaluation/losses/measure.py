@@ -16,6 +16,7 @@ from agentforge.errors import CheckRefused, UserError
 from agentforge.evaluation.losses.decoding_speed import Decode
 from agentforge.evaluation.losses.loss_results import FULL
 from agentforge.evaluation.statistics.intervals import Array
+from agentforge.models.row_isolation import require
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -223,7 +224,9 @@ def measure(readings: LossReadings, rows: HeldOut, *, batch_size: int = 16) -> M
 
     Raises:
         CheckRefused: the rows hold tokens that the model does not have.
+        UserError: padding behind a row changes what the model says of it: it is not causal.
     """
+    require(readings.model, "right", "losses of rows that are read together")
     vocabulary = int(readings.model.get_output_embeddings().weight.shape[0])
     largest = max(max(row) for row in rows.ids)
     if largest >= vocabulary:

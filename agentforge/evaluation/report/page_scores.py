@@ -9,19 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from agentforge.errors import UserError
+from agentforge.evaluation.comparable import summary
 from agentforge.evaluation.compare.comparison import (
     POSTERIOR,
-    SURE,
     Comparison,
     Evaluation,
     contenders,
     labels,
     read_evaluations,
 )
+from agentforge.evaluation.compare.side_by_side import check_questions
 from agentforge.evaluation.compare.tables import AGGREGATES, best_baseline
 from agentforge.evaluation.report.svg import Dot, interval_chart, scatter
 from agentforge.evaluation.scores_file import read_scores
 from agentforge.evaluation.statistics.dominance import RULES
+from agentforge.evaluation.statistics.posterior import SURE
 from agentforge.evaluation.tasks.sample_episodes import read_examples
 from agentforge.rollouts.episodes import Episode
 
@@ -34,30 +36,40 @@ PAIRS = 6
 def score_groups(paths: Sequence[Path]) -> list[dict[str, Any]]:
     """Return what is shown of tool calls and of environments, as far as they are evaluated."""
     groups = []
-    if reports := [report for path in paths if "questions" in (report := read_scores(path))]:
-        groups.append(_tool_calls(reports))
-    groups += [_environments(Comparison(alike)) for alike in comparable(paths)]
+    groups += [_tool_calls([read_scores(path) for path in alike]) for alike in comparable(paths, "questions")]
+    groups += [_environments(Comparison(read_evaluations(alike))) for alike in comparable(paths, "environments")]
     for number, group in enumerate(groups):
         group["id"] = f"scores-{number}"
     return groups
 
 
-def comparable(paths: Sequence[Path]) -> list[list[Evaluation]]:
-    """Return evaluations over environments in groups that were made on the same tasks."""
+def comparable(paths: Sequence[Path], part: str) -> list[list[Path]]:
+    """Return the evaluations that have a part, in groups to which the same was asked in the same way.
+
+    Args:
+        part: of scores.json, ``questions`` or ``environments``.
+    """
     groups: list[list[Path]] = []
     for path in paths:
-        if "environments" not in read_scores(path):
+        if part not in read_scores(path):
             continue
-        for group in groups:
-            try:
-                read_evaluations([group[0], path])
-            except UserError:
-                continue
-            group.append(path)
-            break
-        else:
+        group = next((group for group in groups if _belong_together([*group, path], part)), None)
+        if group is None:
             groups.append([path])
-    return [read_evaluations(group) for group in groups]
+        else:
+            group.append(path)
+    return groups
+
+
+def _belong_together(paths: Sequence[Path], part: str) -> bool:
+    try:
+        if part == "questions":
+            check_questions(paths, [read_scores(path) for path in paths])
+        else:
+            read_evaluations(paths)
+    except UserError:
+        return False
+    return True
 
 
 def _tool_calls(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -75,7 +87,7 @@ def _tool_calls(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
     questions = first["questions"]
     explanation = (
         f"{questions['n']} tool calls in {questions['conversations']} held-out conversations. Bars are {confidence} "
-        f"{first['interval']['kind']} intervals, the dotted line is chance."
+        f"{first['interval']['kind']} intervals, the dotted line is chance. Decoding: {summary(first['decoding'])}."
     )
     return {"title": "Tool calls", "explanation": explanation, "charts": charts, "tables": [], "tiles": []}
 
@@ -88,6 +100,8 @@ def _environments(comparison: Comparison) -> dict[str, Any]:
         f"Reserved tasks, the same for every model. Bars are {confidence} intervals (Beta-Jeffreys of success rates, "
         "ABC bootstrap of graded scores), the dotted line is chance, the dashed one the best trivial strategy."
     )
+    if (decoded := next((one.decoding for one in comparison.evaluations if one.decoding), None)) is not None:
+        explanation += f" Decoding: {summary(decoded)}."
     best = max(contenders(comparison.evaluations), key=_success_rate)
     tiles = [
         {
@@ -150,7 +164,8 @@ def _interval(measure: Mapping[str, float]) -> str:
 
 def frontier_section(paths: Sequence[Path]) -> dict[str, Any] | None:
     """Return the frontier of the largest group of models on the same tasks; None where there is nothing to compare."""
-    groups = [group for group in comparable(paths) if len(contenders(group)) > 1]
+    alike = [read_evaluations(group) for group in comparable(paths, "environments")]
+    groups = [group for group in alike if len(contenders(group)) > 1]
     if not groups:
         return None
     everyone = max(groups, key=len)
@@ -165,7 +180,8 @@ def frontier_section(paths: Sequence[Path]) -> dict[str, Any] | None:
     pairs = {
         "headings": ["P(row dominates column)", *comparison.labels],
         "rows": [[label, *row] for label, row in zip(comparison.labels, probability, strict=True)],
-        "caption": f"Nowhere worse by more than {comparison.rope:g} and somewhere better by more, paired by task.",
+        "caption": f"Nowhere worse by more than {comparison.rope:g} and somewhere better by more, paired by task; each "
+        "pair by itself.",
     }
     rules = {
         "headings": ["rule", *comparison.labels],
@@ -176,8 +192,8 @@ def frontier_section(paths: Sequence[Path]) -> dict[str, Any] | None:
         "caption": "docs/evaluation.md says what each rule asks, and how often it is wrong.",
     }
     explanation = (
-        f"Filled: no model dominates it with a posterior probability above {SURE:.0%}. Crosses are the intervals of "
-        "both scores."
+        f"Hollow: some model dominates it. All of these statements hold together with a posterior probability of at "
+        f"least {SURE:.0%}. Crosses are the intervals of both scores."
     )
     legend = [{"name": label, "colour": colours[label]} for label in comparison.labels]
     return {"explanation": explanation, "legend": legend, "charts": charts, "tables": [pairs, rules]}

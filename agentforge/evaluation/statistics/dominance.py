@@ -3,6 +3,9 @@
 Every rule is a function of two sides and returns whether A dominates B. Rules with ``affine`` and ``champion`` in their
 name are those of the Affine subnet's validator at a date (docs/evaluation.md gives the source of each); they are
 kept as they were, weaknesses too, so that a result can be compared with theirs.
+
+They all read mean scores and know nothing of tasks. The default rule, `posterior`, reads the tasks one by one and is in
+`agentforge.evaluation.statistics.posterior`; docs/evaluation.md says how often each is wrong.
 """
 
 from __future__ import annotations
@@ -68,7 +71,10 @@ def point(a: Side, b: Side) -> Bools:
 
 
 def interval(a: Side, b: Side) -> Bools:
-    """The interval lies nowhere below the other's, and somewhere above it."""
+    """The interval lies nowhere below the other's, and somewhere above it.
+
+    "Somewhere" is a maximum over environments, so luck finds one the sooner the more there are.
+    """
     return ~some(a.high < b.low) & some(a.low > b.high)
 
 
@@ -80,6 +86,7 @@ def affine_eps(a: Side, b: Side) -> Bools:
     rate_a, rate_b = np.clip(a.mean, 0, 1), np.clip(b.mean, 0, 1)
     variance = rate_a * (1 - rate_a) / np.clip(a.n, 1, COUNT_CAP) + rate_b * (1 - rate_b) / np.clip(b.n, 1, COUNT_CAP)
     not_worse = np.maximum(0.005, 1.28 * np.sqrt(variance))
+    # Half a standard error is better by luck alone in a third of all comparisons: this rule errs most of all.
     better = np.minimum(np.maximum(0.015, 0.5 * np.sqrt(variance)), not_worse)
     won = every(a.mean >= b.mean - not_worse) & some(a.mean >= b.mean + better)
     alike = every(np.abs(a.mean - b.mean) <= not_worse)
@@ -96,6 +103,7 @@ def affine_ci(a: Side, b: Side) -> Bools:
     low_a, high_a = _pseudo_successes(a)
     low_b, high_b = _pseudo_successes(b)
     later, earlier = (a.order > b.order)[..., None], (a.order < b.order)[..., None]
+    # A tie goes to the earlier one: a copy of the best model, handed in again, is to gain nothing.
     above, below = low_a > high_b, low_b > high_a
     wins = above | (earlier & ~below)
     loses = below | (later & ~above)
@@ -145,7 +153,10 @@ def dominates(rule: Rule, models: Side) -> Bools:
 
 
 def _pseudo_successes(side: Side) -> tuple[Array, Array]:
-    """Return the 10 % and 90 % quantiles of Beta(1/2 + sum of scores, 1/2 + n - sum): graded scores counted too."""
+    """Return the 10 % and 90 % quantiles of Beta(1/2 + sum of scores, 1/2 + n - sum): graded scores counted too.
+
+    So the validator made them: not closed at 0 and 1, as `beta_jeffreys` is, and far too wide for graded scores.
+    """
     from scipy.special import betaincinv
 
     total = np.clip(side.mean * side.n, 0, side.n)

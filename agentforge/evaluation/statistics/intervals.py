@@ -1,7 +1,8 @@
-"""Intervals of proportions and of means of graded scores, in closed form: no resampling, so no seed."""
+"""Intervals of proportions, of means of graded scores and of losses, in closed form: no resampling, so no seed."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,10 @@ def beta_jeffreys(successes: float, n: float, confidence: float) -> tuple[float,
 
     The posterior under Jeffreys' prior is Beta(successes + 1/2, n - successes + 1/2). With no success the lower limit
     is 0 and with n successes the upper one is 1 (Brown, Cai and DasGupta, Interval Estimation for a Binomial
-    Proportion, Statistical Science 16(2), 2001): else the interval could not cover 0 and 1 at all.
+    Proportion, Statistical Science 16(2), 2001, section 4.1.2): else the interval could not cover 0 and 1 at all.
+
+    It covers the true rate with the stated probability on average over rates, and with less at some of them:
+    `jeffreys_coverage` says how much less.
 
     Args:
         successes: of ``n`` independent trials; no whole numbers where `effective_trials` made them.
@@ -36,29 +40,99 @@ def beta_jeffreys(successes: float, n: float, confidence: float) -> tuple[float,
     return low, high
 
 
-def effective_trials(task_rates: Array, samples: int) -> float:
-    """Return how many independent trials several samples of each task are worth.
+@dataclass(frozen=True)
+class Coverage:
+    """How often an interval contains the true rate.
 
-    p (1 - p) over the variance of the mean of task rates (Korn and Graubard, Survey Methodology 24(2), 1998), kept
-    between the number of tasks (samples of a task always agree) and the number of samples.
+    Attributes:
+        minimum: at the rate where it does so least often.
+        mean: over all rates from 0 to 1 alike.
+    """
+
+    minimum: float
+    mean: float
+
+
+def jeffreys_coverage(n: int, confidence: float) -> Coverage:
+    """Return the exact coverage of `beta_jeffreys` after ``n`` trials, by summing the binomial distribution.
+
+    Between two neighbouring limits the interval of a fixed run of counts, a to b, contains the rate, so the coverage is
+    P(a <= X <= b): as a function of the rate it rises and then falls, and its least value lies at one of the two ends.
+    The minimum over all rates is therefore found among the limits; no grid is needed. The mean is an integral of the
+    binomial over each count's interval, which is a difference of Beta distribution functions.
+    """
+    from scipy.special import betainc
+    from scipy.stats import binom
+
+    counts = np.arange(n + 1)
+    low, high = np.array([beta_jeffreys(int(count), n, confidence) for count in counts]).T
+    ends = np.unique([*low, *high])
+    middle = (ends[:-1] + ends[1:]) / 2
+    # Both limits rise with the count: the counts whose intervals contain the middle are those from `first` to `last`.
+    first, last = np.searchsorted(high, middle), np.searchsorted(low, middle) - 1
+    covered = [binom.cdf(last, n, rate) - binom.cdf(first - 1, n, rate) for rate in (ends[:-1], ends[1:])]
+    mean = (betainc(counts + 1, n - counts + 1, high) - betainc(counts + 1, n - counts + 1, low)).sum() / (n + 1)
+    return Coverage(float(np.min(covered)), float(mean))
+
+
+def effective_trials(sums: Array, weights: Array, trials: float, confidence: float) -> float:
+    """Return how many independent trials clustered ones are worth.
+
+    Samples of one task resemble each other, and so do tokens of one row. The share p = sum(sums) / sum(weights) then
+    varies more than p (1 - p) / trials says. Its true variance is taken from the spread between clusters, linearised as
+    that of a ratio of sums (Cochran, Sampling Techniques, 3rd ed. 1977, section 6.4), and p (1 - p) over it is the
+    number of independent trials that would vary as much. Few clusters tell their own spread badly: the squared ratio of
+    Student's t quantiles makes up for it (both from Korn and Graubard, Survey Methodology 24(2), 1998, section 3).
+
+    Where all trials agree there is no spread to estimate, and nothing says that a cluster could have disagreed with
+    itself: each counts once.
 
     Args:
-        task_rates: (tasks,) share of successes of each task.
-        samples: of all tasks together.
+        sums: (clusters,) successes of each, or their share where clusters count alike.
+        weights: (clusters,) trials of each, or 1 where clusters count alike.
+        trials: all of them; the result is at most that, and at least the number of clusters.
+        confidence: of the interval that is made from them.
     """
-    tasks, p = len(task_rates), float(task_rates.mean()) if len(task_rates) else 0.0
-    if tasks < 2 or not 0 < p < 1:
-        return float(tasks)
-    variance = float(task_rates.var(ddof=1)) / tasks
-    return float(min(max(p * (1 - p) / variance, tasks), samples)) if variance > 0 else float(samples)
+    from scipy.special import stdtrit
+
+    clusters = len(sums)
+    share = float(sums.sum() / weights.sum()) if clusters else 0.0
+    if clusters < 2 or not 0 < share < 1:
+        return float(clusters)
+    residuals = sums - share * weights
+    variance = clusters / (clusters - 1) * float(residuals @ residuals) / float(weights.sum()) ** 2
+    if variance == 0:
+        return float(trials)
+    tail = (1 + confidence) / 2
+    few = float(stdtrit(trials - 1, tail) / stdtrit(clusters - 1, tail)) ** 2
+    return float(min(max(few * share * (1 - share) / variance, clusters), trials))
+
+
+def share_over_rows(successes: Array, counts: Array, confidence: float) -> tuple[float, float, float]:
+    """Return the share of successes among all trials of several rows, and its Beta-Jeffreys interval.
+
+    Args:
+        successes: (rows,) of each row.
+        counts: (rows,) trials of each row.
+        confidence: mass of the interval, over `effective_trials`.
+    """
+    share = float(successes.sum() / counts.sum())
+    trials = effective_trials(successes, counts, float(counts.sum()), confidence)
+    return share, *beta_jeffreys(share * trials, trials, confidence)
 
 
 def bootstrap_abc(values: Array, confidence: float) -> tuple[float, float]:
-    """Return the ABC interval of the mean of scores in [0, 1]: what the BCa bootstrap tends to with many resamples.
+    """Return the expanded ABC interval of the mean of scores in [0, 1].
 
-    For a mean the bias correction equals the acceleration a = sum(d^3) / (6 sum(d^2)^1.5), d = values - mean, and the
-    limit at the normal quantile z is mean + s w / (1 - a w)^2, w = a + z, s = sqrt(sum(d^2)) / n (DiCiccio and Efron,
-    Bootstrap Confidence Intervals, Statistical Science 11(3), 1996, section 4).
+    ABC is what the BCa bootstrap tends to with many resamples. For a mean the bias correction equals the acceleration
+    a = sum(d^3) / (6 sum(d^2)^1.5), d = values - mean, and the limit at the normal quantile z is
+    mean + s w / (1 - a w)^2, w = a + z, s = sqrt(sum(d^2)) / n (DiCiccio and Efron, Bootstrap Confidence Intervals,
+    Statistical Science 11(3), 1996, section 4).
+
+    Every bootstrap of few values is too narrow: it divides by n, not by n - 1, and takes the spread that it sees for
+    the true one. Of three graded scores the plain 80% interval contains the true mean in 60% of cases. Expanded, z is
+    Student's t quantile times sqrt(n / (n - 1)) (Hesterberg, What Teachers Should Know About the Bootstrap, American
+    Statistician 69(4), 2015); for symmetric scores that is Student's t interval.
 
     Where all values are equal there is nothing to resample: then a share of unseen values, at most the upper Jeffreys
     limit for 0 of n, may lie anywhere in [0, 1].
@@ -69,7 +143,7 @@ def bootstrap_abc(values: Array, confidence: float) -> tuple[float, float]:
     Raises:
         ValueError: the mass is impossible.
     """
-    from scipy.special import ndtri
+    from scipy.special import stdtrit
 
     _check(confidence)
     n = len(values)
@@ -82,7 +156,8 @@ def bootstrap_abc(values: Array, confidence: float) -> tuple[float, float]:
         unseen = beta_jeffreys(0, n, confidence)[1]
         return mean * (1 - unseen), mean * (1 - unseen) + unseen
     acceleration = float((deviations**3).sum()) / (6 * squares**1.5)
-    w = acceleration + ndtri(np.array([(1 - confidence) / 2, (1 + confidence) / 2]))
+    z = float(stdtrit(n - 1, (1 + confidence) / 2)) * (n / (n - 1)) ** 0.5
+    w = acceleration + np.array([-z, z])
     low, high = mean + np.sqrt(squares) / n * w / (1 - acceleration * w) ** 2
     return max(0.0, min(mean, float(low))), min(1.0, max(mean, float(high)))
 
@@ -114,25 +189,7 @@ def ratio_t(sums: Array, counts: Array, confidence: float) -> tuple[float, float
     return mean, mean - half, mean + half
 
 
-def share_over_rows(successes: Array, counts: Array, confidence: float) -> tuple[float, float, float]:
-    """Return the share of successes among all trials of several rows, and its Beta-Jeffreys interval.
-
-    Trials of one row depend on each other: all together count for as many as the linearised variance between rows says,
-    at least the rows and at most the trials (Korn and Graubard, as in `effective_trials`).
-
-    Args:
-        successes: (rows,) of each row.
-        counts: (rows,) trials of each row.
-    """
-    n, trials = len(counts), float(counts.sum())
-    share = float(successes.sum()) / trials
-    if n > 1 and 0 < share < 1:
-        residuals = successes - share * counts
-        variance = n / (n - 1) * float(residuals @ residuals) / trials**2
-        trials = min(trials, max(n, share * (1 - share) / variance)) if variance else trials
-    return share, *beta_jeffreys(share * trials, trials, confidence)
-
-
 def _check(confidence: float) -> None:
+    """Raise ValueError unless ``confidence`` can be the mass of an interval."""
     if not 0 < confidence < 1:
         raise ValueError(f"the confidence must lie between 0 and 1, it is {confidence}")

@@ -121,7 +121,10 @@ def proportion(outcomes: Array, clusters: Clusters, confidence: float) -> Measur
     """Return a share with its Beta-Jeffreys interval, over effective trials where a task has several results."""
     rates = clusters.means(outcomes)
     value = float(rates.mean())
-    trials = float(len(outcomes)) if clusters.single else effective_trials(rates, len(outcomes))
+    trials = float(len(outcomes))
+    if not clusters.single:
+        # A task counts once, whatever number of its samples were lost: so every rate has the weight 1.
+        trials = effective_trials(rates, np.ones(clusters.count), trials, confidence)
     low, high = beta_jeffreys(value * trials, trials, confidence)
     return Measure(value, low, high, "Beta-Jeffreys", trials, _beta_variance(value * trials, trials))
 
@@ -132,13 +135,19 @@ def graded_mean(scores: Array, clusters: Clusters, confidence: float) -> Measure
     n, value = len(values), float(values.mean())
     low, high = bootstrap_abc(values, confidence)
     variance = float(values.var()) / n
-    if variance < 1e-12 / n:  # nothing varied: no more is known than of a rate of 0 of n
+    if variance < 1e-12 / n:
+        # Nothing varied, and a variance of 0 would let this environment look certain in every aggregate. As much as of
+        # a rate of 0 of n is known.
         variance = _beta_variance(0, n)
     return Measure(value, low, high, "bootstrap ABC", float(n), variance)
 
 
 def weighted(measures: Sequence[Measure], weights: Sequence[float], confidence: float) -> Measure:
-    """Return the weighted mean of independent measures, with the normal interval of its variance."""
+    """Return the weighted mean of independent measures, with the normal interval of its variance.
+
+    Environments have their own tasks, so their variances add up; a sum of several is close to normal where each alone
+    is not, which is why a single one keeps its own interval.
+    """
     from scipy.special import ndtri
 
     if len(measures) == 1:
@@ -165,6 +174,9 @@ def aggregate(summaries: Sequence[Summary], confidence: float) -> dict[str, Meas
 
 
 def _beta_variance(successes: float, trials: float) -> float:
-    """Return the variance of the Beta-Jeffreys posterior: never 0, as that of the plain rate is at both ends."""
+    """Return the variance of the Beta-Jeffreys posterior, a b / ((a + b)^2 (a + b + 1)).
+
+    It is never 0, as p (1 - p) / n is at both ends.
+    """
     a, b = successes + 0.5, trials - successes + 0.5
     return a * b / ((a + b) ** 2 * (a + b + 1))

@@ -11,12 +11,15 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 
-from agentforge.errors import UserError
+from agentforge.artifacts import hash_json
+from agentforge.errors import UserError, first_line
 from agentforge.evaluation.statistics.intervals import Array
 from agentforge.rollouts.episodes import Episode
 from agentforge.rollouts.play import Task
 
 RESULTS = "results.parquet"
+OPENING = 2
+"""Messages of an episode before the policy's first turn: the instructions and the first observation."""
 SCHEMA = pa.schema(
     {
         "policy": pa.string(),
@@ -25,6 +28,7 @@ SCHEMA = pa.schema(
         "sample": pa.int32(),
         "seed": pa.int64(),
         "difficulty": pa.int32(),
+        "asked": pa.string(),
         "score": pa.float64(),
         "success": pa.bool_(),
         "reward": pa.float64(),
@@ -48,6 +52,7 @@ def result_row(task: Task, episode: Episode, difficulty: int) -> dict[str, Any]:
         "sample": task.sample,
         "seed": task.seed,
         "difficulty": difficulty,
+        "asked": hash_json(episode.messages[:OPENING])[:16],
         "score": float(min(1.0, max(0.0, episode.score))),
         "success": episode.success,
         "reward": episode.reward,
@@ -83,7 +88,7 @@ def read_results(directory: Path) -> pa.Table:
     except FileNotFoundError:
         raise UserError(f"{directory} is no evaluation over environments: it has no {RESULTS}") from None
     except (pa.ArrowInvalid, ValueError, OSError) as error:
-        raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}; evaluate again with --replace") from None
+        raise UserError(f"{path} cannot be read: {first_line(error)}; evaluate again with --replace") from None
 
 
 def columns(table: pa.Table, *names: str) -> list[np.ndarray[Any, Any]]:
@@ -94,6 +99,25 @@ def columns(table: pa.Table, *names: str) -> list[np.ndarray[Any, Any]]:
 def environment_rows(table: pa.Table, environment: str) -> pa.Table:
     """Return the rows of one environment."""
     return table.filter(pa.compute.equal(table["environment"], environment))
+
+
+def asked_otherwise(one: pa.Table, other: pa.Table) -> tuple[str, int] | None:
+    """Return the first task (environment, id) that two evaluations opened with other words; None: there is none.
+
+    Ids alone do not tell: what stands behind an id changes with an environment's data and with its instructions.
+    """
+    known = {(environment, task): asked for environment, task, asked in _openings(one)}
+    for environment, task, asked in _openings(other):
+        if known.get((environment, task), asked) != asked:
+            return environment, task
+    return None
+
+
+def _openings(table: pa.Table) -> list[tuple[str, int, str]]:
+    """Return every task once with the hash of its opening: all samples of a task open alike."""
+    names = ["environment", "task_id", "asked"]
+    distinct = table.select(names).group_by(names).aggregate([])
+    return sorted(zip(*(distinct[name].to_pylist() for name in names), strict=True))
 
 
 def task_means(table: pa.Table, environment: str, column: str) -> dict[int, float]:

@@ -42,6 +42,11 @@ class Chosen:
         """Return what decides the episodes."""
         return {"name": self.name, "id": self.environment.id, "options": self.options, "tasks": self.tasks}
 
+    def asked(self, seed: int) -> str:
+        """Return the hash of what is asked; how many turns there are to answer belongs to the decoding."""
+        options = {name: value for name, value in self.options.items() if name != "max_turns"}
+        return hash_json({**self.as_json(), "options": options, "seed": seed})
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -139,7 +144,7 @@ def score_table(table: pa.Table, chosen: Sequence[Chosen], recipe: Recipe) -> tu
         rows = environment_rows(table, one.name)
         scores[one.name] = {
             "id": one.environment.id,
-            "hash": hash_json({**one.as_json(), "seed": recipe.seed}),
+            "hash": one.asked(recipe.seed),
             **found[one.name].as_json(),
             "lost": len(one.tasks) * samples - len(rows),
             **_conduct(rows),

@@ -10,6 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from agentforge.artifacts import Workspace
+from agentforge.evaluation.comparable import template_of
 from agentforge.evaluation.tasks.episode_results import RESULTS, results_table, write_results
 from agentforge.evaluation.tasks.reserved_tasks import Played, Selection, choose, result_rows, score_table, settings_of
 from agentforge.evaluation.tasks.sample_episodes import EPISODES, write_examples
@@ -19,7 +20,8 @@ from agentforge.rollouts.environment_pool import EnvironmentPool
 from agentforge.rollouts.episodes import Episode
 from agentforge.rollouts.experts import Actor
 from agentforge.rollouts.play import Task, play
-from agentforge.rollouts.policies.policies import Policy, Sampling
+from agentforge.rollouts.policies.policies import Conversation, Policy, Sampling
+from agentforge.rollouts.transcript import Dialogue
 
 
 @contextmanager
@@ -30,15 +32,24 @@ def opened(recipe: Recipe) -> Iterator[Selection]:
 
 
 def decoding(recipe: Recipe) -> dict[str, Any]:
-    """Return how a model writes its turns, as it stands in scores.json."""
+    """Return what the recipe says of how a model writes its turns."""
     settings = settings_of(recipe)
     return {
         **recipe.rollouts.model_dump(include={"max_new_tokens", "top_p", "act"}),
-        "max_length": _max_length(recipe),
+        "max_length": recipe.episode_length,
         "temperature": settings.temperature,
         "samples": settings.samples,
         "seed": recipe.seed,
     }
+
+
+def answering(recipe: Recipe, selection: Selection, policy: Policy | Actor) -> dict[str, Any]:
+    """Return how a policy writes its turns, as it stands in scores.json: two of them are compared where it is equal."""
+    found = {**decoding(recipe), "max_turns": {one.name: one.environment.max_turns for one in selection.chosen}}
+    if isinstance(policy, Policy):
+        openings = [Dialogue(one.environment, "", recipe.rollouts.act) for one in selection.chosen]
+        found["template"] = template_of(policy, [Conversation(one.messages, one.tools) for one in openings])
+    return found
 
 
 def play_tasks(recipe: Recipe, selection: Selection, policy: Policy | Actor) -> list[Played]:
@@ -67,7 +78,7 @@ def play_tasks(recipe: Recipe, selection: Selection, policy: Policy | Actor) -> 
             tasks,
             sampling=Sampling(rollouts.max_new_tokens, settings.temperature, rollouts.top_p, recipe.seed),
             batch_size=rollouts.batch_size,
-            max_length=_max_length(recipe),
+            max_length=recipe.episode_length,
             act=rollouts.act,
             on_episode=keep,
         )
@@ -100,7 +111,7 @@ def evaluate_environments(
             "scores": scores,
             "aggregates": totals,
             "confidence": recipe.evaluate.confidence,
-            "decoding": decoding(recipe),
+            "decoding": answering(recipe, selection, policy),
             "episodes": len(rows),
             "new_tokens": new_tokens,
             "seconds": round(seconds, 2),
@@ -114,7 +125,3 @@ def _set_beside(entry: dict[str, Any], trivial: dict[str, Any]) -> None:
     entry["baselines"] = trivial
     random = trivial.get("random")
     entry["chance"] = random[entry["headline"]]["value"] if random else None
-
-
-def _max_length(recipe: Recipe) -> int:
-    return recipe.rollouts.max_length or recipe.data.max_length

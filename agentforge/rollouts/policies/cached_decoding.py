@@ -16,7 +16,7 @@ from torch import Tensor
 
 from agentforge.rollouts.policies.policies import Completion, Decoder, Request, Sampling
 from agentforge.rollouts.policies.ragged_cache import RaggedCache
-from agentforge.rollouts.policies.sampling import draw
+from agentforge.rollouts.policies.sampling import draw_next
 
 WORTH_SHARING = 16
 """Tokens that two prompts must share so that one waits a forward for the other to read them."""
@@ -49,7 +49,7 @@ class CachedDecoder(Decoder):
     Args:
         model: in evaluation mode; it is called and not changed. The caller switches gradients off.
         stop_ids: tokens that end a turn.
-        sampling: temperature and top_p.
+        sampling: how tokens are drawn; the room and the seed are each request's own.
         seats: episodes at once; a seat is a row of the cache.
         additive_mask: the model's attention adds its mask instead of selecting by it.
 
@@ -70,6 +70,9 @@ class CachedDecoder(Decoder):
         self.tokens_read = 0
 
     def begin(self, seat: int, request: Request) -> None:
+        # An episode comes back to its seat with all its tokens, most of which this row still holds: its own earlier
+        # turns, or what another episode in this seat began with. Only the rest is read. The last token always is, even
+        # if it is held: the logits after it are what the first token is drawn from.
         row = self.rows[seat]
         token_ids = list(request.token_ids)
         kept = min(common_length(row.held, token_ids), len(token_ids) - 1)
@@ -83,6 +86,10 @@ class CachedDecoder(Decoder):
             finished = self._forward(self._next_rows())
         return finished
 
+    # A row is in one of two states. It reads: a prompt, or what an environment has answered, many tokens at once. Or it
+    # writes: its one unread token is the one drawn last. A forward is as wide as its widest row and shorter ones are
+    # padded, so readers and writers never share one: fifty rows would be padded to a prompt of a thousand tokens for
+    # the one that reads it. Who waits, and for how long, is decided here.
     def _next_rows(self) -> list[int]:
         """Return the rows of the next forward: those that read, if enough of them wait, else those that write."""
         begun = [index for index, row in enumerate(self.rows) if row.unread]
@@ -131,11 +138,14 @@ class CachedDecoder(Decoder):
         else:
             logits = self._read(torch.tensor(indices, device=self.model.device), rows, None)
         uniforms = [row.random.random() for row in rows]
-        tokens, logprobs = draw(logits, self.sampling.temperature, self.sampling.top_p, uniforms)
+        contexts = (row.held + row.unread for row in rows)
+        tokens, logprobs = draw_next(logits, self.sampling, uniforms, contexts)
         written = [self._write(*step) for step in zip(rows, tokens, logprobs, strict=True)]
         return [(index, turn) for index, turn in zip(indices, written, strict=True) if turn is not None]
 
     def _write(self, row: Row, token: int, logprob: float) -> Completion | None:
+        # the token just drawn is unread: its keys enter the cache when the next one is drawn. A turn's last token
+        # therefore is never held, and is read with the beginning of the next turn.
         row.held += row.unread
         row.unread = [token]
         row.written.append(token)

@@ -10,7 +10,8 @@ import torch
 from transformers import LogitsProcessor, StoppingCriteria
 
 from agentforge.rollouts.policies.policies import OnToken, Request, Sampling
-from agentforge.rollouts.policies.sampling import draw
+from agentforge.rollouts.policies.sampling import draw_next
+from agentforge.rollouts.policies.steering import Steering
 
 
 class Drawing(LogitsProcessor):
@@ -22,15 +23,31 @@ class Drawing(LogitsProcessor):
 
     def __init__(self, requests: Sequence[Request], sampling: Sampling) -> None:
         self.sampling = sampling
+        self._requests = requests
+        self._width = max(len(request.token_ids) for request in requests)
         self.randoms = [Random(request.seed) for request in requests]
         self.logprobs: list[list[float]] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: Any) -> Any:
         uniforms = [random.random() for random in self.randoms]
-        tokens, logprobs = draw(scores, self.sampling.temperature, self.sampling.top_p, uniforms)
+        # `input_ids` is padded in front, and padding must not be taken for a token that was said
+        written = input_ids[:, self._width :].tolist()
+        contexts = ([*r.token_ids, *new] for r, new in zip(self._requests, written, strict=True))
+        tokens, logprobs = draw_next(scores, self.sampling, uniforms, contexts)
         self.logprobs.append(logprobs)
         chosen = torch.tensor(tokens, device=scores.device)[:, None]
         return torch.full_like(scores, -torch.inf).scatter(-1, chosen, 0.0)
+
+
+class Steered(LogitsProcessor):
+    """Lets a `Steering` draw the one row's next token, and leaves `generate` no other choice."""
+
+    def __init__(self, steering: Steering) -> None:
+        self.steering = steering
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any) -> Any:
+        token = self.steering.choose(scores[0])
+        return torch.full_like(scores, -torch.inf).index_fill_(-1, torch.tensor([token], device=scores.device), 0.0)
 
 
 class Watch(StoppingCriteria):

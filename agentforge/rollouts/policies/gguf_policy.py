@@ -5,16 +5,23 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
 
 from agentforge.data.chat_template import any_of, guard_control_tokens
 from agentforge.data.messages import escape, normalize
 from agentforge.errors import UserError
 from agentforge.models.locate_model import ModelLocation
 from agentforge.recipe.hardware import available_cores
+from agentforge.rollouts.policies.constraints import GrammarTokenizer, Vocabulary, require_llguidance
 from agentforge.rollouts.policies.policies import Completion, Message, OnToken, Policy, Request, Sampling, ToolSchema
+from agentforge.rollouts.policies.sampling import draw_next
+from agentforge.rollouts.policies.steering import Steering
 
 DEFAULT_CONTEXT = 8192
 """Tokens. llama.cpp allocates the whole cache at once: a 32B model's own 131072 would take 32 GiB."""
@@ -78,6 +85,7 @@ class GGUFPolicy(Policy):
         tokens = range(llama_cpp.llama_vocab_n_tokens(self._vocabulary))
         ends = [t for t in tokens if llama_cpp.llama_vocab_is_eog(self._vocabulary, t)]
         self.stop_ids = list(dict.fromkeys([llama.token_eos(), *ends]))
+        self._grammar_tokenizer: GrammarTokenizer | None = None
         self._control = self._control_tokens()
         self._control_pattern = any_of(self._control)
         eos, bos = (self._piece(token).decode("utf-8") for token in (llama.token_eos(), llama.token_bos()))
@@ -128,52 +136,82 @@ class GGUFPolicy(Policy):
     def complete(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, on_token: OnToken | None = None
     ) -> list[Completion]:
-        return [self._one(row, prompt, sampling, on_token) for row, prompt in enumerate(prompts)]
+        return [self._write(row, prompt, Steering(sampling), on_token) for row, prompt in enumerate(prompts)]
 
     def draw(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         return [self._draw_one(request, sampling) for request in requests]
 
+    def write(self, prompt: Sequence[int], steering: Steering, on_token: OnToken | None = None) -> Completion:
+        return self._write(0, prompt, steering, on_token)
+
+    def _write(self, row: int, prompt: Sequence[int], steering: Steering, on_token: OnToken | None) -> Completion:
+        room = self.room([prompt], steering.sampling)
+        steering.begin(prompt)
+        tokens = self._likeliest(prompt) if steering.is_plain else self._chosen(prompt, steering.choose)
+        return self._written(tokens, room, row, on_token)
+
+    def grammar_tokenizer(self) -> GrammarTokenizer:
+        if self._grammar_tokenizer is None:
+            require_llguidance()
+            tokens = [self._piece(token) for token in range(self._library.llama_vocab_n_tokens(self._vocabulary))]
+
+            def plain(text: str) -> list[int]:
+                (guarded,), guard = guard_control_tokens([text], self._control_pattern)
+                return self._tokenize(guarded, guard)
+
+            vocabulary = Vocabulary(tokens, self._control, self.stop_ids[0], plain)
+            self._grammar_tokenizer = GrammarTokenizer(vocabulary, self.stop_ids)
+        return self._grammar_tokenizer
+
     def _draw_one(self, request: Request, sampling: Sampling) -> Completion:
-        """Write a turn with the draws of `sampling.draw`: llama.cpp's own do not say how likely a token was."""
-        import numpy as np
-        import torch
-        from llama_cpp import LogitsProcessorList
-
-        from agentforge.rollouts.policies.sampling import draw
-
         random = Random(request.seed)
+        context = list(request.token_ids)
         logprobs: list[float] = []
 
-        def choose(_: Any, scores: Any) -> Any:
-            logits = torch.from_numpy(np.array(scores))[None]
-            (token,), (logprob,) = draw(logits, sampling.temperature, sampling.top_p, [random.random()])
+        def choose(logits: Any) -> int:
+            (token,), (logprob,) = draw_next(logits[None], sampling, [random.random()], [context])
+            context.append(token)
             logprobs.append(logprob)
+            return token
+
+        written = self._written(self._chosen(request.token_ids, choose), request.room)
+        return replace(written, logprobs=logprobs[: len(written.token_ids)])
+
+    def _likeliest(self, prompt: Sequence[int]) -> Iterator[int]:
+        return iter(self.llama.generate(list(prompt), temp=0.0, repeat_penalty=1.0))
+
+    def _chosen(self, prompt: Sequence[int], choose: Callable[[Tensor], int]) -> Iterator[int]:
+        """Yield tokens that ``choose`` takes from the logits `(V,)`.
+
+        llama.cpp's own sampler is not used: it does not say how likely a token was, it applies the temperature after
+        the filters and not before, and its repetition penalty sees the last 64 tokens only.
+        """
+        import numpy as np
+        from llama_cpp import LogitsProcessorList
+
+        failures: list[BaseException] = []
+
+        def process(_: Any, scores: Any) -> Any:
             only = np.full_like(scores, -1e30)
-            only[token] = 0.0
+            try:
+                only[choose(torch.from_numpy(np.array(scores)))] = 0.0
+            except BaseException as error:  # this is called from C, where ctypes would print it and go on: Ctrl-C too
+                failures.append(error)
             return only
 
-        chosen = self.llama.generate(
-            list(request.token_ids), temp=0.0, repeat_penalty=1.0, logits_processor=LogitsProcessorList([choose])
-        )
-        written: list[int] = []
-        for token in chosen:
-            written.append(int(token))
-            if written[-1] in self.stop_ids or len(written) == request.room:
-                break
-        return Completion(written, written[-1] in self.stop_ids, logprobs[: len(written)])
+        processors = LogitsProcessorList([process])
+        for token in self.llama.generate(list(prompt), temp=0.0, repeat_penalty=1.0, logits_processor=processors):
+            if failures:
+                raise failures[0]
+            yield int(token)
 
-    def _one(self, row: int, prompt: Sequence[int], sampling: Sampling, on_token: OnToken | None) -> Completion:
-        room = self.room([prompt], sampling)
-        self.llama.set_seed(sampling.seed)
-        tokens = self.llama.generate(
-            list(prompt), temp=sampling.temperature, top_p=sampling.top_p, top_k=0, min_p=0.0, repeat_penalty=1.0
-        )
+    def _written(self, tokens: Iterator[int], room: int, row: int = 0, on_token: OnToken | None = None) -> Completion:
         written: list[int] = []
         for token in tokens:
             written.append(int(token))
-            if self._library.llama_vocab_is_eog(self._vocabulary, token):
+            if written[-1] in self.stop_ids:
                 return Completion(written, stopped=True)
-            if (on_token is not None and on_token(row, int(token))) or len(written) == room:
+            if (on_token is not None and on_token(row, written[-1])) or len(written) == room:
                 break
         return Completion(written, stopped=False)
 

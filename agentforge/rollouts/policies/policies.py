@@ -10,15 +10,23 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from agentforge.errors import UserError
 from agentforge.models.locate_model import ModelLocation
+
+if TYPE_CHECKING:
+    from agentforge.rollouts.policies.constraints import GrammarTokenizer
+    from agentforge.rollouts.policies.steering import Steering
 
 Message = dict[str, Any]
 ToolSchema = dict[str, Any]
 OnToken = Callable[[int, int], bool]
 """Called with (row of the batch, new token id) after every token but the stop token; True stops that row."""
+
+OnText = Callable[[str, int | None], bool]
+"""Called with each token's text (empty while a character is incomplete) and the token, at the end with text that was
+left over and None; True stops the answer."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +46,17 @@ class Sampling:
         temperature: 0 takes the likeliest token.
         top_p: mass of the nucleus; 1 leaves every token in.
         seed: the same seed, prompts and batch give the same tokens on the same machine.
+        top_k, min_p: see `sampling.filtered`; 0 leaves every token in.
+        repetition_penalty: see `sampling.penalize`; 1 changes nothing.
     """
 
     max_new_tokens: int
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -145,6 +158,26 @@ class Policy(ABC):
             self.complete([r.token_ids], replace(sampling, max_new_tokens=r.room, seed=r.seed))[0] for r in requests
         ]
 
+    def write(self, prompt: Sequence[int], steering: Steering, on_token: OnToken | None = None) -> Completion:
+        """Write one turn whose tokens ``steering`` decides.
+
+        Raises:
+            UserError: the prompt leaves no room in the context, or this policy does not show its logits.
+        """
+        if steering.needs_logits:
+            raise UserError(
+                f"{self.label} does not show its logits, so it gives no logprobs and cannot be held to a grammar"
+            )
+        return self.complete([prompt], steering.sampling, on_token)[0]
+
+    def grammar_tokenizer(self) -> GrammarTokenizer:
+        """Return what compiles grammars for `write`.
+
+        Raises:
+            UserError: llguidance is not installed, or this policy cannot be held to a grammar.
+        """
+        raise UserError(f"{self.label} cannot be held to a grammar")
+
     @contextmanager
     def decoder(self, sampling: Sampling, seats: int) -> Iterator[Decoder]:
         """Yield what writes the turns of up to ``seats`` episodes at once."""
@@ -199,6 +232,15 @@ class Policy(ABC):
         if rest := stream.finish():
             on_text(rest)
         return generation
+
+    def reply(self, conversation: Conversation, steering: Steering, on_text: OnText) -> Generation:
+        """Answer one conversation with the tokens that ``steering`` decides, handing out the text as it is written."""
+        stream = TextStream(self.decode)
+        prompt = self.encode(conversation.messages, conversation.tools)
+        completion = self.write(prompt, steering, lambda _, token: on_text(stream.push(token), token))
+        if rest := stream.finish():
+            on_text(rest, None)
+        return self._generation(prompt, completion)
 
     def _generation(self, prompt: list[int], completion: Completion) -> Generation:
         said = completion.token_ids[:-1] if completion.stopped else completion.token_ids

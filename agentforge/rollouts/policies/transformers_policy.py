@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     GenerationConfig,
     LogitsProcessorList,
@@ -19,12 +18,13 @@ from transformers import (
 
 from agentforge.data import chat_template
 from agentforge.data.tokenizer import load_tokenizer
-from agentforge.errors import UserError
-from agentforge.models.auto import model_class
-from agentforge.models.build import packing_refusal
+from agentforge.errors import UserError, first_line
 from agentforge.models.locate_model import ModelLocation
+from agentforge.models.open_model import open_model
+from agentforge.models.row_isolation import isolation_of
 from agentforge.rollouts.policies.cached_decoding import CachedDecoder
-from agentforge.rollouts.policies.generate_hooks import Drawing, Watch
+from agentforge.rollouts.policies.constraints import GrammarTokenizer, grammar_tokenizer_of
+from agentforge.rollouts.policies.generate_hooks import Drawing, Steered, Watch
 from agentforge.rollouts.policies.policies import (
     Completion,
     Decoder,
@@ -36,6 +36,7 @@ from agentforge.rollouts.policies.policies import (
     Sampling,
     ToolSchema,
 )
+from agentforge.rollouts.policies.steering import Steering
 
 
 class TransformersPolicy(Policy):
@@ -62,9 +63,8 @@ class TransformersPolicy(Policy):
         self.tokenizer = tokenizer
         self.label = label
         self.context_length = context_length or getattr(model.config, "max_position_embeddings", None) or 1 << 30
-        self._stateful = packing_refusal(model.config) is not None
-        self._full_attention = not self._stateful and has_full_attention(model.config)
         self.stop_ids = chat_template.stop_token_ids(tokenizer)
+        self._grammar_tokenizer: GrammarTokenizer | None = None
 
     @classmethod
     def open(cls, location: ModelLocation, context_length: int | None = None) -> TransformersPolicy:
@@ -99,6 +99,30 @@ class TransformersPolicy(Policy):
             completions.update(self._run(rows, [prompts[row] for row in rows], room, sampling, on_token))
         return [completions[row] for row in range(len(prompts))]
 
+    def write(self, prompt: Sequence[int], steering: Steering, on_token: OnToken | None = None) -> Completion:
+        if steering.is_plain:
+            return self.complete([prompt], steering.sampling, on_token)[0]
+        room = self.room([prompt], steering.sampling)
+        steering.begin(prompt)
+        watch = [Watch([0], frozenset(self.stop_ids), on_token)] if on_token is not None else []
+        with self._answering():
+            generate: Any = self.model.generate
+            ids = torch.tensor([list(prompt)], device=self.model.device)
+            output = generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                generation_config=self._decoding(Sampling(0), room),
+                logits_processor=LogitsProcessorList([Steered(steering)]),
+                stopping_criteria=StoppingCriteriaList(watch),
+            )
+        return self._cut(output[0, len(prompt) :].tolist(), watch[0].ended.get(0) if watch else None)
+
+    def grammar_tokenizer(self) -> GrammarTokenizer:
+        if self._grammar_tokenizer is None:
+            size = self._config().get_text_config().vocab_size
+            self._grammar_tokenizer = grammar_tokenizer_of(self.tokenizer, size, self.stop_ids)
+        return self._grammar_tokenizer
+
     @contextmanager
     def decoder(self, sampling: Sampling, seats: int) -> Iterator[Decoder]:
         with self._answering():
@@ -112,12 +136,16 @@ class TransformersPolicy(Policy):
     def keeps_cache(self) -> bool:
         """Whether episodes can keep their own key-value cache over turns; if not, each turn reads them again.
 
-        Needed is an attention over the whole sequence that takes any mask, in a model made for caches that are not
-        transformers' own: what it says of static ones.
+        Needed is a model that a gap does not change, whose attention takes any mask, and that is made for caches that
+        are not transformers' own: what it says of static ones.
         """
         base = self._base()
         can_mask = self._config()._attn_implementation in ("sdpa", "eager")
-        return self._full_attention and can_mask and bool(getattr(base, "_can_compile_fullgraph", False))
+        return (
+            can_mask
+            and isolation_of(self.model).allows("gapped")
+            and bool(getattr(base, "_can_compile_fullgraph", False))
+        )
 
     def draw(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         completions: dict[int, Completion] = {}
@@ -175,15 +203,14 @@ class TransformersPolicy(Policy):
                 module.training = True
 
     def _batches(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
-        """Return the rows that are run together: all of them.
+        """Return the rows that are run together: all of them, if padding before a row does not change what it draws.
 
-        A state-space model has no attention mask to hide padding from its state: there only equal lengths go together.
+        It does where a state takes the padding in (RWKV, RecurrentGemma): there only equal lengths go together.
         """
-        rows = range(len(prompts))
-        if not self._stateful:
+        rows, lengths = range(len(prompts)), {len(prompt) for prompt in prompts}
+        if len(lengths) == 1 or isolation_of(self.model).allows("generated"):
             return [list(rows)]
-        lengths = sorted({len(prompt) for prompt in prompts})
-        return [[row for row in rows if len(prompts[row]) == length] for length in lengths]
+        return [[row for row in rows if len(prompts[row]) == length] for length in sorted(lengths)]
 
     def _run(
         self, rows: list[int], prompts: list[Sequence[int]], room: int, sampling: Sampling, on_token: OnToken | None
@@ -217,9 +244,9 @@ class TransformersPolicy(Policy):
         """Return how many first tokens of a batch are read only once.
 
         Prompts of one recipe begin with the same system turn and tools: of 950 tokens of an aj prompt, 900. Padding
-        then stands behind the shared part, where only full attention can leave it out.
+        then stands behind the shared part, where a scan takes it in and a sliding window counts it.
         """
-        if len(prompts) == 1 or not self._full_attention:
+        if len(prompts) == 1 or not isolation_of(self.model).allows("gapped"):
             return 0
         first, last = (
             min(map(list, prompts)),
@@ -246,21 +273,21 @@ class TransformersPolicy(Policy):
     def _decoding(self, sampling: Sampling, room: int) -> GenerationConfig:
         drawn: dict[str, Any] = {"do_sample": False}
         if sampling.temperature > 0:
-            drawn = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+            drawn = {
+                "do_sample": True,
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "top_k": sampling.top_k,
+                "min_p": sampling.min_p or None,
+            }
+        if sampling.repetition_penalty != 1:
+            drawn["repetition_penalty"] = sampling.repetition_penalty
         pad = self._pad_id()
         return GenerationConfig(max_new_tokens=room, eos_token_id=self.stop_ids, pad_token_id=pad, **drawn)
 
     def _pad_id(self) -> int:
         pad = self.tokenizer.pad_token_id
         return int(self.stop_ids[0] if pad is None else pad)
-
-
-def has_full_attention(config: PreTrainedConfig) -> bool:
-    """Tell whether every layer attends to the whole sequence, so that a gap in it changes nothing."""
-    layers = getattr(config, "layer_types", None)
-    if layers is None:
-        return getattr(config, "sliding_window", None) is None
-    return set(layers) == {"full_attention"}
 
 
 def load_weights(location: ModelLocation, *, spread: bool = True) -> PreTrainedModel:
@@ -272,17 +299,13 @@ def load_weights(location: ModelLocation, *, spread: bool = True) -> PreTrainedM
     """
     path = location.base or location.path
     placement = {"device_map": "auto" if spread else {"": 0}} if torch.cuda.is_available() else {}
-    try:
-        model = model_class(path, revision=location.revision).from_pretrained(
-            path,
-            revision=location.revision,
-            dtype="auto",
-            use_safetensors=True,
-            trust_remote_code=location.trust_remote_code,
-            **placement,
-        )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"the model {path} cannot be loaded: {first_line(error)}") from error
+    model = open_model(
+        path,
+        revision=location.revision,
+        dtype="auto",
+        trust_remote_code=location.trust_remote_code,
+        **placement,
+    )
     if location.kind == "hf":
         return model
     from peft import PeftModel
@@ -292,8 +315,3 @@ def load_weights(location: ModelLocation, *, spread: bool = True) -> PreTrainedM
     except (RuntimeError, ValueError) as error:
         raise UserError(f"the adapter {location.path} does not fit the base {path}: {first_line(error)}") from error
     return cast(PreTrainedModel, adapted)  # it is not one, but has its config, device and generate
-
-
-def first_line(error: Exception) -> str:
-    """Return an error's first line: libraries write paragraphs."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -85,6 +85,9 @@ class VLLMPolicy(Policy):
                 max_tokens=request.room,
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
+                top_k=sampling.top_k,
+                min_p=sampling.min_p,
+                repetition_penalty=sampling.repetition_penalty,
                 seed=request.seed % (1 << 63),  # a signed 64-bit number there
                 stop_token_ids=self.stop_ids,
                 logprobs=0,  # of the sampled token alone

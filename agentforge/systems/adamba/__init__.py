@@ -12,7 +12,7 @@ This file is all that the house reads of it before a model is opened, so it impo
 
 from __future__ import annotations
 
-from agentforge.systems.adamba.checkpoint_types import adapter_refusal, gguf_refusal, is_adamba
+from agentforge.systems.adamba.checkpoint_types import OWN_TYPE, adapter_refusal, check_config, gguf_refusal, is_adamba
 from agentforge.systems.adamba.operations import OPERATIONS
 from agentforge.systems.adamba.recipe_sections import AdambaLoss, AdambaSurgery, AdambaTrain
 from agentforge.systems.adamba.usage import usage
@@ -29,6 +29,8 @@ SYSTEM = System(
     surgery=OPERATIONS,
     loss_readings="agentforge.systems.adamba.evaluation.readings:loss_readings",
     step_work="agentforge.systems.adamba.planning:step_work",
+    config_tables={OWN_TYPE: "AdambaConfig"},
+    check_config=check_config,
     gguf_refusal=gguf_refusal,
     adapter_refusal=adapter_refusal,
     usage=usage,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from agentforge.errors import UserError
+
 PLAIN_TYPE, OWN_TYPE = "falcon_h1", "adamba"
 """An Adamba is written as a FalconH1, which plain transformers opens, unless a switch of a nanochat base is on."""
 PLAIN_CLASS = "FalconH1ForCausalLM"
@@ -23,6 +25,18 @@ def is_adamba(config: Mapping[str, Any]) -> bool:
     """Tell whether a config.json is an Adamba's: of its own type, or a FalconH1 with fields that Adamba adds."""
     kind = config.get("model_type")
     return kind == OWN_TYPE or (kind == PLAIN_TYPE and ("base_hidden_size" in config or "exit_layers" in config))
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Refuse a norm that couples all Mamba heads.
+
+    Raises:
+        UserError: the config asks for it.
+    """
+    if config.get("mamba_rms_norm"):
+        raise UserError(
+            "model.config.mamba_rms_norm: an Adamba cannot have it, because no width could be cut out of the model"
+        )
 
 
 def gguf_refusal(config: Mapping[str, Any]) -> str | None:

@@ -10,6 +10,8 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from agentforge.artifacts import write_text
+
 FILE = "metrics.jsonl"
 # Of the parent's final summary; the manifest has the true figures, over all restarts.
 SUMMARY = "train_runtime"
@@ -35,7 +37,7 @@ class MetricsCallback(TrainerCallback):
         self._tokens = max((line.get("tokens", 0) for line in lines if line["step"] <= state.global_step), default=0)
         if state.is_world_process_zero:
             kept = [json.dumps(line) + "\n" for line in lines if line["step"] <= state.global_step]
-            self.path.write_text("".join(kept), encoding="utf-8")
+            write_text(self.path, "".join(kept))
 
     def on_log(
         self,

@@ -6,10 +6,10 @@ from typing import Any
 
 import trl
 
-from agentforge.trainers.guarded_trainer import GuardedTrainer
+from agentforge.trainers.preference.equal_rows import EqualRowsTrainer
 
 
-class DPOTrainer(GuardedTrainer, trl.DPOTrainer):
+class DPOTrainer(EqualRowsTrainer, trl.DPOTrainer):
     """`trl.DPOTrainer` (Rafailov et al., arXiv 2305.18290) over rows of `turn_pairs`."""
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:

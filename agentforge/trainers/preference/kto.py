@@ -7,7 +7,7 @@ from typing import Any
 import trl
 from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
 
-from agentforge.trainers.guarded_trainer import GuardedTrainer
+from agentforge.trainers.preference.equal_rows import EqualRowsTrainer
 
 
 class EpisodeCollator(DataCollatorForUnpairedPreference):
@@ -26,8 +26,12 @@ class EpisodeCollator(DataCollatorForUnpairedPreference):
         return batch
 
 
-class KTOTrainer(GuardedTrainer, trl.KTOTrainer):
-    """`trl.KTOTrainer` (Ethayarajh et al., arXiv 2402.01306) over rows of `labelled_episodes`."""
+class KTOTrainer(EqualRowsTrainer, trl.KTOTrainer):
+    """`trl.KTOTrainer` (Ethayarajh et al., arXiv 2402.01306) over rows of `labelled_episodes`.
+
+    Its reference point, the KL, is estimated from each micro-batch by itself, as TRL and the paper have it. So here
+    `per_device_train_batch_size` is more than a way to cut an update: larger ones estimate it better.
+    """
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         """Return the rows with the mismatched completions that the KL term is estimated from.

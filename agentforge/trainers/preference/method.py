@@ -18,6 +18,7 @@ from agentforge.data.tokenizer import load_tokenizer
 from agentforge.environments.registry import load_class
 from agentforge.errors import CheckRefused, UserError
 from agentforge.models.build import build_model
+from agentforge.models.row_isolation import require
 from agentforge.recipe.schema import Recipe
 from agentforge.rollouts.collect import EPISODES
 from agentforge.rollouts.episode_store import read_episodes
@@ -102,6 +103,7 @@ class PreferenceMethod(Method):
             train_all=recipe.train.lora is None,
             device=self.args.device,
         )
+        require(base, "right", f"train.method {recipe.train.method}: rows of unlike length cannot be compared")
         model = self.adapted(base)
         options: dict[str, Any] = {
             "model": model,

@@ -32,7 +32,7 @@ def rl_defaults(recipe: Recipe) -> dict[str, Any]:
     return {
         # what tokens were drawn with is what their probabilities are computed with
         "temperature": recipe.rollouts.temperature,
-        "max_completion_length": recipe.rollouts.max_length or recipe.data.max_length,
+        "max_completion_length": recipe.episode_length,
         "reward_weights": [reward.weight for reward in recipe.train.rewards],
         "shuffle_dataset": False,  # slots have no order of their own: `TaskStream` shuffles the tasks
         # a dropped unit makes the same token less or more likely from one pass to the next: noise in every ratio

@@ -1,6 +1,15 @@
 """Group-relative policy optimisation over episodes: TRL's GRPOTrainer with checkpoints in the middle of a rollout.
 
-Nothing of the loss is written again, so every field of the config keeps its effect.
+Nothing of the loss is written again, so every field of the config keeps its effect. What is done otherwise than by TRL,
+each through the parent's own method:
+
+* Who plays: `rollout_func` is `trainers.rl.rollout.Rollouts`, and prompts are numbers of slots. TRL would generate one
+  completion a prompt; an episode has many turns, with the environment's words between them.
+* How tokens are scored (`_get_per_token_logps_and_entropies`): in groups of episodes of like length, for TRL pads all
+  to the longest; and, for models that padding on the left changes, of prompts of equal length.
+* The entropy bonus (`_compute_loss`): its mean is over the update, TRL's over each micro-batch.
+* Checkpoints: one rollout is trained on for several steps. What is left of it is saved, with the generator of tasks;
+  TRL would play anew after a restart.
 """
 
 from __future__ import annotations
@@ -17,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from trl import GRPOConfig
 
 from agentforge.artifacts import write_json
+from agentforge.models.row_isolation import isolation_of, require
 from agentforge.trainers.guarded_trainer import GuardedTrainer
 from agentforge.trainers.rl.length_groups import LengthGroups
 
@@ -53,6 +63,12 @@ class GRPOTrainer(GuardedTrainer, trl.GRPOTrainer):
     def __init__(self, *args: Any, keeps: Mapping[str, Keeps] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.keeps = dict(keeps or {})
+        self._entropies: torch.Tensor | None = None  # of the micro-batch that is being scored
+        unwrapped = self.accelerator.unwrap_model(self.model)
+        require(unwrapped, "right", "train.method: completions of unlike length cannot be scored together")
+        self.pads_left = isolation_of(unwrapped).allows("left")
+        if self.args.world_size > 1:
+            require(unwrapped, "left", "train.method: start one process; several must score all prompts in one pass")
 
     @property
     def _steps_of_a_pass(self) -> int:
@@ -62,7 +78,42 @@ class GRPOTrainer(GuardedTrainer, trl.GRPOTrainer):
     def length_groups(self, mask: torch.Tensor, length: int) -> LengthGroups:
         """Return the groups of a batch `(B, L)`, the same for equal masks."""
         # DDP may broadcast buffers at each forward, so all processes must do as many
-        return LengthGroups(mask, length, one=self.args.world_size > 1)
+        return LengthGroups(mask, length, one=self.args.world_size > 1, equal_prompts=not self.pads_left)
+
+    def tokens_of_update(self, inputs: dict[str, Any]) -> torch.Tensor:
+        """Return what a sum over a micro-batch's tokens is divided by to be its share of the mean over the update's.
+
+        The mean of each micro-batch by itself would let a token among few weigh more than one among many: the same
+        episodes would move the weights otherwise when they are cut into other micro-batches.
+        """
+        # TRL has counted the rollout's tokens over all processes; the gradients' mean over processes is DDP's
+        tokens: torch.Tensor = inputs["num_items_in_batch"].clamp(min=1) / self.accelerator.num_processes
+        if not self.model.training:  # type: ignore[union-attr]  # there is one
+            return tokens
+        return tokens * self.current_gradient_accumulation_steps / self._steps_of_a_pass
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        """Return the parent's loss, with the entropy bonus as a mean over the update's tokens.
+
+        The parent takes the mean of each micro-batch. Where only the most uncertain tokens count
+        (`top_entropy_quantile`) it stays so, for which ones these are is decided in each micro-batch as well.
+        """
+        weight = self._entropy_weight()
+        loss: torch.Tensor = super()._compute_loss(model, inputs)
+        entropies, self._entropies = self._entropies, None
+        if weight == 0 or entropies is None or self.top_entropy_quantile < 1:
+            return loss
+        mask = inputs["completion_mask"]
+        mask = mask * inputs["tool_mask"] if "tool_mask" in inputs else mask
+        summed = (entropies * mask).sum()
+        steps = self.current_gradient_accumulation_steps if self.model.training else 1  # type: ignore[union-attr]
+        return loss + weight * (summed / mask.sum().clamp(min=1) / steps - summed / self.tokens_of_update(inputs))
+
+    def _entropy_weight(self) -> float:
+        # as the parent is about to apply it: the adaptive one is switched off while there is enough entropy
+        if self.use_adaptive_entropy and self._last_world_entropy > self.args.entropy_target:
+            return 0.0
+        return float(self.entropy_coef)
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -74,9 +125,11 @@ class GRPOTrainer(GuardedTrainer, trl.GRPOTrainer):
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         if any(kwargs.get(name) is not None for name in OF_ROWS) or kwargs.get("compute_aux_loss"):
-            return super()._get_per_token_logps_and_entropies(
+            scored = super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, batch_size, **kwargs
             )
+            self._entropies = scored[1]
+            return scored
         groups = self.length_groups(attention_mask, logits_to_keep)
         parts = [
             super(GRPOTrainer, self)._get_per_token_logps_and_entropies(
@@ -90,6 +143,7 @@ class GRPOTrainer(GuardedTrainer, trl.GRPOTrainer):
             for group in groups
         ]
         entropies = groups.join([part[1] for part in parts]) if kwargs.get("compute_entropy") else None
+        self._entropies = entropies
         return groups.join([part[0] for part in parts]), entropies, None
 
     def _count(self, inputs: Any) -> tuple[torch.Tensor, torch.Tensor]:

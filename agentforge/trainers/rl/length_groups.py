@@ -33,13 +33,18 @@ class LengthGroups:
         mask: `(B, L)`, 1 where a token is.
         length: how many of the L columns are completions'.
         one: all rows in one group, only without the columns that are padding in all of them.
+        equal_prompts: a group only has prompts of one length, so that no row is padded on the left: for models whose
+            logits depend on that.
     """
 
-    def __init__(self, mask: torch.Tensor, length: int, *, one: bool = False) -> None:
+    def __init__(self, mask: torch.Tensor, length: int, *, one: bool = False, equal_prompts: bool = False) -> None:
         self.length = length
         tokens = mask.sum(1)
-        self.order = torch.argsort(tokens, stable=True)
-        sizes = [mask.shape[0]] if one else _sizes(tokens[self.order].tolist())
+        prompts = mask[:, : mask.shape[1] - length].sum(1) if equal_prompts else torch.zeros_like(tokens)
+        self.order = torch.argsort(prompts * (mask.shape[1] + 1) + tokens, stable=True)
+        runs = torch.unique_consecutive(prompts[self.order], return_counts=True)[1].tolist()
+        parts = tokens[self.order].split(runs)
+        sizes = [mask.shape[0]] if one else [size for part in parts for size in _sizes(part.tolist())]
         self.groups = [_group(mask, rows, length) for rows in self.order.split(sizes)]
 
     def __iter__(self) -> Iterator[Group]:

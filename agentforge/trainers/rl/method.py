@@ -113,10 +113,9 @@ class RLMethod(Method):
         """Play tasks with the policy as it is now; None for those whose environment broke."""
         rollouts, played = self.recipe.rollouts, dict[Task, Episode]()
         model = trainer.accelerator.unwrap_model(trainer.model)
-        length = rollouts.max_length or self.recipe.data.max_length
         with trainer.accelerator.autocast():
             play(
-                TransformersPolicy(model, trainer.processing_class, "policy", length),
+                TransformersPolicy(model, trainer.processing_class, "policy", self.recipe.episode_length),
                 self.pool,
                 tasks,
                 sampling=Sampling(rollouts.max_new_tokens, rollouts.temperature, rollouts.top_p, self.recipe.seed),

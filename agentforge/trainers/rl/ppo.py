@@ -1,4 +1,23 @@
-"""Proximal policy optimisation over episodes: TRL's GRPOTrainer with a critic in the place of the group."""
+"""Proximal policy optimisation over episodes: TRL's GRPOTrainer with a critic in the place of the group.
+
+One update, from the episode to the loss:
+
+1. The policy plays. Of each episode come its tokens as they were sampled, their log-probabilities, a mask of those that
+   the model wrote, and a reward a turn (`trainers.rl.rollout`). TRL's scoring adds what it needs of the reference
+   model.
+2. The critic says what each state is worth: V(s) before each token of the model's, once, with the weights that played.
+3. Generalised advantage estimation looks back from the last turn: delta = r + gamma V(s') - V(s) of a turn, and a trace
+   of the later deltas that decays by gamma lambda a turn. The step is the turn, for that is what the environment
+   answers. Advantage + V(s) is the return that the critic is to learn.
+4. Advantages are whitened in each environment: an update then has the same size whatever rewards are counted in.
+5. For `ppo_epochs` passes over these episodes, in micro-batches: the ratio of each token's probability to that when it
+   was played, clipped to 1 +- `clip_range`, times its advantage; plus `beta` times the KL to the reference; minus
+   `entropy_coef` times the entropy. That is TRL's loss as it stands. Here the critic's squared error is added, also
+   clipped: after the first pass the values would otherwise run ahead of the advantages that were computed from the old
+   ones.
+
+Every term is a mean over all tokens of the update, so that it does not matter how the update is cut into micro-batches.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +53,7 @@ class PPOTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         output = super()._generate_and_score_completions(inputs)
+        # the parent has compared the episodes of a group; a group is one episode here, and its 0 is replaced
         mask = (output["completion_mask"] * output["tool_mask"]).float()
         values = self._values_now(output) * mask
         rewards, ends = place_rewards(inputs, mask)
@@ -72,9 +92,12 @@ class PPOTrainer(GRPOTrainer):
         values = groups.join(
             [self.value_head(_before_each(hidden, group.kept)) for hidden, group in zip(seen, groups, strict=True)]
         )
-        error = value_loss(values, inputs["old_values"], inputs["returns"], mask, self.args.vf_clip_range)
-        self._metrics["train"]["value_loss"].append(self.accelerator.gather(error.detach()).mean().item())
-        return loss + self.args.vf_coef * error / self.current_gradient_accumulation_steps
+        count = self.tokens_of_update(inputs)
+        error = value_loss(values, inputs["old_values"], inputs["returns"], mask, self.args.vf_clip_range, count)
+        # what is logged is the mean over micro-batches, each of which is a share of the update's mean
+        logged = self.accelerator.gather(error.detach()).mean().item() * self.current_gradient_accumulation_steps
+        self._metrics["train"]["value_loss"].append(logged)
+        return loss + self.args.vf_coef * error
 
     @torch.no_grad()
     def _values_now(self, output: dict[str, Any]) -> torch.Tensor:

@@ -16,7 +16,7 @@ from agentforge.data.tokenizer import load_tokenizer
 from agentforge.errors import UserError
 from agentforge.models.build import build_model, config_of
 from agentforge.recipe.schema import Recipe
-from agentforge.systems.registry import answer, concerned
+from agentforge.systems.registry import answer, concerned, used_keys
 from agentforge.trainers.arguments import build_arguments
 from agentforge.trainers.batching import choose_packing, make_collator, training_rows
 from agentforge.trainers.callbacks.limits import LimitsCallback
@@ -56,6 +56,11 @@ class SupervisedMethod(Method):
         self.schedule: SourceSchedule | None = answer("schedule", systems, recipe)
         if self.schedule is not None and self.args.max_steps <= 0:
             raise UserError("a data schedule needs train.args.max_steps: it must know when the training is half over")
+
+    def relevant(self) -> dict[str, Any]:
+        """Return also the keys by which a system schedules the data."""
+        used = {key: getattr(self.recipe.data, key) for key in used_keys("data", self.recipe.data)}
+        return super().relevant() | ({"data": used} if used else {})
 
     def inputs(self) -> dict[str, Path | str]:
         return {

@@ -19,7 +19,10 @@ MAX_LOGITS_BYTES = 2**30
 
 
 class SupervisedTrainer(GuardedTrainer, SFTTrainer):
-    """`trl.SFTTrainer` that computes logits only where a token is trained."""
+    """`trl.SFTTrainer` that computes logits only where a token is trained.
+
+    Only the loss is overridden, and only where it is the mean cross-entropy; any other is the parent's to compute.
+    """
 
     args: SFTConfig
 
@@ -46,8 +49,11 @@ class SupervisedTrainer(GuardedTrainer, SFTTrainer):
         return loss
 
     def _is_plain(self, head: nn.Module) -> bool:
-        # decided by the arguments, not by the batch: TRL's way gathers over the processes, so all must go the same
-        if self.args.loss_type != "nll" or self.label_smoother is not None or self.aux_loss_enabled:
+        # decided by the arguments, not by the batch: TRL's way gathers over the processes, so all must go the same.
+        # All that asks for another loss than the mean cross-entropy is the parent's to compute; so is a row that is
+        # divided among processes, whose labels are not all here.
+        asked = (self.label_smoother, self.compute_loss_func, getattr(self.accelerator, "parallelism_config", None))
+        if self.args.loss_type != "nll" or self.aux_loss_enabled or any(thing is not None for thing in asked):
             return False
         rows = max(self.args.per_device_train_batch_size, self.args.per_device_eval_batch_size)
         positions = rows * (self.args.max_length or 0)

@@ -21,7 +21,7 @@ from agentforge.evaluation.evaluate import evaluate
 from agentforge.evaluation.losses import decoding_speed as speed
 from agentforge.evaluation.losses.decoding_speed import decoding_speed
 from agentforge.evaluation.losses.measure import HeldOut, LossReadings, batches, count_bytes, held_out, measure
-from agentforge.evaluation.statistics.intervals import ratio_t, share_over_rows
+from agentforge.evaluation.statistics.intervals import beta_jeffreys, ratio_t, share_over_rows
 from agentforge.recipe.schema import Recipe
 from agentforge.systems.adamba.evaluation.readings import AdambaReadings
 from agentforge.systems.adamba.exits.exits import Exit, Exits, save_exits
@@ -159,7 +159,7 @@ def test_the_interval_of_a_mean_over_rows() -> None:
 def test_the_interval_of_a_share_over_rows_is_never_a_point() -> None:
     counts = np.full(10, 20.0)
     share, low, high = share_over_rows(counts, counts, 0.8)
-    assert (share, high) == (1, 1) and 0.9 < low < 1
+    assert (share, low, high) == (1, *beta_jeffreys(10, 10, 0.8)), "ten rows that agree are no 200 trials"
     alike = share_over_rows(np.full(10, 10.0), counts, 0.8)
     apart = share_over_rows(np.array([20.0, 0] * 5), counts, 0.8)
     assert apart[2] - apart[1] > 3 * (alike[2] - alike[1]), "rows that are all right or all wrong count once each"

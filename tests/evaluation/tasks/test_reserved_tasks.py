@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 from agentforge.artifacts import stage_directory
+from agentforge.cli import app
 from agentforge.environments.registry import make
 from agentforge.environments.splits import split_of, task_ids
 from agentforge.errors import CheckRefused, UserError
@@ -24,7 +27,8 @@ from agentforge.evaluation.tasks.episode_results import paired, read_results
 from agentforge.evaluation.tasks.sample_episodes import read_examples
 from agentforge.models.locate_model import ModelLocation
 from agentforge.recipe.schema import Recipe
-from tests.evaluation.toy import ENVIRONMENTS, skilled, toy_recipe
+from agentforge.rollouts.policies.scripted import ScriptedPolicy
+from tests.evaluation.toy import ENVIRONMENTS, Say, skilled, toy_recipe
 
 
 @pytest.fixture(autouse=True)
@@ -233,9 +237,30 @@ def test_the_better_model_dominates_under_every_rule_that_has_enough(three: tupl
         comparison.dominates("posteror")
 
 
+def test_the_smallest_difference_is_that_of_the_corrected_rule(three: tuple[Recipe, list[Path]]) -> None:
+    """More models share the 5 %, so the same tasks tell them apart only further off; the rope comes on top."""
+    read = read_evaluations(three[1])
+    of_two, of_three = Comparison(read[:2]).smallest_differences(1, 0), Comparison(read).smallest_differences(1, 0)
+    assert all(few < many for few, many in zip(of_two, of_three, strict=True))
+    without_rope = Comparison(read[:2], rope=0.0).smallest_differences(1, 0)
+    assert of_two == pytest.approx([0.02 + difference for difference in without_rope])
+
+
 def test_tables_say_n_interval_chance_and_power(three: tuple[Recipe, list[Path]]) -> None:
     text = rendered(tables(three[1], "posterior"))
-    for words in ("80%", "chance", "best trivial", "▲", "Pareto frontier", "80% power", "points", "weighted by n"):
+    for words in (
+        "80%",
+        "chance",
+        "best trivial",
+        "▲",
+        "Pareto frontier",
+        "80% power",
+        "points",
+        "weighted by n",
+        "greedy, 40 tokens",
+        "80 trials",
+        "at the worst",
+    ):
         assert words in text
     assert "●" not in rendered(tables(three[1][:1], "posterior")), "one model has nobody to dominate"
 
@@ -244,6 +269,68 @@ def test_only_the_same_tasks_are_compared(three: tuple[Recipe, list[Path]], tmp_
     other = evaluate(toy_recipe(tmp_path, tasks=80, seed=7, name="Other"), "skill-0.6")
     with pytest.raises(UserError, match="not made on the same tasks of climb, say"):
         tables([three[1][0], other])
+
+
+def decoded(tmp_path: Path, name: str, **changes: Any) -> Path:
+    return evaluate(toy_recipe(tmp_path, name=name, **changes), "skill-0.6")
+
+
+@pytest.mark.parametrize(
+    ("setting", "changes"),
+    [
+        ("temperature", {"evaluate": {"environments": {"tasks": 80, "temperature": 1.0}}}),
+        ("max_new_tokens", {"rollouts": {"max_new_tokens": 3}}),
+        ("max_length", {"rollouts": {"max_new_tokens": 40, "max_length": 5000}}),
+        ("max_turns", {"environments": {**ENVIRONMENTS, "climb": {**ENVIRONMENTS["climb"], "max_turns": 6}}}),
+    ],
+)
+def test_models_that_were_decoded_otherwise_are_not_compared_unasked(
+    three: tuple[Recipe, list[Path]], tmp_path: Path, setting: str, changes: dict[str, Any]
+) -> None:
+    pair = [three[1][0], decoded(tmp_path, "Other", **{"evaluate": {"environments": {"tasks": 80}}, **changes})]
+    with pytest.raises(UserError, match=rf"Toy.*was decoded with {setting} .*--mixed-decoding"):
+        tables(pair, "posterior")
+    text = rendered(tables(pair, "posterior", mixed=True))
+    assert "Pareto frontier" in text and "decoding" in text
+    if setting not in ("temperature", "max_new_tokens"):
+        assert re.search(rf"│ {setting} ", text)
+
+
+def test_another_template_is_another_question(
+    three: tuple[Recipe, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Otherwise(ScriptedPolicy):
+        def encode(self, messages: Any, tools: Any = ()) -> list[int]:
+            return [257, *b"{}", 256, *super().encode(messages, tools)]
+
+    monkeypatch.setattr(stage, "open_policy", lambda place, engine: Otherwise(lambda _: "up", place.label))
+    with pytest.raises(UserError, match="was decoded with template"):
+        tables([three[1][0], evaluate(three[0], "skill-0.1")])
+
+
+def test_how_the_expert_decodes_has_no_meaning(three: tuple[Recipe, list[Path]], tmp_path: Path) -> None:
+    sampled = toy_recipe(tmp_path, name="Other", evaluate={"environments": {"tasks": 80, "temperature": 1.0}})
+    text = rendered(tables([three[1][0], evaluate(sampled, "expert")], "posterior"))
+    assert "greedy, 40 tokens" in text and "T=1" not in text
+
+
+def test_tasks_whose_text_has_changed_are_not_the_same(
+    three: tuple[Recipe, list[Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same ids and options; but the environment was mended between the two evaluations."""
+    monkeypatch.setattr(Say, "instructions", "Say the number, and nothing else.")
+    later = evaluate(three[0], "skill-0.7")
+    with pytest.raises(UserError, match=r"asked different things in task \d+ of say"):
+        tables([three[1][0], later], mixed=True)
+
+
+def test_the_command_refuses_and_is_told_otherwise(three: tuple[Recipe, list[Path]], tmp_path: Path) -> None:
+    sampled = decoded(tmp_path, "Other", evaluate={"environments": {"tasks": 80, "temperature": 1.0}})
+    pair = [str(three[1][0]), str(sampled)]
+    refused = CliRunner().invoke(app, ["compare", *pair])
+    assert refused.exit_code != 0 and "--mixed-decoding" in str(refused.exception)
+    asked = CliRunner().invoke(app, ["compare", "--mixed-decoding", *pair])
+    assert asked.exit_code == 0 and "T=1" in asked.output
 
 
 def test_compare_takes_directories_and_recipes(three: tuple[Recipe, list[Path]], tmp_path: Path) -> None:

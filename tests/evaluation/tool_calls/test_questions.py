@@ -12,7 +12,8 @@ import pytest
 
 from agentforge.data.tools import ToolSet
 from agentforge.errors import CheckRefused, UserError
-from agentforge.evaluation.compare.side_by_side import compare_table, evaluations, relation
+from agentforge.evaluation.compare.side_by_side import compare_table, evaluations
+from agentforge.evaluation.compare.tables import relation
 from agentforge.evaluation.contamination import refuse_trained_questions
 from agentforge.evaluation.evaluate import answer_questions, evaluate
 from agentforge.evaluation.tool_calls.questions import Question, judge, read_questions, score
@@ -232,6 +233,20 @@ def test_comparison_marks_what_does_not_overlap(tmp_path: Path, recipe: Callable
     (other / "scores.json").write_text(json.dumps(worse))
     with pytest.raises(UserError, match="different questions"):
         compare_table(evaluations(one))
+
+
+def test_models_that_were_decoded_otherwise_are_not_compared_unasked(
+    tmp_path: Path, recipe: Callable[..., Recipe]
+) -> None:
+    prompts = str(tmp_path / "heldout.jsonl")
+    recipes = [recipe(), recipe(name="U", evaluate={"tool_calls": {"prompts": prompts, "max_new_tokens": 3}})]
+    pair = [evaluate(one, "base") for one in recipes]
+    with pytest.raises(UserError, match=r"was decoded with max_new_tokens 60, .* with 3"):
+        compare_table(pair)
+    text = rendered(compare_table(pair, mixed=True))
+    assert "greedy, 60 tokens" in text and "greedy, 3 tokens" in text
+    assert "T-v0.1.0 base" in text and "U-v0.1.0 base" in text, "two bases have two names"
+    assert len(json.loads((pair[0] / "scores.json").read_text())["decoding"]["template"]) == 8
 
 
 def test_nothing_evaluated_yet_is_said(recipe: Callable[..., Recipe]) -> None:

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from agentforge.artifacts import read_manifest
 from agentforge.data.tokenizer import load_tokenizer
 from agentforge.environments.splits import split_of, task_ids
 from agentforge.errors import CheckRefused, UserError
+from agentforge.recipe.loading import load_recipe
 from agentforge.rollouts.collect import EPISODES
 from agentforge.rollouts.environment_pool import EnvironmentPool
 from agentforge.rollouts.episode_store import write_episodes
@@ -24,6 +26,7 @@ from agentforge.rollouts.policies.policies import Sampling
 from agentforge.rollouts.policies.transformers_policy import TransformersPolicy
 from agentforge.rollouts.scheduler import Task
 from agentforge.trainers.preference.kto import EpisodeCollator, _neighbours
+from agentforge.trainers.preference.method import PreferenceMethod
 from agentforge.trainers.preference.pairs import labelled_episodes, tokens_of, turn_pairs
 from agentforge.trainers.train import train
 from tests.trainers.conftest import MakeRecipe
@@ -143,6 +146,30 @@ def test_what_failed_is_done_less(
     assert lines[-1]["rewards/accuracies"] > 0.8 > lines[0]["rewards/accuracies"]
 
 
+@pytest.mark.parametrize(("method", "loss"), [("dpo", "sigmoid"), ("kto", "apo_zero_unpaired")])
+def test_the_same_rows_make_the_same_update_however_they_are_cut(
+    make_toy: MakeRecipe, episodes: list[Episode], monkeypatch: pytest.MonkeyPatch, method: str, loss: str
+) -> None:
+    """Five rows are an epoch: as one micro-batch, and as 2, 2 and 1. KTO is without its KL, which is each one's own."""
+    all_rows = PreferenceMethod._rows
+
+    def five(self: PreferenceMethod, tokenizer: Any) -> tuple[list[dict[str, Any]], dict[str, int]]:
+        rows = all_rows(self, tokenizer)[0]
+        return [*rows[:4], next(row for row in rows[4:] if row.get("label", True))], {}
+
+    monkeypatch.setattr(PreferenceMethod, "_rows", five)
+    args = {"optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 1e6, "max_steps": 1, "loss_type": loss}
+    made = []
+    for rows, steps in [(8, 1), (2, 4)]:
+        cut = {"per_device_train_batch_size": rows, "gradient_accumulation_steps": steps}
+        recipe = make_toy(method, f"{rows}x{steps}", train={"args": args | cut})
+        recipe.artifact("episodes").mkdir()
+        write_episodes(recipe.artifact("episodes") / EPISODES, episodes)
+        made.append(load_file(train(recipe) / "model.safetensors"))
+    for name, weight in made[0].items():
+        torch.testing.assert_close(made[1][name], weight, atol=1e-6, rtol=0)
+
+
 def test_episodes_of_reserved_tasks_are_refused(make_toy: MakeRecipe, episodes: list[Episode]) -> None:
     recipe = make_toy("dpo")
     reserved = next(task for task in range(100) if split_of(Colours.id, task) == "eval")
@@ -165,3 +192,12 @@ def test_episodes_that_prefer_nothing_are_refused(make_toy: MakeRecipe, episodes
             train(recipe)
     with pytest.raises(UserError, match="padding_free has no effect"):
         train(make_toy("dpo", train={"args": {"padding_free": True}}))
+
+
+@pytest.mark.parametrize("profile", [None, "tiny"])
+def test_affine_prefers_among_what_its_own_recipes_have_played_on_the_same_tasks(profile: str | None) -> None:
+    sft, dpo, kto = (load_recipe(f"affine/{name}", profile=profile) for name in ("sft", "dpo", "kto"))
+    assert dpo.train.episodes == [str(dpo.artifact("episodes")), str(sft.artifact("episodes"))]
+    assert kto.train.episodes == dpo.train.episodes[:1]
+    assert (dpo.seed, dpo.environments, dpo.collect.episodes) == (sft.seed, sft.environments, sft.collect.episodes)
+    assert dpo.model.path == kto.model.path == str(sft.artifact("merged"))

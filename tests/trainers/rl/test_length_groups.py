@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,11 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from agentforge.trainers.rl.grpo import GRPOTrainer
 from agentforge.trainers.rl.length_groups import SMALLEST, SPREAD, LengthGroups
 from agentforge.trainers.train import train
 from tests.trainers.conftest import MakeRecipe
+from tests.trainers.toys import Colours, toy_recipe
 
 
 def make_mask(rows: list[tuple[int, int]]) -> tuple[torch.Tensor, int]:
@@ -47,6 +50,61 @@ def test_short_episodes_are_not_padded_to_long_ones() -> None:
     assert seen == int(mask.sum()) < mask.numel() / 2
     (whole,) = LengthGroups(mask, length, one=True)
     assert mask[whole.rows, whole.columns].shape == mask.shape
+
+
+@given(rows=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 60)), min_size=1, max_size=40))
+@settings(max_examples=40, deadline=None)
+def test_where_padding_before_a_row_is_not_harmless_there_is_none(rows: list[tuple[int, int]]) -> None:
+    mask, length = make_mask(rows)
+    groups = LengthGroups(mask, length, equal_prompts=True)
+    for group in groups:
+        assert mask[group.rows, group.columns][:, 0].all()
+    places = torch.arange(length).expand(len(rows), -1) * mask[:, -length:]
+    joined = groups.join([places[g.rows, : g.kept] for g in groups])
+    assert torch.equal(joined, places)
+
+
+def test_learned_positions_are_scored_without_padding_before_them(
+    tmp_path: Path, toy_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TRL pads prompts on the left and gives no positions: a GPT-2 read a short prompt as if it stood further on."""
+    tokenizer = AutoTokenizer.from_pretrained(toy_base)
+    config = GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2, n_positions=64)
+    model = GPT2LMHeadModel(config)
+    torch.nn.init.normal_(model.transformer.wpe.weight)  # as large as what tokens bring
+    torch.nn.init.normal_(model.transformer.wte.weight)
+    model.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    mixed: list[bool] = []
+    original = GRPOTrainer._get_per_token_logps_and_entropies
+
+    def watched(self: Any, model: Any, ids: torch.Tensor, mask: torch.Tensor, keep: int, *a: Any, **k: Any) -> Any:
+        found = original(self, model, ids, mask, keep, *a, **k)
+        mixed.append(len(set(mask[:, :-keep].sum(1).tolist())) > 1)
+        with torch.no_grad():
+            for row, tokens in enumerate(mask.bool()):
+                own = ids[row][tokens][None]
+                logps = model(own).logits[0, :-1].log_softmax(-1).gather(1, own[0, 1:, None])[:, 0]
+                written = int(tokens[-keep:].sum())
+                seen.append((found[0][row, :written].detach(), logps[-written:] if written else logps[:0]))
+        return found
+
+    monkeypatch.setattr(GRPOTrainer, "_get_per_token_logps_and_entropies", watched)
+    environments = {
+        "colours": {"class": "tests.trainers.toys:Colours"},
+        "long": {"class": f"{__name__}:Wordy"},
+    }
+    train(toy_recipe(tmp_path / "base", tmp_path / "runs", "grpo", environments=environments))
+    assert seen and any(mixed)
+    for together, alone in seen:
+        assert torch.allclose(together, alone, atol=1e-5)
+
+
+class Wordy(Colours):
+    """Its prompts are longer than those of `Colours`."""
+
+    instructions = "say the colour say the colour say the colour"
 
 
 def test_rows_of_nothing_keep_a_column_of_each() -> None:

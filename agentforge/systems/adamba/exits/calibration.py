@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from agentforge.errors import UserError
+from agentforge.evaluation.statistics.intervals import share_over_rows
 from agentforge.systems.adamba.exits.depth import hidden_after
 from agentforge.systems.adamba.exits.exits import (
     Confidence,
@@ -169,27 +170,15 @@ def _smallest(rows: Array, sure: Array, agrees: Array, wanted: float) -> float |
 def interval(rows: Array, agrees: Array) -> tuple[float, float]:
     """Return the Beta-Jeffreys interval of a share of tokens, at 95%.
 
-    Tokens of one row are alike, so they count for as many as the variance between rows says: p (1 - p) over the
-    linearised variance of the ratio (Korn and Graubard, Survey Methodology 24(2), 1998), at least the rows and at most
-    the tokens.
+    Tokens of one row resemble each other: they count as `effective_trials` says, and once a row where all agree.
 
     Args:
         rows: (n,) of which row each token is.
         agrees: (n,) bool.
     """
-    from scipy.special import betaincinv
-
-    # Tokens of one row resemble each other. Count only as many as would scatter this much if they were independent.
-    n = float(len(agrees))
-    if not n:
+    if not len(agrees):
         return 0.0, 1.0
-    p = float(agrees.mean())
     _, places = np.unique(rows, return_inverse=True)
-    groups = int(places.max()) + 1
-    if groups > 1 and 0 < p < 1:
-        residuals = np.bincount(places, agrees - p)
-        variance = groups / (groups - 1) * float(residuals @ residuals) / n**2
-        n = min(n, max(groups, p * (1 - p) / variance)) if variance else n
-    a, b, tail = p * n + 0.5, (1 - p) * n + 0.5, (1 - LEVEL) / 2
-    low = 0.0 if p == 0 else float(betaincinv(a, b, tail))
-    return low, 1.0 if p == 1 else float(betaincinv(a, b, 1 - tail))
+    agreeing, tokens = np.bincount(places, agrees).astype(np.float64), np.bincount(places).astype(np.float64)
+    _, low, high = share_over_rows(agreeing, tokens, LEVEL)
+    return low, high

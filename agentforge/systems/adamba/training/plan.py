@@ -12,7 +12,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from agentforge.errors import CheckRefused, UserError
-from agentforge.models.build import config_of, load_model, packing_refusal
+from agentforge.models.build import config_of, load_model
+from agentforge.models.row_isolation import isolation_of
 from agentforge.recipe.schema import Model, Recipe
 from agentforge.recipe.section import keys_of
 from agentforge.systems.adamba.checkpoint_types import OWN_TYPE, PLAIN_TYPE
@@ -88,8 +89,7 @@ class NestedPlan(TrainingPlan):
                 f"train.{keys[0]}: {self.recipe.model.path or 'model.config'} is a {config.model_type}; this needs an "
                 "Adamba, which `agentforge surgery` makes of a base (graft)"
             )
-        refusal = packing_refusal(config)
-        if arguments.packing and refusal:
+        if arguments.packing and (refusal := isolation_of(config).refusal("packed")):
             raise UserError(f"train.args.packing: {config.model_type} cannot be packed: {refusal}; set it to false")
         if not self.objective:
             return

@@ -1,0 +1,64 @@
+"""Rows follow the schedule, a resumed run draws what the whole one would have drawn, and no row mixes sources."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from itertools import islice
+
+import pytest
+from datasets import Dataset
+from torch.utils.data import DataLoader
+
+from agentforge.errors import UserError
+from agentforge.trainers.supervised.source_schedule import ScheduledSampler, rows_by_source
+
+SOURCES = ["a"] * 6 + ["b"] * 4
+
+
+class Shift:
+    """From a to b, linearly."""
+
+    def shares(self, progress: float) -> Mapping[str, float]:
+        return {"a": 1 - progress, "b": progress}
+
+
+class Only:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def shares(self, progress: float) -> Mapping[str, float]:
+        return {self.name: 2.0}
+
+
+def test_the_shares_are_kept_as_they_change() -> None:
+    drawn = list(ScheduledSampler(Shift(), SOURCES, 4000, seed=0))
+    counts = [Counter(SOURCES[row] for row in drawn[start : start + 1000]) for start in range(0, 4000, 1000)]
+    assert [count["b"] / 1000 for count in counts] == pytest.approx([0.125, 0.375, 0.625, 0.875], abs=0.05)
+
+
+def test_a_source_is_gone_through_before_it_starts_over() -> None:
+    drawn = list(ScheduledSampler(Only("b"), SOURCES, 12, seed=3))
+    rounds = [drawn[start : start + 4] for start in range(0, 12, 4)]
+    assert all(sorted(one) == [6, 7, 8, 9] for one in rounds) and len({tuple(one) for one in rounds}) > 1
+
+
+def test_what_is_skipped_on_resume_changes_nothing_after_it() -> None:
+    sampler = ScheduledSampler(Shift(), SOURCES, 100, seed=1)
+    whole = list(sampler)
+    assert list(islice(iter(sampler), 40, None)) == whole[40:]
+    batches = [row for batch in DataLoader(list(range(10)), 5, sampler=sampler) for row in batch.tolist()]
+    assert batches == whole, "the loader asks the sampler once"
+    assert list(ScheduledSampler(Shift(), SOURCES, 100, seed=2)) != whole
+
+
+@pytest.mark.parametrize(("name", "said"), [("c", "wants rows of 'c', the prepared data have: a, b")])
+def test_a_source_without_rows_is_refused_before_the_training(name: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        ScheduledSampler(Only(name), SOURCES, 10, seed=0)
+
+
+def test_rows_are_made_of_one_source_each() -> None:
+    dataset = Dataset.from_list([{"source": name, "input_ids": [n]} for n, name in enumerate("abab")])
+    made, sources = rows_by_source(dataset, lambda part, name: part.remove_columns("source"))
+    assert sources == ["a", "a", "b", "b"] and [row["input_ids"] for row in made] == [[0], [2], [1], [3]]
