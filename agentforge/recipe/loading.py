@@ -234,7 +234,7 @@ def odd_values(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
         for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
             yield from odd_values(inner, (*path, str(key)))
     elif isinstance(value, float) and not math.isfinite(value):
-        yield path, f"is {value}, it must be a finite number"
+        yield path, f"is {value}; it must be a finite number"
     elif isinstance(value, str) and UNWRITABLE.search(value):
         yield path, "holds a character that no file name and no UTF-8 text can hold"
 

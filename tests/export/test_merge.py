@@ -230,7 +230,7 @@ def test_no_adapter_yet(tmp_path: Path, base: Path) -> None:
     [
         ({"init_lora_weights": "pissa"}, "changes the base's weights"),
         ({"trainable_token_indices": [1, 2]}, "cannot be merged shard by shard"),
-        ({"lora_bias": True}, "is of no kind that can be merged"),
+        ({"lora_bias": True}, "cannot be merged"),
     ],
 )
 def test_what_cannot_be_merged_is_refused(tmp_path: Path, base: Path, lora: dict[str, Any], message: str) -> None:

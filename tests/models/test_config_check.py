@@ -41,7 +41,7 @@ HYBRID = {"mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_ssm": 32}
         ({"model_type": "gemma3_text", "hidden_size": "32"}, "expected int, got str"),
         ({"model_type": "llama", "hidden_size": 30}, "must be a multiple of num_attention_heads, 4"),
         ({"model_type": "qwen2", "num_key_value_heads": 3}, "must be a multiple of num_key_value_heads, 3"),
-        ({"model_type": "llama", "rms_norm_eps": 1}, "rms_norm_eps is 1, it must have a decimal point: 1.0"),
+        ({"model_type": "llama", "rms_norm_eps": 1}, "rms_norm_eps is 1; it must have a decimal point: 1.0"),
         (
             {"model_type": "qwen2", "layer_types": ["full_attention"]},
             "has 1 entries; it must have num_hidden_layers, 3",

@@ -86,7 +86,7 @@ def test_lists_are_replaced_and_mappings_merged(tmp_path: Path) -> None:
         ),
         ("name: x\nversion: 2.0", "version is 2.0; it must be text"),
         ("name: x\nversion: '2.0'", "version is '2.0'; it must be three numbers such as 1.0.0"),
-        ("name: a b", "name is 'a b', it may hold letters"),
+        ("name: a b", "name is 'a b'; it may hold letters"),
         ("seed: 1", "r.yaml: the key 'name' is missing"),
         ("name: x\nseed: true", "seed is true; it must be a whole number"),
         ("name: x\nseed: '4'", "seed is '4'; it must be a number, not text: write it without quotes"),
