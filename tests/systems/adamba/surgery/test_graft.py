@@ -129,7 +129,7 @@ def test_tensors_must_be_those_of_the_config(tmp_path: Path) -> None:
     refused(tensors | {norm: torch.ones(65)}, r"is \(65,\), but its config asks for \(64,\)")
     refused({name: tensor for name, tensor in tensors.items() if name != "lm_head.weight"}, "is not tied")
     edit(base, tie_word_embeddings=True)
-    refused(tensors, "ties lm_head.weight to model.embed_tokens.weight, the file has another")
+    refused(tensors, "ties lm_head.weight to model.embed_tokens.weight, but the file has a different")
     # a tied model whose file has the head once more, and buffers of older releases, is the same model
     inverse = {f"model.layers.{n}.self_attn.rotary_emb.inv_freq": torch.ones(8) for n in range(2)}
     save_file(tensors | inverse | {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}, file)

@@ -161,7 +161,7 @@ def test_other_bad_directories_are_refused(tmp_path: Path) -> None:
     write(base, state, n_experts=4)
     refused("n_experts is not supported")
     write(base, state, vocab_size=200)
-    refused(r"is \(128, 64\), its config asks for \(200, 64\)")
+    refused(r"is \(128, 64\), but its config asks for \(200, 64\)")
     (base / "meta_000700.json").unlink()
     refused("not meta_000700.json", UserError)
     (base / "model_000700.pt").unlink()
