@@ -22,7 +22,7 @@ TORCH   := $(shell grep '^torch==' constraints/cpu.txt)
         affine affine-plan affine-collect affine-sft affine-rl affine-grpo affine-dpo affine-kto affine-evaluate \
         affine-compare affine-report \
         adamba adamba-plan adamba-base adamba-phase1 adamba-phase2 adamba-phase3 adamba-phase4 adamba-phase5 adamba-phase6 \
-        adamba-evaluate adamba-report bench
+        adamba-evaluate adamba-report bench docs
 
 help: ## list these targets
 	@grep -hE '^[a-z][a-zA-Z0-9_-]*:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -204,3 +204,10 @@ bench: setup ## measure the tables of docs/performance.md again
 clean: ## remove caches and build files; keep runs/
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+docs: $(VENV)/.docs ## build the documentation and API reference into build/docs; a warning fails the build
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+$(VENV)/.docs: $(VENV)/.ready
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints/cpu.txt --editable ".[docs]"
+	@touch $@

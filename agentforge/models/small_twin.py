@@ -111,7 +111,8 @@ def _on_meta(model_class: type[PreTrainedModel], config: PretrainedConfig) -> nn
 
 def _smaller(config: PretrainedConfig) -> Iterator[tuple[PretrainedConfig, tuple[bool, bool]]]:
     """Yield configs, the boldest first, with what was done to their widths and experts beside fewer layers."""
-    layers = config.get_text_config().num_hidden_layers
+    # a model that counts no layers, such as one GRU, is kept whole
+    layers = getattr(config.get_text_config(), "num_hidden_layers", 1)
     for kept in [*_layers_to_keep(config.get_text_config(), layers), list(range(layers))]:
         for widths, experts in ((True, True), (True, False), (False, True), (False, False)):
             smaller = copy.deepcopy(config)

@@ -266,7 +266,7 @@ def test_checkpoints_hold_no_pickled_arguments(tmp_path: Path) -> None:
     trainer.train()
     names = {path.name for path in (tmp_path / "checkpoint-2").iterdir()}
     assert "training_args.bin" not in names
-    assert {"complete.json", "tally.json", "optimizer.pt"} <= names
+    assert {"complete.json", "counters.json", "optimizer.pt"} <= names
 
 
 def test_the_collator_of_packed_rows_is_the_cheap_one(tmp_path: Path) -> None:

@@ -38,7 +38,8 @@ def draw(
         temperature: 0 takes the likeliest token.
         top_p: mass of the nucleus (Holtzman et al. 2020, arXiv 1904.09751): the fewest tokens that hold it.
         uniforms: `B` numbers in [0, 1).
-        top_k, min_p: see `filtered`.
+        top_k: see `filtered`.
+        min_p: see `filtered`.
 
     Returns:
         `B` tokens, and their log-probabilities in the distribution they were drawn from (temperature 0: the model's).

@@ -52,8 +52,9 @@ class GRPOTrainer(GuardedTrainer, trl.GRPOTrainer):
     A rollout is trained on for several steps. A checkpoint between them holds what is left of it: the parent would play
     anew, with another policy, and the run would be another one. Short episodes are not padded to the longest one.
 
+    Its `rollout_func` is `Rollouts`, or any function that TRL takes; TRL's `environment_factory` works too.
+
     Args:
-        rollout_func: `Rollouts`, or any function that TRL takes; or pass TRL's `environment_factory` instead.
         keeps: saved and restored with each checkpoint, by name.
     """
 

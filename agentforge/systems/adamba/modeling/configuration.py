@@ -16,7 +16,7 @@ from agentforge.systems.adamba.checkpoint_types import OWN_TYPE, PLAIN_CLASS, PL
 class AdambaConfig(FalconH1Config):
     """A FalconH1 config with a few fields more. With FalconH1's way of all switches it is saved as `falcon_h1`.
 
-    Args:
+    Attributes:
         head_dim: of attention; None is the width divided by the heads.
         base_hidden_size: channels that RMSNorm's compensation counts from (see `shape.resized`).
         base_rms_norm_eps: epsilon at that width.

@@ -40,7 +40,8 @@ def selective_scan(
         x: `(B, T, heads, head_dim)`.
         dt: positive time steps `(B, T, heads)`.
         A: negative decays `(heads,)`.
-        B, C: `(B, T, groups, states)`; head i belongs to group ``i // (heads / groups)``.
+        B: what enters the state, `(B, T, groups, states)`; head i belongs to group ``i // (heads / groups)``.
+        C: what is read from it, of B's shape.
         D: `(heads,)`.
         initial_state: `(B, heads, head_dim, states)`; None is zero.
 
@@ -238,7 +239,12 @@ def selective_step(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Te
     """Return `selective_scan`'s output for one position, and write the new state over the old one.
 
     Args:
-        x, dt, A, B, C, D: as there, T is 1.
+        x: `(B, 1, heads, head_dim)`.
+        dt: `(B, 1, heads)`.
+        A: `(heads,)`.
+        B: `(B, 1, groups, states)`.
+        C: of B's shape.
+        D: `(heads,)`.
         state: `(B, heads, head_dim, states)`.
     """
     # The recurrence itself. It writes in place because the cache holds this very tensor.
