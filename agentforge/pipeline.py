@@ -17,6 +17,8 @@ Made = Path | list[Path] | None
 
 
 def download(recipe: Recipe, stage: Stage, replace: bool) -> Made:
+    # Imported when the stage runs, here and below: each brings its own libraries,
+    # and most recipes need only some of them.
     from agentforge.data.sources.download import download
 
     download(recipe)
@@ -116,4 +118,5 @@ def run(
         announce(title, None)
         reports = stage.verb == "report"
         made = report(recipe, planned) if reports else STAGES[stage.verb](stage_recipe, stage, replace)
+        # None means "about to run", so a stage that makes no artefact ends with an empty list.
         announce(title, made or [])

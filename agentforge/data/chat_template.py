@@ -3,8 +3,8 @@
 The template is written into the tokenizer with the base model's own turn markers in it, so what is trained is what
 transformers, llama.cpp and vLLM render afterwards.
 
-A text is never tokenised over a turn marker or over the border of what is trained. So the prompt's tokens are a prefix
-of the conversation's, a mask has no half tokens, and the text of a message that spells a control token
+Text is never tokenised across a turn marker, or across the border of what is trained. So the prompt's tokens are a
+prefix of the conversation's, no token is half trained, and the text of a message that spells a control token
 (``<|im_end|>`` in a tool's output) stays text: only the template itself can write control tokens.
 """
 
@@ -30,7 +30,7 @@ TEMPLATE = Path(__file__).with_name("templates") / "hermes.jinja"
 GENERATION_TAG = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 TAG = re.compile(r"<\S+>|\[\S+\]")
 GUARDS = "\ufdd0\ufdd1\ufdd2\ufdd3"
-"""Unicode noncharacters: texts do not hold them, and if one does another is taken."""
+"""Unicode noncharacters: real text does not contain them, and if some does, the next one is used."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,8 @@ class Encoding:
 def template_source(kind: str) -> str:
     """Return the template with the markers of ``kind`` in it."""
     source = TEMPLATE.read_text(encoding="utf-8").rstrip("\n")
+    # A JSON string is also a Jinja string. All names are replaced in one pass, so no marker is itself searched for
+    # names.
     literals = {name: json.dumps(text, ensure_ascii=False) for name, text in MARKERS[kind].texts.items()}
     return re.sub("|".join(literals), lambda found: literals[found.group()], source)
 
@@ -114,8 +116,11 @@ def install_template(tokenizer: PreTrainedTokenizerBase, kind: str = "auto") -> 
             f"{len(tokenizer.tokenize(marker))} pieces; set data.template to auto"
         )
     tokenizer.chat_template = template_source(kind)
+    # `generate` and llama.cpp stop at eos, so eos must be what ends a turn, not what ended a document in pre-training.
     tokenizer.eos_token = stop = MARKERS[kind].texts["ASSISTANT_STOP"]
     if tokenizer.pad_token is None:
+        # Not the stop token if possible: collators that mask padding by its id would mask the end of every turn as
+        # well.
         tokenizer.pad_token = DOCUMENT_END if _is_one_token(tokenizer, DOCUMENT_END) else stop
 
 
@@ -132,6 +137,7 @@ def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
 def stop_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the tokens at which generation ends: the turn's end, and the document's if it is another."""
     stops = [int(tokenizer.eos_token_id)]
+    # A base model ends a text this way; without this stop it would go on with an unrelated document.
     if _is_one_token(tokenizer, DOCUMENT_END):
         stops.append(tokenizer.encode(DOCUMENT_END, add_special_tokens=False)[0])
     return list(dict.fromkeys(stops))
@@ -209,8 +215,12 @@ def _pieces(
     turns = escape(normalize(messages))
     if not add_generation_prompt and not any(turn["role"] == "assistant" for turn in turns):
         raise BadRow("no assistant turn", "the conversation has no assistant turn, so nothing in it would be trained")
+    # `<|im_end|>` inside a tool's output must not become the token. It is rendered as `<G|im_end|>`, G a noncharacter,
+    # so that the split below finds only what the template wrote itself. Then G is taken out, and the text stays text.
     (turns, tools), guard = guard_control_tokens([turns, tools], codec.control)
     text, trained = _render(tokenizer, turns, tools, add_generation_prompt)
+    # Every second stretch is trained: 0 .. start | start .. end | end .. start. Cutting at these borders as well keeps
+    # BPE from merging the last character of a prompt with the first of an answer.
     borders = [0, *(border for span in trained for border in span), len(text)]
     for index, (start, end) in enumerate(pairwise(borders)):
         for part in codec.control.split(text[start:end]):
@@ -224,6 +234,7 @@ def guard_control_tokens(value: Any, control: re.Pattern[str]) -> tuple[Any, str
     Returns:
         the value, and the character that was put into the tokens; empty if there were none.
     """
+    # One search of the whole row as JSON: almost no row spells a control token, and those rows are returned untouched.
     spoken = json.dumps(value, ensure_ascii=False)
     if not control.search(spoken):
         return value, ""
@@ -299,6 +310,7 @@ def codec_of(tokenizer: PreTrainedTokenizerBase) -> Codec:
     codec = _codecs.get(tokenizer)
     added = tokenizer.added_tokens_decoder
     control = {token.content: index for index, token in added.items() if token.special or TAG.fullmatch(token.content)}
+    # Tokens may have been added since the codec was made.
     if codec is None or codec.ids != control:
         codec = _codecs[tokenizer] = Codec(any_of(control), control, _plain_reader(tokenizer, control))
     return codec
@@ -320,8 +332,10 @@ def _plain_reader(
             tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True) for text in texts
         ]
     description = json.loads(tokenizer.backend_tokenizer.to_str())
+    # `encode_special_tokens` makes text only of tokens that are marked special, so the tags are marked in this copy.
     for token in description["added_tokens"]:
         token["special"] = token["content"] in control
+    # A saved tokenizer may bring a truncation of its own, which would silently cut long rows.
     description["truncation"] = description["padding"] = None
     plain = Tokenizer.from_str(json.dumps(description))
     plain.encode_special_tokens = True

@@ -1,4 +1,4 @@
-"""Files that hold what is between two steps of `prepare`: appended once, read by place, never held in memory."""
+"""Files that hold rows between two steps of `prepare`: written once, read by position, never held in memory."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ class Spool:
         """Write ``data`` at the end; return its place and length."""
         place = self.size
         view = memoryview(data)
+        # An unbuffered write may accept fewer bytes than it was given.
         while view:
             view = view[self._file.write(view) :]
         self.size += len(data)
@@ -30,6 +31,7 @@ class Spool:
         """Return ``length`` bytes at ``place``."""
         parts = []
         while length:
+            # Linux returns at most 2 GiB per call.
             part = os.pread(self._file.fileno(), length, place)
             if not part:
                 raise EOFError(f"{self.path} ends before byte {place + length}")

@@ -22,7 +22,7 @@ class BadRow(UserError):
 
 
 def normalize(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
-    """Return messages as docs/architecture.md fixes them: contents are strings, calls nested, their arguments dicts.
+    """Return messages in the form of docs/architecture.md: contents are strings, calls nested, their arguments dicts.
 
     Args:
         messages: contents may be absent, None, a string or a list of text parts; reasoning may stand in the content.
@@ -50,6 +50,8 @@ def normalize(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
 
 def escape(messages: Sequence[Message]) -> list[Message]:
     """Return normal messages with the tags that assistants quote escaped, ready for the template."""
+    # Only assistant turns are ever parsed; elsewhere a quoted tag
+    # is text, and `chat_template` keeps it from being a token.
     return [_escape_turn(message) if message["role"] == "assistant" else message for message in messages]
 
 
@@ -60,12 +62,14 @@ def _escape_turn(message: Message) -> Message:
 
 def _assistant(message: Mapping[str, Any], content: str, position: int) -> Message:
     given = message.get("reasoning_content")
+    # Data sets without `reasoning_content` put the reasoning into the content, between think tags.
     reasoning, content = split_reasoning(content) if given is None else (_text(given, position), content)
     turn: Message = {"role": "assistant", "content": content}
     if reasoning:
         turn["reasoning_content"] = reasoning
     try:
         calls = [nested_call(call) for call in message.get("tool_calls") or []]
+    # AttributeError: a call is a bare string; TypeError: `tool_calls` is not a list.
     except (ValueError, AttributeError, TypeError) as error:
         raise BadRow("tool call is no JSON", f"message {position}: {error}") from None
     if calls:
@@ -77,6 +81,7 @@ def _follows_call(messages: Sequence[Message]) -> bool:
     """Tell whether a tool result may come next: each answers one call of the assistant turn before it."""
     for results, message in enumerate(reversed(messages)):
         if message["role"] != "tool":
+            # `results` tool messages followed this turn already; the next one needs a call that none of them answers.
             return results < len(message.get("tool_calls", ()))
     return False
 
@@ -90,11 +95,14 @@ def _text(content: Any, position: int) -> str:
         isinstance(part, Mapping) and isinstance(part.get("text"), str) for part in content
     ):
         text = "".join(part["text"] for part in content)
+    # Some tool results are recorded as the object instead of its text.
     elif isinstance(content, Mapping):
         text = json.dumps(content, ensure_ascii=False)
     else:
         raise BadRow("content is no text", f"message {position}: the content is neither text nor a list of text parts")
     try:
+        # json.loads lets `\ud83d` through; the tokenizer would fail
+        # on it much later, in a worker, without saying where.
         text.encode()
     except UnicodeEncodeError:
         raise BadRow("broken unicode", f"message {position}: the text holds half a surrogate pair") from None

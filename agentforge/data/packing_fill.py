@@ -14,7 +14,7 @@ PACKING_WINDOW = 50_000
 
 @dataclass(frozen=True)
 class Packing:
-    """Attributes: number of packed rows, and the share of their tokens that is not padding."""
+    """What packing gives: the number of packed rows, and the share of their tokens that is not padding."""
 
     rows: int
     fill: float
@@ -38,9 +38,11 @@ def _bins(lengths: NDArray[np.int64], max_length: int) -> int:
     for length in np.sort(lengths)[::-1].tolist():
         place = bisect_left(spaces, length)
         if place < len(spaces):
+            # The fullest bin with enough room: the "best fit".
             space = spaces.pop(place)
         else:
             space, bins = max_length, bins + 1
+        # A full bin is forgotten.
         if space > length:
             insort(spaces, space - length)
     return bins

@@ -40,6 +40,8 @@ def ordered_map(worker: Callable[[Task], Result], tasks: Iterable[Task], workers
         pending: deque[Future[Result]] = deque()
         for task in tasks:
             pending.append(pool.submit(_call, task))
+            # Two tasks a worker, so that none is idle while the caller uses a result; more would only fill the memory
+            # with results.
             if len(pending) >= 2 * workers:
                 yield pending.popleft().result()
         while pending:
@@ -51,6 +53,8 @@ def _pool(worker: Callable[[Any], Any], workers: int) -> Iterator[ProcessPoolExe
     # The children hold only the reading end: it ends when this process dies, however it dies, and they die with it.
     # Otherwise a killed run would leave processes that hold the artefact's lock.
     alive, mine = os.pipe()
+    # With fork, a worker that holds a tokenizer or a large set of hashes is inherited; spawn would pickle it for each
+    # child.
     context = multiprocessing.get_context("fork")
     pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(worker, alive, mine))
     try:
@@ -67,9 +71,11 @@ def _start(worker: Callable[[Any], Any], alive: int, parents_end: int) -> None:
     global _worker
     _worker = worker
     os.close(parents_end)
+    # The pool has a process for every core already: threads of the tokenizers library would only compete.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    # A terminal signals the whole process group. Only the parent acts on it, and ends its workers.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # a terminal signals all of them; the parent ends its workers
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, args=(alive,), daemon=True).start()
 
 

@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
 FORMAT = 1
-"""Raised when the same recipe and inputs give other rows, so that artefacts made before are not taken for current."""
+"""Incremented when the same recipe and inputs give other rows, so that older artefacts do not pass as up to date."""
 
 CHUNK_ROWS = 500
 CHUNK_CHARACTERS = 1_000_000
@@ -84,7 +84,9 @@ def _identity(recipe: Recipe) -> dict[str, Any]:
     return {
         "format": FORMAT,
         # a system's keys say how the rows are trained on, not what they are
+        # The number of processes and the mirror change no row; what `allow_missing` leaves out shows in the inputs.
         "data": recipe.data.model_dump(exclude={"workers", "hub_mirror", "allow_missing", *system_keys("data")}),
+        # A recipe with a tokenizer of its own may change its base model and keep its prepared data.
         "tokenizer": recipe.model.model_dump(include={"tokenizer"} if recipe.model.tokenizer else {"path", "revision"}),
         "documents": _documents(recipe),
         "seed": recipe.seed,
@@ -118,15 +120,23 @@ def _make(
     tools: list[dict[str, Any]] | None,
     work: Workspace,
 ) -> dict[str, Any]:
+    # The life of a row. A worker gets the raw row in a chunk, adapts it to messages, cleans and filters it, and returns
+    # it as a line of JSON with its hashes and MinHash signature. The line goes to the spool `.rows`, the hashes into
+    # arrays with one entry a row; from here on a row is its number. Duplicates and contaminated rows are found in the
+    # arrays alone. Those that are kept are read back once, tokenised, and cut into pieces of at most `max_length`
+    # tokens (spools `.ids` and `.masks`). The mix chooses and orders numbers of pieces, and a piece that is repeated
+    # stands in that order more than once. Only when the files are written are the tokens read again, a batch at a time.
     data, workers = recipe.data, recipe.data.workers or default_workers()
     held_out = _read_evaluation(data, evaluation)
     ingestor = Ingestor(sources, data.minhash, held_out, _documents(recipe), tools)
     tallies = [Tally() for _ in sources]
     results = ordered_map(ingestor, _raw_chunks(sources, tallies, data.max_bad_rows), workers)
     rows = collect(_progress(results, "reading", lambda r: r.read), Spool(work.path / ".rows"), tallies)
+    # A source that gives nothing is a mistake in the recipe. Going on would silently hand its weight to the others.
     _refuse_empty_sources(sources, rows, tallies)
     keep = _keep(data, rows, tallies)
 
+    # Only now: a tokenizer that is trained here must see no row twice, and none of an evaluation set's.
     tokenizer = _open_tokenizer(recipe, sources, rows, keep)
     tokenizer.save_pretrained(work.path / "tokenizer")
     tokens = _tokenise(recipe, rows, keep, tokenizer, len(sources), work.path, workers)
@@ -142,6 +152,7 @@ def _make(
     names = [source.name for source in sources]
     for split, pieces in (("train", mixture.train), ("eval", mixture.eval)):
         write_rows(work.path, split, _batches(tokens, rows, names, pieces, split))
+    # They are in the artefact's own directory, so they must be gone before it is committed.
     for spool in (rows.spool, tokens.ids, tokens.masks):
         spool.remove()
     return {
@@ -165,8 +176,11 @@ def _raw_chunks(sources: Sequence[OpenSource], tallies: Sequence[Tally], max_bad
             if len(chunk) == CHUNK_ROWS or characters > CHUNK_CHARACTERS:
                 yield Raws(index, chunk)
                 chunk, characters = [], 0
+        # A source without rows sends one empty chunk, so that `collect` has something to join and the source is refused
+        # by name.
         if chunk or not counts.rows:
             yield Raws(index, chunk)
+        # The share of unreadable rows is known only at the end of a source.
         counts.check(source.name, max_bad_rows)
         tallies[index].unreadable = counts.bad
 
@@ -205,10 +219,13 @@ def _keep(data: Data, rows: Rows, tallies: Sequence[Tally]) -> NDArray[np.bool_]
             if count:
                 tallies[source].rejected[reason] += count
 
+    # Exact copies go first, so that the costlier search compares
+    # only rows that differ. Each row is counted under one reason.
     keep = first_occurrences(rows.content)
     reject(~keep, "exact duplicate")
     if rows.signatures is not None:
         near = near_duplicates(rows.signatures, data.minhash.threshold, among=keep) >= 0
+        # The largest of the arrays (`bands * rows` bytes a row), and nothing needs it any more.
         rows.signatures = None
         reject(near, "near duplicate")
         keep &= ~near
@@ -226,6 +243,7 @@ def _open_tokenizer(
     elif isinstance(wanted, str) and (make := named("tokenizers", wanted)) is not None:
         tokenizer = make()
     elif path := wanted or recipe.model.path:
+        # `model.revision` pins `model.path`; it says nothing about a tokenizer from elsewhere.
         tokenizer = load_tokenizer(path, recipe.model.revision if path == recipe.model.path else None)
     else:
         raise UserError(
@@ -249,6 +267,8 @@ def _tokenizer_texts(
     characters = [rows.characters[own].astype(np.int64) for own in numbers]
     available = [int(own.sum()) for own in characters]
     weights = [source.weight for source in sources]
+    # Shared out like the mix, but in characters, since there are no tokens yet; and no text twice, however small its
+    # source.
     quotas = allocate(available, weights, [1.0] * len(sources), max_characters).quotas
     chosen = np.zeros(len(rows), dtype=bool)
     for own, amounts, quota in zip(numbers, characters, quotas, strict=True):
@@ -270,6 +290,7 @@ def _tokenise(
     workers: int,
 ) -> Tokens:
     worker = Tokeniser(rows, tokenizer, recipe.data.max_length, recipe.data.overflow)
+    # A chunk with nothing to keep is not even read.
     tasks = ((chunk, keep[chunk.first : chunk.end]) for chunk in rows.chunks if keep[chunk.first : chunk.end].any())
     results = _progress(
         ordered_map(worker, tasks, workers), "tokenising", lambda r: len(r.full_lengths), int(keep.sum())

@@ -26,7 +26,7 @@ def mix_metrics(
     tokens: Tokens,
     mixture: Mixture,
 ) -> dict[str, Any]:
-    """Return what is known of the sources, of both sides of the split, and of the row lengths.
+    """Return what is known about the sources, both sides of the split, and the row lengths.
 
     Args:
         keep: `(rows,)` the rows that were tokenised.
@@ -48,6 +48,7 @@ def mix_metrics(
             "rows_rejected": dict(sorted(tally.rejected.items())),
             "rows_kept": int(left[index]),
             **dict(sorted(tokens.counts[index].items())),
+            # Asked and got differ where a source was capped at its max_repeats; both are shares of `weights_in`.
             "weight_asked": round(source.weight / total_weight, 6),
             "weight_got": round(quota / total_quota, 6),
             "capped": index in mixture.allocation.capped,
@@ -75,6 +76,7 @@ def evaluation_metrics(evaluation: EvaluationSet | None) -> dict[str, Any] | Non
 
 def _side(tokens: Tokens, pieces: NDArray[np.int64], max_length: int) -> dict[str, Any]:
     lengths = tokens.lengths[pieces].astype(np.int64)
+    # `plan` counts the steps of a packed run by this, so it must be what TRL will make of the rows.
     packed = packing(lengths, max_length)
     return {
         "rows": len(pieces),

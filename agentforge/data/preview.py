@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 State = Literal["trained", "read", "cut"]
 LOOKED_AT = 2000
-"""Raw rows of a source after which no more are tried."""
+"""How many raw rows of a source are tried before giving up."""
 
 MEANINGS: dict[State, str] = {
     "trained": "trained: gives a loss",
@@ -40,7 +40,7 @@ MEANINGS: dict[State, str] = {
 }
 TERMINAL_STYLES: dict[State, str] = {"trained": "green", "read": "default", "cut": "red strike"}
 CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {127: 0x2421}
-"""Terminals obey these characters, so their pictures are shown."""
+"""Terminals act on these characters, so their Unicode pictures are shown instead."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,7 @@ def preview_row(tokenizer: PreTrainedTokenizerBase, recipe: Recipe, row: Row, so
     tokens = []
     for position, (index, text) in enumerate(token_texts(tokenizer, encoding.input_ids)):
         state: State = "trained" if encoding.assistant_masks[position] else "read"
+        # With "split" nothing is lost: what lies beyond the limit is the next row.
         if position >= limit and overflow != "split":
             state = "cut"
         tokens.append(PreviewToken(index, text, state, index in added))
@@ -134,6 +135,7 @@ def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> Itera
     """Yield each token with its text; a character of several tokens stands with the last of them."""
     from tokenizers.decoders import DecodeStream
 
+    # One byte of a longer character decodes to U+FFFD; the stream holds such bytes back until the character is whole.
     stream = DecodeStream(skip_special_tokens=False)
     for index in ids:
         yield index, stream.step(tokenizer.backend_tokenizer, index) or ""
@@ -215,6 +217,7 @@ def _accepted(ingestor: Ingestor, index: int, source: OpenSource, wanted: int) -
     rows: list[Row] = []
     reasons: dict[str, int] = {}
     raws = islice(source.raw_rows(source.new_counts()), LOOKED_AT)
+    # Raw rows are read a few at a time, so that even a huge source is shown after its first rows.
     while len(rows) < wanted and (chunk := list(islice(raws, wanted))):
         ingested = ingestor(Raws(index, chunk))
         rows += [json.loads(line) for line in ingested.lines.splitlines()]
@@ -232,6 +235,7 @@ def _open_tokenizer(recipe: Recipe, rows: Sequence[Row]) -> PreTrainedTokenizerB
     prepared = recipe.artifact("data")
     if isinstance(wanted, TokenizerTraining):
         if (prepared / MANIFEST).is_file():
+            # A tokenizer trained on the rows shown would give other tokens than the run has.
             return load_tokenizer(prepared / "tokenizer")
         log.warning(
             "the tokenizer is not trained yet (run `agentforge prepare`); this preview uses one trained on these rows"

@@ -9,10 +9,10 @@ Row = dict[str, Any]
 
 
 def row_text(row: Row) -> str:
-    """Return a row's text without roles, template markers and system turn, its parts set apart by an empty line.
+    """Return a row's text without roles, template markers and system turn, its parts separated by a blank line.
 
     A tool call is the text of its arguments (``ls -la``), a tool result its output. A system turn is left out because
-    it is the same in a whole source: it would make different conversations alike.
+    it is the same throughout a source: it would make different conversations look alike.
     """
     if "text" in row:
         return str(row["text"])
@@ -26,14 +26,14 @@ def row_text(row: Row) -> str:
 
 
 def assistant_text(row: Row) -> str:
-    """Return what the assistant says in a row, calls included; of a document, all of it."""
+    """Return what the assistant says in a row, calls included; for a document, all of it."""
     if "text" in row:
         return str(row["text"])
     return row_text({"messages": [message for message in row["messages"] if message["role"] == "assistant"]})
 
 
 def prompt_text(row: Row) -> str:
-    """Return the user's turns before the first assistant turn; of a document, all of it."""
+    """Return the user's turns before the first assistant turn; for a document, all of it."""
     if "text" in row:
         return str(row["text"])
     turns: list[str] = []
@@ -56,5 +56,6 @@ def tokenizer_text(row: Row) -> str:
 
 
 def _arguments_text(call: dict[str, Any]) -> str:
+    # Without keys and braces, which every call of a tool shares: they would make different calls look alike.
     values = call["function"]["arguments"].values()
     return "\n".join(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for value in values)

@@ -40,10 +40,12 @@ def write_rows(directory: Path, split: str, batches: Iterator[list[TokenisedRow]
 
 
 def _open(directory: Path, split: str, number: int) -> pa.ipc.RecordBatchStreamWriter:
+    # A stream, without the footer of an Arrow file: `Dataset.from_file` opens nothing else.
     return pa.ipc.new_stream(str(directory / f"{split}-{number:05d}.arrow"), SCHEMA)
 
 
 def _record_batch(rows: list[TokenisedRow]) -> pa.RecordBatch:
+    # The lists are described by offsets into one flat array, so that no token becomes a Python object.
     offsets = np.zeros(len(rows) + 1, dtype=np.int32)
     np.cumsum([len(ids) for ids, _, _ in rows], out=offsets[1:])
     columns = [pa.ListArray.from_arrays(offsets, np.concatenate([row[column] for row in rows])) for column in (0, 1)]

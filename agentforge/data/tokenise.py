@@ -1,4 +1,4 @@
-"""From clean rows to token ids and masks of at most ``max_length`` tokens, nothing lost uncounted."""
+"""From clean rows to token ids and masks of at most ``max_length`` tokens; whatever is lost is counted."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 Overflow = Literal["truncate", "split", "drop"]
 HISTOGRAM_EDGES = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
-"""Upper borders of the token-length histogram; longer rows fall into a last class."""
+"""Upper bounds of the token-length histogram's bins; longer rows go into one last bin."""
 
 
 ENCODE_ROWS = 64
-"""Rows in one call of the tokenizer, whose results are large."""
+"""Rows per call of the tokenizer, whose results are large."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,8 @@ class Tokeniser:
         counts: Counter[str] = Counter()
         pieces: list[tuple[int, NDArray[np.int32], NDArray[np.int8]]] = []
         for number, row, encoding in zip(numbers, kept, encodings, strict=True):
+            # A document is always split: any part of it can be trained
+            # on, whereas the end of a conversation needs its beginning.
             for ids, mask in cut(encoding, self.max_length, "split" if "text" in row else self.overflow, counts):
                 pieces.append((int(number), ids, mask))
         return Tokenised(
@@ -77,6 +79,7 @@ class Tokeniser:
             ids=b"".join(ids.tobytes() for _, ids, _ in pieces),
             masks=b"".join(mask.tobytes() for _, _, mask in pieces),
             lengths=np.array([len(ids) for _, ids, _ in pieces], dtype=np.int32),
+            # The first token of a piece is predicted from nothing and gives no loss.
             trained=np.array([mask[1:].sum() for _, _, mask in pieces], dtype=np.int32),
             rows=np.array([number for number, _, _ in pieces], dtype=np.int64),
             full_lengths=np.array([len(encoding.input_ids) for encoding in encodings], dtype=np.int32),
@@ -117,6 +120,7 @@ def cut(
             ids, mask = ids[:max_length], mask[:max_length]
         else:
             counts["rows_split"] += 1
+    # Pieces are cut blindly, so one may hold nothing but a long tool result: it is counted and left out.
     yielded = False
     for start in range(0, len(ids), max_length):
         piece = ids[start : start + max_length], mask[start : start + max_length]
@@ -137,7 +141,7 @@ class Tokens:
         starts: place of each piece, in tokens.
         keys: hash of each piece's content.
         counts: by source.
-        histogram: rows by token length before cutting; classes end at `HISTOGRAM_EDGES`.
+        histogram: rows by token length before cutting; the bins end at `HISTOGRAM_EDGES`.
     """
 
     ids: Spool
@@ -153,6 +157,7 @@ class Tokens:
     def read(self, piece: int) -> tuple[NDArray[np.int32], NDArray[np.int8]]:
         """Return token ids and mask of a piece."""
         start, length = int(self.starts[piece]), int(self.lengths[piece])
+        # Four bytes a token for its id, one for its mask.
         ids = np.frombuffer(self.ids.read(4 * start, 4 * length), dtype=np.int32)
         return ids, np.frombuffer(self.masks.read(start, length), dtype=np.int8)
 
@@ -172,6 +177,7 @@ def collect_tokens(results: Iterable[Tokenised], ids: Spool, masks: Spool, conte
         ids.append(result.ids)
         masks.append(result.masks)
         counts[result.source].update(result.counts)
+        # searchsorted counts the edges below a length: 64 falls into "<=64", 65 into "<=128".
         histogram += np.bincount(np.searchsorted(HISTOGRAM_EDGES, result.full_lengths), minlength=len(histogram))
         lengths.append(result.lengths)
         trained.append(result.trained)
@@ -185,6 +191,8 @@ def collect_tokens(results: Iterable[Tokenised], ids: Spool, masks: Spool, conte
         lengths=all_lengths,
         trained=np.concatenate(trained),
         rows=all_rows,
+        # The key is what the row says and which piece of it this is, not where it stands: adding a source hardly
+        # changes which pieces of the others are chosen.
         keys=scramble(content[all_rows] + _piece_numbers(all_rows)),
         counts=counts,
         histogram=histogram,
@@ -193,6 +201,7 @@ def collect_tokens(results: Iterable[Tokenised], ids: Spool, masks: Spool, conte
 
 def _piece_numbers(rows: NDArray[np.int64]) -> Hashes:
     """Number each row's pieces from 0; a row's pieces stand together."""
+    # [7, 7, 9, 9, 9] gives [0, 1, 0, 1, 2]: the running maximum carries the index of each row's first piece along.
     index = np.arange(len(rows))
     firsts = np.concatenate([[True], rows[1:] != rows[:-1]]) if len(rows) else np.zeros(0, dtype=bool)
     return (index - np.maximum.accumulate(np.where(firsts, index, 0))).astype(np.uint64)

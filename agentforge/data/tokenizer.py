@@ -1,4 +1,4 @@
-"""Tokenizers: training a small one, and loading any with the check that transformers reads it as it was written."""
+"""Tokenizers: training a small one, and loading any one while checking that transformers reads it as it was written."""
 
 from __future__ import annotations
 
@@ -64,6 +64,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
+    # With all 256 bytes in the alphabet no text is unknown, not even one with bytes that the training texts lack.
     trainer = trainers.BpeTrainer(vocab_size=vocab_size - added, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
     # As in Qwen2 the added tokens come after the vocabulary that was learnt, not among its first ids.
@@ -123,6 +124,8 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedT
         raise UserError(f"no tokenizer could be loaded from {path}: {reason}") from error
     if file is None:
         return _refuse_lossy(tokenizer, path)
+    # The file once more, read without transformers: both must give
+    # the same ids for the same texts, and the same texts back.
     original = Tokenizer.from_file(str(file))
     if (text := _first_difference(tokenizer, original)) is not None:
         raise CheckRefused(

@@ -69,14 +69,18 @@ def parse_assistant(text: str) -> ParsedTurn:
     if reasoning is not None:
         turn.reasoning_content = unescape_tags(reasoning) or None
     elif text.lstrip().startswith(THINK):
+        # Cut off while thinking: a call that stands in a thought was never made.
         turn.malformed.append("the reasoning is never closed with </think>")
         turn.reasoning_content = unescape_tags(_trim_newline(text.lstrip().removeprefix(THINK))) or None
         return turn
     parts: list[str] = []
     at = 0  # places in one text: a copy of the rest for each call would take minutes for ten thousand calls
     while (start := text.find(CALL, at)) >= 0:
+        # Before the first call one newline is the template's and the
+        # rest the content's own; between calls all space is layout.
         before = text[at:start]
         parts.append(before.strip() if parts else before.removesuffix("\n"))
+        # The JSON decoder says where the arguments end, so a `</tool_call>` in one of their strings closes nothing.
         call, problem, at = _read_call(text, start + len(CALL))
         if call is not None:
             turn.tool_calls.append(call)
@@ -103,6 +107,7 @@ def split_reasoning(text: str) -> tuple[str | None, str]:
         head, call, tail = text.partition(CALL)
         before, found, after = head.partition(END_THINK)
         after += call + tail
+        # The end tag closes reasoning that starts in the middle of the text, and that is content.
         if THINK in before:
             return None, text
     if not found:
@@ -142,6 +147,7 @@ def nested_call(call: dict[str, Any]) -> dict[str, Any]:
         arguments = {}
     if not isinstance(arguments, dict):
         raise ValueError(f"the arguments of the call of '{name}' are no JSON object")
+    # NaN and lone surrogates fail here, where the call is known, instead of in the template or the tokenizer.
     json.dumps(arguments, ensure_ascii=False, allow_nan=False).encode()
     return {"type": "function", "function": {"name": name, "arguments": arguments}}
 
@@ -150,7 +156,7 @@ def load_json(text: str) -> Any:
     """Read strict JSON: no NaN, no infinity, no lone surrogates.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not.
     """
     value, end = _decode(text, len(text) - len(text.lstrip()))
     if text[end:].strip():
@@ -161,6 +167,7 @@ def load_json(text: str) -> Any:
 def _read_call(text: str, start: int) -> tuple[dict[str, Any] | None, str | None, int]:
     """Read the call whose opening tag ends at ``start``; returns call, problem and where the text goes on."""
     body = _after_space(text, start)
+    # Only used if the JSON is broken: then this is the best guess of where the text goes on.
     closing = text.find(END_CALL, start)
     after = closing + len(END_CALL) if closing >= 0 else len(text)
     snippet = _shorten(text[start:after].removesuffix(END_CALL))
@@ -192,6 +199,7 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 def _decode(text: str, start: int) -> tuple[Any, int]:
     try:
         value, end = _DECODER.raw_decode(text, start)
+        # `1e999` is read as infinity and `\ud83d` as half a character; writing the value again finds both.
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except RecursionError:
         raise ValueError("nested too deeply") from None

@@ -20,4 +20,5 @@ def is_eval(hashes: Hashes, fraction: float) -> NDArray[np.bool_]:
 
     A row stays held out when the fraction grows.
     """
+    # The hash is uniform, so this is a draw without a seed: recipes with the same fraction hold out the same questions.
     return hashes < np.uint64(fraction * 2**64)

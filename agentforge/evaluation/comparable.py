@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agentforge.errors import UserError
-from agentforge.rollouts.policies.policies import Conversation, Policy
+from agentforge.rollouts.policies.base import Conversation, Policy
 
 Decoding = Mapping[str, Any]
 
@@ -31,8 +31,10 @@ def template_of(policy: Policy, conversations: Sequence[Conversation]) -> str:
     White space is left out because some tokenizers do not give it back.
     """
     digest = hashlib.sha256()
+    # Spread over all of them: the first conversations of a file are often of one kind, with the same tools.
     for one in conversations[:: max(1, -(-len(conversations) // PROBES))]:
         text = policy.decode(policy.encode(one.messages, one.tools))
+        # NUL ends a prompt, so that a word that moves from one prompt to the next changes the hash.
         digest.update("".join(text.split()).encode() + b"\0")
     return digest.hexdigest()[:8]
 
@@ -61,6 +63,7 @@ def refuse_mixed(names: Sequence[str], decodings: Sequence[Decoding]) -> None:
         UserError: with the first setting that differs, and what to do.
     """
     for setting, values in differing(decodings).items():
+        # The first that differs from the first: one sentence about two models, however many there are.
         other = next(index for index, value in enumerate(values) if value != values[0])
         raise UserError(
             f"{names[0]} was decoded with {setting} {shown(values[0])}, {names[other]} with {shown(values[other])}; "

@@ -48,6 +48,7 @@ def refuse_trained_tasks(recipe: Recipe, chosen: Sequence[Chosen], location: Mod
     Raises:
         CheckRefused: a task is in both.
     """
+    # Episodes name the environment as the recipe does, or by its own id; either one counts.
     asked = {(name, task) for one in chosen for task in one.tasks for name in (one.name, one.environment.id)}
     if not asked:
         return
@@ -64,6 +65,7 @@ def _mixed_files(recipe: Recipe) -> Iterator[Path]:
     for source in recipe.data.mix:
         for name in sorted(glob.glob(source.dataset, recursive=True)):
             path = Path(name)
+            # A registered data set is not a path: it matches nothing and is not looked into.
             yield from sorted(path.rglob("*")) if path.is_dir() else [path]
 
 

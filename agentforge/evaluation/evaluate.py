@@ -24,7 +24,8 @@ from agentforge.evaluation.tool_calls.questions import Answer, Question, judge, 
 from agentforge.models.locate_model import ModelLocation, locate_model, model_inputs
 from agentforge.recipe.schema import Recipe, ToolCalls
 from agentforge.rollouts.experts import Actor
-from agentforge.rollouts.policies.policies import Policy, Sampling, open_policy
+from agentforge.rollouts.policies.base import Policy, Sampling
+from agentforge.rollouts.policies.open_policy import open_policy
 from agentforge.systems.registry import names_of, without_unused_keys
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ def evaluate(recipe: Recipe, model: str | None = None, replace: bool = False) ->
             f"of {others}"
         )
     with opened(recipe) as selection:
+        # Scripted policies only play environments; questions and losses need a model.
         actor = scripted_policy(selection.chosen, model) if selection.chosen else None
         if actor is not None:
             return _evaluate_actor(recipe, selection, actor, replace)
@@ -83,6 +85,7 @@ def _evaluate_actor(recipe: Recipe, selection: Selection, actor: Actor, replace:
 def _evaluate_model(recipe: Recipe, selection: Selection, model: str | None, replace: bool) -> Path:
     location = locate_model(recipe, model)
     files = question_files(recipe.evaluate.tool_calls) if recipe.evaluate.tool_calls else []
+    # The contents count, not the pattern: a new file of questions makes the scores outdated.
     inputs: dict[str, Path | str] = {f"prompts {file}": file for file in files}
     inputs |= model_inputs(location)
     if recipe.evaluate.loss is not None:
@@ -118,6 +121,7 @@ def _without_unused(recipe: Recipe) -> dict[str, Any]:
 
 
 def _score_model(recipe: Recipe, selection: Selection, location: ModelLocation, work: Workspace) -> None:
+    # Contamination is refused before any weights are loaded.
     questions = load_questions(recipe) if recipe.evaluate.tool_calls else []
     refuse_trained_questions(recipe, questions)
     refuse_trained_tasks(recipe, selection.chosen, location)
@@ -129,6 +133,7 @@ def _score_model(recipe: Recipe, selection: Selection, location: ModelLocation, 
     if recipe.evaluate.loss is not None:
         from agentforge.evaluation.losses.evaluate_loss import evaluate_losses
 
+        # It opens the model by itself and lets it go again, before the policy below opens its own.
         report |= evaluate_losses(recipe, location, work)
     report |= evaluate_own(recipe, location, work)
     if questions or selection.chosen:
@@ -163,6 +168,7 @@ def answer_questions(
     from rich.console import Console
     from rich.progress import track
 
+    # Characters stand for tokens: it is enough to keep a batch from being padded to one long conversation.
     order = sorted(range(len(questions)), key=lambda index: sum(len(m["content"]) for m in questions[index].context))
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     answers: dict[int, Answer] = {}
@@ -190,7 +196,11 @@ def _answer(recipe: Recipe, work: Workspace, policy: Policy, questions: list[Que
         "questions": {
             "prompts": settings.prompts,
             "n": len(questions),
+            # Turns of one conversation are not independent, so whoever reads the interval should know how many
+            # conversations there are.
             "conversations": len({question.id.rsplit(":", 1)[0] for question in questions}),
+            # `compare` sets two models side by side only if this is equal; a file's name does not tell whether its
+            # contents changed.
             "hash": hash_json([[q.context, q.tools.schemas, q.expected] for q in questions]),
         },
         "decoding": {

@@ -14,7 +14,7 @@ from agentforge.recipe.schema import Recipe
 from agentforge.systems.registry import named, names_of
 
 OWN = "own"
-"""Key of scores.json under which they stand."""
+"""Key of scores.json under which they are stored."""
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,14 @@ def own_groups(paths: Sequence[Path]) -> list[OwnGroup]:
     for path in paths:
         report = read_scores(path)
         for name, scores in report.get(OWN, {}).items():
+            # The key holds everything that makes two figures comparable, so a table never mixes different measurements.
             key = name, scores["measured_on"], scores["confidence"]
             together.setdefault(key, []).append((report["model"]["label"], scores))
     return [_group(columns, confidence) for (_, _, confidence), columns in together.items()]
 
 
 def _group(columns: list[tuple[str, dict[str, Any]]], confidence: float) -> OwnGroup:
+    # In order of first appearance; a figure that a model lacks (an exit it does not have) is an empty cell.
     names = dict.fromkeys(name for _, scores in columns for name in scores["figures"])
     rows = {
         name: [Figure(**found) if (found := scores["figures"].get(name)) else None for _, scores in columns]

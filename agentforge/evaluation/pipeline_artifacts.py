@@ -1,14 +1,14 @@
-"""A recipe, those that its stages read, and what of them is made by now."""
+"""A recipe, the recipes of its stages, and which of their artefacts exist by now."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from agentforge.artifacts import MANIFEST, read_manifest
 from agentforge.evaluation.scores_file import SCORES
+from agentforge.models.locate_model import label_of
 from agentforge.recipe.loading import load_recipe, load_stages
 from agentforge.recipe.schema import Recipe, Stage
 
@@ -29,11 +29,12 @@ class PipelineArtifacts:
     def recipes(self) -> list[Recipe]:
         """The recipe and those of its stages, each once."""
         everyone = [self.recipe, *(recipe for _, recipe in self.stages)]
+        # Several stages may read the same recipe; its artefacts are listed once.
         return list({(one.output_dir, one.full_name): one for one in everyone}.values())
 
     @property
     def missing(self) -> list[str]:
-        """A sentence for each artefact that a stage is to make and has not."""
+        """A line for each artefact that a stage should make and has not made yet."""
         return [
             f"{path.name}: agentforge {stage.verb} {stage.recipe or recipe.name}"
             for stage, recipe in self.stages
@@ -54,9 +55,10 @@ def load_pipeline(name: str, overrides: Sequence[str] = (), profile: str | None 
 
 def _makes(stage: Stage, recipe: Recipe) -> list[Path]:
     if stage.verb == "evaluate" and stage.model is not None:
-        return [recipe.artifact(f"eval-{re.sub(r'[^A-Za-z0-9_.-]+', '-', Path(stage.model).name)}")]
+        return [recipe.artifact(f"eval-{label_of(stage.model)}")]
     if stage.verb in ("train", "surgery"):
         return [recipe.trained if stage.verb == "train" else recipe.operated]
+    # Only verbs that leave an artefact of this recipe: `download` fills a cache, and `report` is the page itself.
     made: dict[str, list[str]] = {
         "collect": ["episodes"],
         "prepare": ["data"],
@@ -67,15 +69,16 @@ def _makes(stage: Stage, recipe: Recipe) -> list[Path]:
 
 
 def find_artifacts(recipe: Recipe) -> list[Path]:
-    """Return a recipe's finished artefacts but its report, in the order of their making."""
+    """Return a recipe's finished artefacts except its report, in the order they were made."""
     made = recipe.artifact("x").parent.glob(f"{recipe.full_name}-*")
     found = [path for path in made if (path / MANIFEST).is_file() and path != recipe.artifact("report")]
     return sorted(found, key=lambda path: (str(read_manifest(path)["finished"]), path.name))
 
 
 def finished_evaluations(recipe: Recipe) -> list[Path]:
-    """Return a recipe's evaluations: the base first, the others in the order of their making."""
+    """Return a recipe's evaluations: the base first, the others in the order they were made."""
     found = [path for path in find_artifacts(recipe) if (path / SCORES).is_file()]
+    # The sort is stable, so all but the base keep their order; the others are measured against the base.
     return sorted(found, key=lambda path: path != recipe.artifact("eval-base"))
 
 

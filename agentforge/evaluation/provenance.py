@@ -18,6 +18,8 @@ def training_files(location: ModelLocation) -> Iterator[Path]:
     Models without a manifest (from the Hub, or made elsewhere) and files that are gone say nothing.
     """
     seen: set[Path] = set()
+    # From the model back to everything it was made of: its base, that base's
+    # base, their data, and the episodes in them.
     waiting = [Path(path) for path in (location.path, location.base) if path is not None]
     while waiting:
         path = waiting.pop()
@@ -26,6 +28,7 @@ def training_files(location: ModelLocation) -> Iterator[Path]:
         seen.add(path)
         if path.suffix in ROWS and path.is_file():
             yield path
+        # A GGUF is named as a file, its manifest lies beside it.
         directory = path.parent if path.suffix == ".gguf" else path
         if not (directory / MANIFEST).is_file():
             continue

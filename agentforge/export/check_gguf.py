@@ -20,7 +20,7 @@ from agentforge.recipe.schema import Quantization, Recipe
 
 @dataclass(frozen=True)
 class Reference:
-    """What a GGUF is held against.
+    """What a GGUF is compared with.
 
     Attributes:
         tokenizer: the checkpoint's.
@@ -41,6 +41,7 @@ def check_file(file: Path, reference: Reference) -> Agreement:
     Raises:
         CheckRefused: it does not load, or reads texts, ends turns or renders conversations differently.
     """
+    # Beside the file, where there is room: logits of 512 tokens over a vocabulary of 150,000 are 300 MB.
     scratch = file.with_suffix(".check")
     scratch.mkdir()
     try:
@@ -48,6 +49,7 @@ def check_file(file: Path, reference: Reference) -> Agreement:
         write_json(scratch / "questions.json", {"rows": reference.rows, "texts": texts})
         ask_llama_cpp("examine", file, scratch / "questions.json", scratch)
         answers = json.loads((scratch / "answers.json").read_text(encoding="utf-8"))
+        # The tokens first: if a text is read as other tokens, equal logits mean nothing.
         check_answers(answers, texts, reference)
         return agreement(saved_logits(reference.logits), saved_logits(scratch))
     finally:
@@ -63,6 +65,7 @@ def saved_logits(directory: Path) -> Iterator[np.ndarray]:
 def check_answers(answers: dict[str, Any], texts: Sequence[str], reference: Reference) -> None:
     """Refuse a GGUF whose tokenizer, stop token or chat template is not the checkpoint's."""
     for text, found in zip(texts, answers["tokens"], strict=True):
+        # Token by token: a converter that mistakes the pre-tokenizer gets most texts right and a few wrong.
         expected = reference.tokenizer.encode(text, add_special_tokens=False)
         if found != expected:
             pairs = enumerate(zip(found, expected, strict=False))
@@ -89,6 +92,7 @@ def refuse_disagreement(recipe: Recipe, quantization: Quantization, found: Agree
     if quantization not in limits.max_kl or quantization not in limits.min_top1:
         raise UserError(f"export.max_kl and export.min_top1 must each have a bound for {quantization}")
     max_kl, min_top1 = limits.max_kl[quantization], limits.min_top1[quantization]
+    # Both are needed: KL averages away a few flipped tokens, top-1 misses a distribution that is flattened everywhere.
     if found.kl > max_kl or found.top1 < min_top1:
         raise CheckRefused(
             f"{recipe.full_name}-{quantization} disagrees with its checkpoint on {found.tokens} tokens: "

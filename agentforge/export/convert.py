@@ -105,7 +105,7 @@ def is_qwen2_pre_tokenizer(tokenizer_json: Path) -> bool:
 
 
 def conversion_view(checkpoint: Path, view: Path, plan: Conversion, template: str | None) -> None:
-    """Make a directory of links to a checkpoint that differs in what the converter is to read differently.
+    """Make a directory of links to a checkpoint, with those files rewritten that the converter must read differently.
 
     Args:
         checkpoint: a merged or trained model.
@@ -116,6 +116,7 @@ def conversion_view(checkpoint: Path, view: Path, plan: Conversion, template: st
     view.mkdir()
     for file in checkpoint.iterdir():
         if file.is_file():
+            # Links, so that a 65 GB checkpoint is neither copied nor changed.
             (view / file.name).symlink_to(file.resolve())
     _rewrite(view / "config.json", plan.config)
     if plan.untied:
@@ -130,6 +131,7 @@ def _write_head(view: Path) -> None:
     weights = Checkpoint(view)
     (embedding,) = (name for name in weights.weight_map if name.endswith("embed_tokens.weight"))
     tensor = weights.read(embedding)
+    # The converter reads every file whose name begins with `model` and ends with `.safetensors`, this one too.
     write_shard(view / HEAD_FILE, {"lm_head.weight": (tensor.dtype, tuple(tensor.shape))}, lambda name: tensor)
     if (index := view / INDEX_FILE).exists():
         _rewrite(index, {"weight_map": weights.weight_map | {"lm_head.weight": HEAD_FILE}})
@@ -137,6 +139,7 @@ def _write_head(view: Path) -> None:
 
 def _rewrite(path: Path, changes: dict[str, Any]) -> None:
     content = {**json.loads(path.read_text(encoding="utf-8")), **changes}
+    # It is a link: writing through it would change the checkpoint. Entries that are set to None are removed.
     path.unlink()
     write_json(path, {key: value for key, value in content.items() if value is not None or key not in changes})
 

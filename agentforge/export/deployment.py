@@ -37,9 +37,11 @@ def write_deployment(
     context = context_length(recipe, positions)
     file = f"{recipe.full_name}-{quantization}.gguf"
     kind = next((kind for kind in MARKERS if template_source(kind) == tokenizer.chat_template), None)
+    # A template that is not ours has no Go translation; such a model is served by llama-server, which reads Jinja.
     if kind is not None:
         has_document_end = DOCUMENT_END in tokenizer.get_vocab()
         stops = [MARKERS[kind].texts["ASSISTANT_STOP"], *([DOCUMENT_END] if has_document_end else [])]
+        # If the tokenizer adds the begin-of-text token by itself, the template must not write it a second time.
         begin = tokenizer.encode("a")[:1] != [tokenizer.bos_token_id]
         text = modelfile(file, go_template(kind, begin), stops, context, recipe.data.system, recipe.export.license)
         (directory / "Modelfile").write_text(text, encoding="utf-8")
@@ -174,6 +176,7 @@ def template_kind(recipe: Recipe) -> str:
 def _script(first: list[str], command: list[str]) -> str:
     """A shell script of one command, an option a line."""
     text = shlex.join(command).replace(" --", " \\\n  --")
+    # exec replaces the shell, so that a signal to the script reaches the server.
     return "\n".join(["#!/bin/sh", *first, f"exec {text}"]) + "\n"
 
 

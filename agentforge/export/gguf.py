@@ -52,18 +52,26 @@ def gguf(recipe: Recipe, replace: bool = False) -> list[Path]:
         CheckRefused: llama.cpp does not know the architecture or the tokenizer, the disk is too small, or a quantised
             file disagrees with the checkpoint by more than `export.max_kl` and `export.min_top1` allow.
     """
+    # How a GGUF is checked. The checkpoint is converted once, into a hidden GGUF of its own precision, and its logits
+    # on some 512 held-out tokens are kept beside it. Each quantisation is made from that file and loaded by llama.cpp
+    # in a process of its own. It must read a battery of difficult texts as the same tokens, stop at the same token and
+    # carry the same chat template; then its logits on the same tokens are compared, as KL and as agreement on the
+    # likeliest token. Only a file that passes is renamed into place.
     wanted = list(dict.fromkeys(recipe.export.gguf))
     checkpoint = recipe.artifact("merged") if recipe.train.lora is not None else recipe.trained
     read_manifest(checkpoint)
     if all(is_current(recipe.artifact(q), **_identity(recipe, q, checkpoint)) for q in wanted):
         return [recipe.artifact(q) for q in wanted]
+    # Only now: a recipe whose files are up to date needs no llama.cpp.
     require_library()
+    # An unknown architecture is refused at once, not after 32B parameters were converted.
     plan = plan_conversion(Checkpoint(checkpoint).config, converter_source())
     log.debug("conversion: %s", plan)
     original = Unquantized(recipe, checkpoint)
     try:
         return [_make(recipe, quantization, original, replace) for quantization in wanted]
     finally:
+        # It is as large as the checkpoint. Only a killed run leaves it behind, for the next run to use.
         original.remove()
 
 
@@ -99,6 +107,7 @@ def _make(recipe: Recipe, quantization: Quantization, original: Unquantized, rep
             positions = original.weights.config.get("max_position_embeddings")
             write_deployment(recipe, quantization, work.path, original.tokenizer, positions)
             types = tensor_types(file)
+            # Small models only: the file is sound, but larger than its name promises.
             if quantization.endswith("km") and not any(name.endswith("_K") for name in types):
                 log.warning(
                     "%s: some rows are not a multiple of 256 long, so llama.cpp used %s for them",
@@ -166,6 +175,7 @@ class Unquantized:
             conversion_view(self.checkpoint, view, plan, self.template)
             log.info("converting %s to GGUF", self.checkpoint)
             convert(view, work.path / self.file.name, self._dtype(), plan)
+            # Links and a few rewritten JSON files, no longer needed.
             shutil.rmtree(view)
             self._keep_logits(work.path)
 
@@ -186,10 +196,10 @@ class Unquantized:
         write_json(directory / ROWS, rows)
 
     def reference(self) -> Reference:
-        """What a GGUF of it is held against."""
+        """What a GGUF of it is compared with."""
         rows = json.loads((self.directory / ROWS).read_text(encoding="utf-8"))
         return Reference(self.tokenizer, self.template, rows, self.directory)
 
     def remove(self) -> None:
-        """Free its disk."""
+        """Free its disk space."""
         shutil.rmtree(self.directory, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""llama.cpp, out of the pinned llama-cpp-python source distribution: its converter, and its library built portably.
+"""llama.cpp, from the pinned llama-cpp-python source distribution: its converter, and its library built portably.
 
 The installed package has the library but not the converter; PyPI's sdist has both, so one pinned download gives both
 from the same revision. Everything lies in agentforge's cache directory and is made once.
@@ -101,6 +101,7 @@ def _fetch_source(directory: Path) -> None:
         archive = next(Path(scratch).glob("*.tar.gz"))
         with tarfile.open(archive) as tar:
             tar.extractall(scratch, filter="data")
+        # Unpacked elsewhere and then renamed, so that a killed download does not look complete.
         os.replace(Path(scratch) / SOURCE, directory / SOURCE)
 
 
@@ -121,6 +122,7 @@ def _build_wheel(directory: Path) -> Path:
 
 def _install(wheel: Path) -> None:
     needs = [re.split("[=<>]", need)[0] for need in CONVERTER_NEEDS]
+    # A wheel of the same version from PyPI is as good: only its build options differ.
     if _installed("llama_cpp_python") == VERSION and all(map(_installed, needs)):
         return
     log.info("installing %s", wheel.name)

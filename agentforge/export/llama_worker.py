@@ -45,14 +45,17 @@ def examine(file: str, questions: str, directory: str) -> None:
 
     asked = json.loads(Path(questions).read_text(encoding="utf-8"))
     size, threads = max(map(len, asked["rows"])), len(os.sched_getaffinity(0))
+    # A row in one pass, as transformers computes it, and logits of every position instead of the last.
     model = llama_cpp.Llama(
         file, n_ctx=size, n_batch=size, n_ubatch=size, n_threads=threads, logits_all=True, verbose=False
     )
     for number, row in enumerate(asked["rows"]):
+        # Each row begins with an empty cache.
         model.reset()
         model.eval(row)
         np.save(Path(directory) / f"logits-{number:03}.npy", model.scores[: len(row)])
     answers = {
+        # special=True: tags and control tokens in a text are found as tokens, as transformers' `encode` does.
         "tokens": [model.tokenize(text.encode("utf-8"), add_bos=False, special=True) for text in asked["texts"]],
         "eos": model.token_eos(),
         "metadata": model.metadata,

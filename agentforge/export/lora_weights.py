@@ -74,6 +74,7 @@ class Change:
         start = self.replacement[0].read(self.replacement[1]).float() if self.replacement else weight.float()
         total = start
         for addition in self.additions:
+            # Each change is computed from the same weight, so the order of the adapters does not matter.
             total = total + addition.delta(start)
         return total
 
@@ -118,6 +119,8 @@ class Adapter:
         factors: dict[str, dict[str, str]] = {}
         changes: dict[str, Change] = {}
         for key in file.tensors:
+            # `base_model.model.model.layers.0.mlp.up_proj.lora_A.weight`: module
+            # `model.layers.0.mlp.up_proj`, part `lora_A`.
             name = key.removeprefix(PREFIX)
             if match := FACTOR.fullmatch(name):
                 factors.setdefault(match["module"], {})[match["part"]] = key
@@ -126,6 +129,7 @@ class Adapter:
             else:
                 raise CheckRefused(f"{self.directory}: tensors like {key} cannot be merged")
         for module, parts in factors.items():
+            # The weight may be replaced as a whole too (a grown vocabulary); the factors then add to the replacement.
             low_rank = self._low_rank(module, parts, file, config)
             changes.setdefault(f"{module}.weight", Change()).additions.append(low_rank)
         return changes
@@ -144,6 +148,7 @@ class Adapter:
                 f"{self.directory}: DoRA can be merged only with weight 1 and on linear layers ({module})"
             )
         rank = file.tensors[found["a"]].shape[0]
+        # The scale is alpha / r: with a config that was edited after training, the merge would be off by a factor.
         if rank != (said := _pattern(config.get("rank_pattern"), module, config["r"])):
             raise CheckRefused(f"{self.directory}: {module} has rank {rank}, but adapter_config.json says {said}")
         alpha = _pattern(config.get("alpha_pattern"), module, config["lora_alpha"])

@@ -59,6 +59,7 @@ def merge_stage(recipe: Recipe, replace: bool = False) -> Path:
         "model": recipe.model.model_dump(include={"path", "revision", "trust_remote_code"}),
         "export": recipe.export.model_dump(include={"dtype", "max_logit_difference", "adapters"}),
     }
+    # The fingerprint, not the path: a base that was moved or sharded anew is still the same.
     inputs: dict[str, Path | str] = {"base": fingerprint}
     inputs |= {f"adapter {number}": adapter.directory for number, adapter in enumerate(adapters)}
     with stage_directory(
@@ -67,6 +68,7 @@ def merge_stage(recipe: Recipe, replace: bool = False) -> Path:
         if not work.done:
             weights = MergedWeights(Checkpoint(base), combine(adapters), recipe.model.trust_remote_code)
             dtype: torch.dtype = getattr(torch, recipe.export.dtype)
+            # `verify` writes the merged weights once more, in float32.
             check_size = weights.size(torch.float32) if dtype != torch.float32 else 0
             require_space(work.path, weights.size(dtype) + check_size, f"merging {recipe.full_name}")
             weights.write(work.path, dtype)
@@ -130,6 +132,8 @@ def verify(recipe: Recipe, weights: MergedWeights, adapters: list[Adapter], merg
     published = agreement(unmerged, logits_of(lambda: load_model(merged, place, trust), rows))
     exact = published
     if place.exact and recipe.export.dtype != "float32":
+        # What is published has been rounded, and no bound on logits tells rounding from a mistake. So the sums are
+        # written once more unrounded, compared, and deleted.
         unrounded = merged / "float32"
         weights.write(unrounded, torch.float32)
         copy_present(merged, unrounded, [path.name for path in merged.glob("*.py")])
@@ -170,13 +174,16 @@ def unmerged_model(weights: MergedWeights, adapters: list[Adapter], place: Place
 
     model: Any = load_model(weights.base.directory, place, trust_remote_code)
     if weights.vocabulary != model.get_input_embeddings().weight.shape[0]:
+        # The adapter brings the new rows itself, so there is no need to start them at the mean of the old ones.
         model.resize_token_embeddings(weights.vocabulary, mean_resizing=False)
     names = [str(number) for number in range(len(adapters))]
     model = PeftModel.from_pretrained(model, adapters[0].directory, adapter_name=names[0])
     for name, adapter in zip(names[1:], adapters[1:], strict=True):
         model.load_adapter(adapter.directory, adapter_name=name)
     if len(names) > 1:
+        # PeftModel.set_adapter takes a single name; the tuner under it takes a list.
         model.base_model.set_adapter(names)
+    # PEFT adds active adapters with weight 1, so each one's weight goes into its scale.
     for layer in (module for module in model.modules() if isinstance(module, LoraLayer)):
         for name, adapter in zip(names, adapters, strict=True):
             if name in layer.scaling:

@@ -25,7 +25,7 @@ class MergedWeights:
 
     Args:
         base: the base's weights.
-        changes: base tensor name to change, from `adapters.combine`.
+        changes: base tensor name to change, from `lora_weights.combine`.
         trust_remote_code: for bases whose code is in their repository.
 
     Raises:
@@ -37,12 +37,14 @@ class MergedWeights:
         self.changes = changes
         self.embedding, self.head, self.tied = _embedding_names(base.directory, trust_remote_code)
         self.sources = {name: name for name in base.tensors}
+        # A tied head may not be stored. What an adapter changes in it starts from the embedding.
         if self.tied and self.head and self.head not in self.sources and self.head in changes:
             self.sources[self.head] = self.embedding
         self._check_fit()
         self._settle_tying()
 
     def _check_fit(self) -> None:
+        # Names and shapes are checked before anything is written: a wrong adapter must not cost an hour of merging.
         system = system_of(self.base.config)
         for name, change in self.changes.items():
             if name not in self.sources:
@@ -65,6 +67,8 @@ class MergedWeights:
         self.untied = False
         if not (self.tied and self.head and {self.head, self.embedding} & set(self.changes)):
             return
+        # Both are computed, since an adapter may have changed one of them, or both alike. Only where they differ does
+        # the checkpoint need a head of its own.
         self.sources.setdefault(self.head, self.embedding)
         embedding, head = self.tensor(self.embedding).float(), self.tensor(self.head).float()
         self.untied = embedding.shape != head.shape or not torch.allclose(embedding, head, rtol=1e-6, atol=1e-7)
@@ -121,9 +125,14 @@ class MergedWeights:
         directory.mkdir(parents=True, exist_ok=True)
         total = 0
         layout = self.layout(dtype)
+        # How a sharded merge streams. Every tensor stays in the file where the base has it. `write_shard` writes the
+        # header first, for which dtypes and shapes are enough, and then asks for one tensor after another. Each is read
+        # from the base, changed in float32, rounded and written, so that only one tensor is in memory at a time, not a
+        # shard or the model.
         for number, (file, tensors) in enumerate(layout.items(), 1):
             log.info("merging shard %d of %d: %s", number, len(layout), file)
 
+            # Bound as a default, so that the function keeps the shard that it was made for.
             def rounded(name: str, tensors: dict[str, tuple[torch.dtype, tuple[int, ...]]] = tensors) -> torch.Tensor:
                 return self.tensor(name).to(tensors[name][0])
 
@@ -156,6 +165,7 @@ def _embedding_names(directory: Path, trust_remote_code: bool) -> tuple[str, str
     from agentforge.models.auto import load_config
 
     config = load_config(directory, trust_remote_code=trust_remote_code)
+    # The names differ between architectures; a model without weights knows them.
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     names = {id(module): name for name, module in model.named_modules()}

@@ -1,4 +1,4 @@
-"""A model card out of what the stages measured: nothing in it is typed by hand."""
+"""A model card made from what the stages measured; nothing in it is typed by hand."""
 
 from __future__ import annotations
 
@@ -61,6 +61,7 @@ def licence_warnings(recipe: Recipe) -> list[str]:
 def data_sources(recipe: Recipe) -> dict[str, dict[str, Any]]:
     """Return name to figures of every source of the training data; empty if it was prepared elsewhere."""
     found: dict[str, dict[str, Any]] = _metrics(recipe.artifact("data")).get("sources", {})
+    # A source that nothing was trained on imposes no licence.
     return {name: source for name, source in found.items() if source.get("train_rows", 1)}
 
 
@@ -79,6 +80,7 @@ def _front_matter(recipe: Recipe, label: str) -> str:
     if recipe.export.license:
         front["license"] = recipe.export.license
     if _is_hub_id(recipe.model.path):
+        # The Hub links it; a directory of this machine would be a broken link.
         front["base_model"] = recipe.model.path
         front["base_model_relation"] = RELATIONS.get(label, "finetune")
     if datasets:
@@ -200,6 +202,7 @@ def _limits(recipe: Recipe) -> str:
 
 
 def _recipe_yaml(recipe: Recipe) -> str:
+    # What others need to make it again, without this machine's directories.
     shown = recipe.model_dump(exclude_defaults=True, exclude={"output_dir", "stages"})
     return yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
 

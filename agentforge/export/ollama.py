@@ -24,6 +24,7 @@ def go_template(kind: str, begin: bool = False) -> str:
     Every text is a quoted action between trimmed braces, so the layout here adds nothing to the prompt. Only
     ``<tool_call>`` stands bare: Ollama finds the tag that opens a call by looking for the first text under
     ``if .ToolCalls``.
+
     Args:
         kind: whose turn markers, a key of `chat_template.MARKERS`.
         begin: write the begin-of-text token. Not if the tokenizer adds it, as R1's does: Ollama adds it then too.
@@ -32,6 +33,8 @@ def go_template(kind: str, begin: bool = False) -> str:
     function_begin, function_end = _text('\n{"type": "function", "function": '), _text("}")
     call_name, call_arguments, call_end = _text('\n{"name": "'), _text('", "arguments": '), _text("}\n</tool_call>")
     response_begin, response_end = _text("<tool_response>\n"), _text("\n</tool_response>")
+    # Ollama continues a conversation that ends with an assistant turn: that turn is left open, and no new one is begun.
+    # Otherwise `$last` opens the assistant's turn, as `add_generation_prompt` does.
     lines = f"""
 {markers["CONVERSATION_BEGIN"] if begin else ""}
 {{{{- if or .System .Tools -}}}}

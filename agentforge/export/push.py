@@ -1,4 +1,4 @@
-"""`push`: one artefact to the Hub with its model card, after a look for secrets."""
+"""`push`: one artefact to the Hub with its model card, after a check for secrets."""
 
 from __future__ import annotations
 
@@ -74,6 +74,7 @@ def push(recipe: Recipe, model: str | None = None, dry_run: bool = False) -> Upl
     directory = directory.parent if location.kind == "gguf" else directory
     if directory != recipe.artifact(location.label):
         raise UserError(f"push uploads only artefacts of this recipe ({recipe.full_name}-...), not {location.path}")
+    # Refuses a directory that a stage has not finished.
     read_manifest(directory)
     card = model_card(recipe, location.label)
     names = list(_files(directory))
@@ -95,6 +96,7 @@ def _files(directory: Path) -> Iterator[str]:
 
 
 def _refuse_secrets(directory: Path, names: list[str], card: str) -> None:
+    # Weights are not searched: in 65 GB of random bytes a pattern would match by chance.
     texts = {CARD: card.encode(), **{n: (directory / n).read_bytes() for n in names if not n.endswith(BINARY)}}
     for name, text in texts.items():
         for what, pattern in SECRETS.items():

@@ -17,8 +17,9 @@ def model_class(path: Any, **options: Any) -> Any:
 
     Args:
         path: a directory or a Hub id.
-        options: where and how it is found, as `from_pretrained` has them (``revision``).
+        options: where and how it is found, as `from_pretrained` takes them (``revision``).
     """
+    # Only the JSON is read: AutoConfig would refuse a `model_type` that is not registered yet.
     fields, _ = PretrainedConfig.get_config_dict(path, **options)
     system = prepare_for(fields)
     if system is None or system.model_class is None:
@@ -43,7 +44,7 @@ def register(fields: Mapping[str, Any]) -> None:
 
 
 def register_all() -> None:
-    """Make transformers know the classes of every system, where nobody can tell which will be opened."""
+    """Make transformers know the classes of every system, when it is not known which will be opened."""
     for system in all_systems():
         if system.auto_classes is not None:
             importlib.import_module(system.auto_classes)

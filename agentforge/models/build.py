@@ -164,10 +164,12 @@ def add_lora(model: PreTrainedModel, options: dict[str, Any], *, seed: int) -> P
     Raises:
         UserError: a name in `target_modules` matches nothing; the names that exist are given.
     """
+    # B is zero, but A is random: two runs of one recipe must begin with the same adapter.
     set_seed(seed)
     if getattr(model, "is_quantized", False):
         from peft import prepare_model_for_kbit_training
 
+        # The Trainer switches checkpointing on by itself if the arguments ask for it.
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     return attach_lora(model, options)
 
@@ -179,6 +181,8 @@ def attach_lora(model: PreTrainedModel, options: dict[str, Any]) -> PeftModel:
         UserError: a name in `target_modules` matches nothing; the names that exist are given.
     """
     targets = options.get("target_modules")
+    # A string is a pattern, or `all-linear`. In a list, PEFT ignores a name that matches nothing as long as another one
+    # does.
     if not isinstance(targets, str) and (unknown := sorted(set(targets or []) - _last_names(model))):
         raise UserError(
             f"train.lora.target_modules: this {model.config.model_type} has no {', '.join(unknown)}; "

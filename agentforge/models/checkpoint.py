@@ -85,6 +85,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         except ValueError:
             raise CheckRefused(f"{path} is damaged: its header is not JSON; download it again") from None
     header.pop("__metadata__", None)
+    # Offsets in the header count from its end. The last tensor must end where the file does, or the download was cut.
     data = 8 + length
     found = {
         name: TensorInfo(path, e["dtype"], tuple(e["shape"]), data + e["data_offsets"][0], data + e["data_offsets"][1])
@@ -131,6 +132,7 @@ class Checkpoint:
             raise CheckRefused(
                 f"{path} lacks {lacking[0]}, which the index says it holds: are the shards from different models?"
             )
+        # The index decides: a tensor that it puts into another file, or into none, is not read from here.
         return {name: header[name] for name in expected}
 
     @cached_property
@@ -156,6 +158,7 @@ class Checkpoint:
             )
         with info.file.open("rb") as file:
             file.seek(info.start)
+            # frombuffer shares this memory, so it must be writable; and it refuses an empty buffer.
             data = bytearray(file.read(info.end - info.start))
         if not data:
             return torch.empty(info.shape, dtype=DTYPES[info.dtype])
@@ -192,6 +195,7 @@ def write_shard(
         header[name] = {"dtype": DTYPE_NAMES[dtype], "shape": list(shape), "data_offsets": [offset, offset + size]}
         offset += size
     encoded = json.dumps(header, separators=(",", ":")).encode()
+    # Spaces fill the header, so that the first tensor starts at a multiple of eight bytes.
     encoded += b" " * (-len(encoded) % 8)
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(encoded)))
@@ -200,7 +204,9 @@ def write_shard(
             value = tensor(name).contiguous()
             if (value.dtype, tuple(value.shape)) != layout[name]:
                 raise ValueError(f"{name} is {value.dtype} {tuple(value.shape)}, the layout says {layout[name]}")
+            # As bytes, because numpy knows no bfloat16.
             file.write(value.flatten().view(torch.uint8).numpy().data)
         file.flush()
+        # The data must reach the disk before the rename that publishes the directory does.
         os.fsync(file.fileno())
     return offset

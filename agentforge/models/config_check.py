@@ -1,4 +1,4 @@
-"""Whether `model.config` is one that `train` can make a model of. `show` and `plan` ask the same.
+"""Whether `model.config` is one that `train` can build a model from. `show` and `plan` ask the same.
 
 The architectures that ship with tables of their fields are checked without importing torch.
 """
@@ -78,6 +78,8 @@ def _check_sizes(model_type: str, values: dict[str, Any]) -> None:
         raise UserError(
             f"model.config.num_attention_heads is {heads}; it must be a multiple of num_key_value_heads, {groups}"
         )
+    # LlamaConfig insists on this even with a head_dim of its own; the other classes take whatever head_dim they are
+    # given.
     if (hidden % heads and model_type == "llama") or (hidden < heads and not values.get("head_dim")):
         raise UserError(f"model.config.hidden_size is {hidden}; it must be a multiple of num_attention_heads, {heads}")
     if (kinds := values.get("layer_types")) is not None and len(kinds) != layers:
@@ -86,6 +88,7 @@ def _check_sizes(model_type: str, values: dict[str, Any]) -> None:
 
 def _check_mixer(values: dict[str, Any]) -> None:
     inner, heads, d_head = (values[name] for name in ("mamba_d_ssm", "mamba_n_heads", "mamba_d_head"))
+    # FalconH1Config computes it like this when the recipe does not set it.
     inner = values["mamba_expand"] * values["hidden_size"] if inner is None else inner
     if not heads or inner % heads:
         raise UserError(f"model.config.mamba_n_heads is {show_value(heads)}; it must divide mamba_d_ssm, {inner}")

@@ -23,6 +23,7 @@ def base_fingerprint(path: str | Path, revision: str | None = None) -> str:
         revision: commit or tag of a Hub id.
     """
     checkpoint = Checkpoint(checkpoint_directory(path, revision))
+    # These change when the same model is saved again.
     config = {key: value for key, value in checkpoint.config.items() if key not in VOLATILE}
     tensors = {
         name: [info.dtype, list(info.shape), hashlib.sha256(checkpoint.sample(name)).hexdigest()]

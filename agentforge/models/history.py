@@ -1,4 +1,4 @@
-"""What a checkpoint has been through, by the manifests of the artefacts that it was made of."""
+"""What a checkpoint has been through, according to the manifests of the artefacts it was made from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from agentforge.recipe.schema import Model
 
 
 def history(path: Path) -> list[str]:
-    """Return operations of surgery and methods of training that have made a checkpoint, the last one last.
+    """Return the operations of surgery and methods of training that made a checkpoint, in order.
 
     It goes back as far as there are artefacts: one that was moved away, or came from the Hub, has none behind it.
     """
@@ -22,15 +22,16 @@ def history(path: Path) -> list[str]:
         made_by = recipe.get("surgery", {}).get("operation") or recipe.get("train", {}).get("method")
         if made_by:
             found.append(made_by)
+        # Continue with what this artefact was made from. A Hub id has no manifest and ends the walk.
         path = Path((recipe.get("model") or {}).get("path") or "")
     return found[::-1]
 
 
 def check_history(model: Model) -> None:
-    """Refuse a checkpoint of another phase than the recipe goes on from.
+    """Refuse a checkpoint that is not of the phase that the recipe continues.
 
     Raises:
-        CheckRefused: the last things that have made it are not those of `model.history`.
+        CheckRefused: the last steps that made it are not those of `model.history`.
     """
     wanted = model.history
     if not wanted or model.path is None or not Path(model.path).is_dir():

@@ -71,6 +71,7 @@ def locate_model(recipe: Recipe, which: str | None = None) -> ModelLocation:
         raise UserError(missing)
     location = locate_path(str(recipe.artifact(which)), label=which)
     if location.kind == "adapter" and recipe.model.path is not None:
+        # The recipe's base, not the path that PEFT wrote down on the machine that trained.
         return _adapter(Path(location.path), which, recipe.model.path, recipe)
     return location
 
@@ -82,7 +83,7 @@ def locate_path(path: str, label: str | None = None) -> ModelLocation:
         UserError: nothing is there, or nothing that is a model.
     """
     place = Path(path)
-    label = label or re.sub(r"[^\w.-]+", "-", place.stem if place.suffix == ".gguf" else place.name) or "model"
+    label = label or label_of(path)
     if place.is_file():
         if place.suffix != ".gguf":
             raise UserError(
@@ -104,6 +105,12 @@ def locate_path(path: str, label: str | None = None) -> ModelLocation:
         else "neither config.json, adapter_config.json nor a .gguf"
     )
     raise UserError(f"{path} is not a model: it holds {what}")
+
+
+def label_of(which: str) -> str:
+    """Return the label of a model that is named by its path; a name without a path is its own label."""
+    place = Path(which)
+    return re.sub(r"[^\w.-]+", "-", place.stem if place.suffix == ".gguf" else place.name) or "model"
 
 
 def model_inputs(location: ModelLocation) -> dict[str, Path | str]:
@@ -192,6 +199,7 @@ def _newest(recipe: Recipe) -> str:
         for name in PREFERENCE
         if (recipe.artifact(name) / MANIFEST).is_file()
     }
+    # An artefact older than the training (a -merged of the run before) holds other weights than the newest.
     trained_at = max((finished[name] for name in ("lora", "model") if name in finished), default="")
     for name in PREFERENCE:
         if name in finished and finished[name] >= trained_at:

@@ -32,7 +32,7 @@ class Job:
     operation: Operation
 
     def measuring_rows(self, limit: int) -> list[list[int]]:
-        """Return token ids of at most so many rows of the recipe's prepared data, each of two tokens or more."""
+        """Return the token ids of up to ``limit`` rows of the recipe's prepared data, each of two tokens or more."""
         split = self.operation.reads
         assert split is not None, "this operation reads no data"
         data = load_prepared(self.recipe.artifact("data"))[split]
@@ -62,11 +62,14 @@ def surgery(recipe: Recipe, replace: bool = False) -> Path:
         "surgery": chosen.model_dump(exclude_none=True),
         "seed": recipe.seed,
     }
+    # The data count only for operations that measure on them: new data must not make a graft outdated.
     inputs: dict[str, Path | str] = {"base": identify_base(recipe.model)}
     if operation.reads is not None:
         inputs["data"] = recipe.artifact("data")
     with stage_directory(recipe.operated, stage="surgery", recipe=settings, inputs=inputs, replace=replace) as work:
         if not work.done:
+            # The operation writes into the unpublished directory and raises
+            # if its proof fails: then nothing is published.
             metrics = resolve(operation.run)(Job(recipe, chosen, base, work.path, operation))
             work.metrics = {"operation": chosen.operation, **metrics}
             copy_present(base, work.path, (*TOKENIZER_FILES, "generation_config.json"))

@@ -198,6 +198,7 @@ def problems_in(values: dict[str, Any], config: str, section: str) -> list[tuple
     found = []
     for name, value in values.items():
         path = (*section.split("."), name)
+        # Only fields of this class: `temperature` under sft is no field at all, and the message must say that.
         if name in owned and name in fields:
             found.append((path, f"{section}.{name} is not set here: {owned[name]}"))
         elif name not in fields:
@@ -228,6 +229,7 @@ def _suggest(name: str, config: str, section: str) -> str:
     fields = fields_of(config)
     plain = name.lower().replace("-", "_")
     aliases = LORA_ALIASES if config == "LoraConfig" else ALIASES
+    # What other tools call it comes first, similar spelling last: that finds something for almost any word.
     if (alias := aliases.get(plain)) in fields:
         extra = " (below 1 it is a share of all steps)" if plain == "warmup_ratio" else ""
         return f"; did you mean '{section}.{alias}'{extra}?"

@@ -36,6 +36,8 @@ PATTERNS = {
 
 def explain(error: ValidationError) -> Iterator[tuple[tuple[str, ...], str]]:
     """Yield the key's path and a sentence for each thing that is wrong."""
+    # pydantic reports a union once per branch: `tokenizer: {vocab_size: x}` fails both as text and as
+    # TokenizerTraining.
     for detail in _relevant([{**detail} for detail in error.errors()]):
         path = tuple(str(part) for part in detail["loc"] if not _is_union_tag(part))
         yield path, _sentence(detail, path)
@@ -45,6 +47,8 @@ def _relevant(details: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Yield the details without those of a union's branch that cannot have been meant: text for a mapping."""
     for detail in details:
         union = _union_of(detail)
+        # The branch that was meant fails further inside. Where every branch fails by its type (a list, a number), one
+        # sentence names them all.
         group = [other for other in details if _union_of(other) == union] if union else [detail]
         meant = [other for other in group if other["type"] not in ("string_type", "model_type")]
         if union is None or detail in meant:
@@ -86,6 +90,8 @@ def suggest_key(path: tuple[str, ...]) -> str:
     prefix = ".".join([*section, ""])
     plain = name.lower().replace("-", "_")
     siblings = keys_at(tuple(section))
+    # Most likely first: the same word with other dashes or capitals, a known word from elsewhere, a similar word here,
+    # a similar word anywhere.
     if plain in siblings:
         return f"; did you mean '{prefix}{plain}'?"
     if elsewhere := _elsewhere(plain):
@@ -93,6 +99,7 @@ def suggest_key(path: tuple[str, ...]) -> str:
     if hint := did_you_mean(name, siblings):
         near = hint.split("'")[1]
         return f"; did you mean '{prefix}{near}'?"
+    # Reversed, so that of two keys with the same last name the alphabetically first one stays.
     homes = {key.rsplit(".", 1)[-1]: key for key in sorted(all_keys(), reverse=True)}
     if hint := did_you_mean(name, list(homes)):
         near = hint.split("'")[1]

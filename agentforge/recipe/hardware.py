@@ -17,7 +17,7 @@ from agentforge.recipe.yaml_files import find_config, read_yaml
 
 
 class Band(BaseModel):
-    """An estimate with its honest width."""
+    """An estimate with its range."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -96,6 +96,7 @@ class Machine:
 
     def matching(self, hardware: Hardware) -> int:
         """Return how many of the GPUs here are of the kind that ``hardware`` names."""
+        # Every name contains the empty string, so an empty kind matches nothing.
         kind = _plain(hardware.gpu or "")
         return sum(kind in _plain(gpu.name) for gpu in self.gpus) if kind else 0
 
@@ -104,6 +105,7 @@ class Machine:
 def this_machine() -> Machine:
     """Return the GPUs (from nvidia-smi), the cores that this process may use, and the memory of its cgroup."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    # In a container the host's memory is not ours. Without a limit the file holds the word `max`.
     limit = Path("/sys/fs/cgroup/memory.max")
     if limit.is_file() and (text := limit.read_text().strip()).isdigit():
         memory = min(memory, int(text))
@@ -112,6 +114,7 @@ def this_machine() -> Machine:
 
 def available_cores() -> int:
     """Return the cores that this process may use: a container or `taskset` may leave it fewer than there are."""
+    # `os.cpu_count` counts the host's cores, whatever a container or `taskset` leaves us; macOS has nothing better.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -129,6 +132,7 @@ def _gpus() -> tuple[Gpu, ...]:
 def parse_gpus(answer: str) -> tuple[Gpu, ...]:
     """Return the GPUs of nvidia-smi's answer, lines of ``NVIDIA H200, 143771`` (MiB)."""
     rows = [line.rsplit(",", 1) for line in answer.strip().splitlines() if "," in line]
+    # A device without memory of its own answers `[N/A]` instead of a number.
     return tuple(Gpu(name.strip(), float(memory) / 1024) for name, memory in rows if memory.strip().isdigit())
 
 
@@ -152,6 +156,7 @@ def choose_profile(hardware_of: dict[str, str | None], machine: Machine | None =
         if name is None:
             continue
         hardware = load_hardware(name)
+        # A CPU profile is for machines without a GPU. A GPU profile fits if there are at least as many of its kind.
         if (hardware.gpus == 0 and not machine.gpus) or 0 < hardware.gpus <= machine.matching(hardware):
             fitting.append((hardware.gpus, profile))
     if not fitting:

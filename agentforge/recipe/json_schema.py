@@ -1,10 +1,10 @@
 """The JSON schema of a recipe file, for editors (yaml-language-server) and for `agentforge show --json-schema`.
 
-A file is not yet a recipe: `extends` and `profiles` may bring what it lacks, so nothing is required in it but what
-makes an item of a list, and without a method of its own it may have the arguments of any.
+A file is not yet a recipe: `extends` and `profiles` may bring what it lacks, so nothing is required in it except
+the keys of list items, and without a method of its own it may have the arguments of any.
 
 A test holds the schema against the loader. What a schema cannot say, only the loader refuses: a whole number written
-as 1.0, .inf and .nan, a NUL in a text, a regular expression that is none, and names of files (`hardware`, `extends`).
+as 1.0, .inf and .nan, a NUL in a text, an invalid regular expression, and names of files (`hardware`, `extends`).
 """
 
 from __future__ import annotations
@@ -26,12 +26,14 @@ def recipe_json_schema() -> dict[str, Any]:
     schema = copy.deepcopy(Recipe.model_json_schema())
     definitions = schema.pop("$defs")
     list_items = {"Source", "Stage"}
+    # A file may leave anything out, because others complete it; an item of a list is never merged with another.
     for name, definition in definitions.items():
         if name not in list_items:
             definition.pop("required", None)
     definitions |= {config: _fields_schema(config) for config in [*CONFIGS, "LoraConfig"]}
     definitions["AnyConfig"] = _any_config([definitions[config] for config in CONFIGS])
     train = definitions["Train"]
+    # Which fields `args` may hold depends on `method` beside it; the conditions of `allOf` say so.
     train["properties"]["args"] = {"type": "object", "description": train["properties"]["args"]["description"]}
     train["properties"]["lora"] = {"anyOf": [{"$ref": "#/$defs/LoraConfig"}, {"type": "null"}]}
     train["allOf"] = _arguments_by_method()
@@ -99,6 +101,7 @@ def _any_config(configs: list[dict[str, Any]]) -> dict[str, Any]:
     fields: dict[str, list[dict[str, Any]]] = {}
     for config in configs:
         for name, fragment in config["properties"].items():
+            # A field that two classes declare differently may satisfy either.
             if fragment not in fields.setdefault(name, []):
                 fields[name].append(fragment)
     merged = {name: found[0] if len(found) == 1 else {"anyOf": found} for name, found in fields.items()}

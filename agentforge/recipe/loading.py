@@ -49,11 +49,14 @@ class Origin:
     overrides: tuple[str, ...] = ()
 
     def of(self, path: tuple[str, ...]) -> str:
-        """Return ``configs/aj/sft.yaml, line 12`` for a key, or the recipe's name for a key that stands nowhere."""
+        """Return ``configs/aj/sft.yaml, line 12`` for a key, or the recipe's name for a key that is in no file."""
         key = ".".join(path)
+        # The error may be about a key inside the one that was overridden, or about the section around it.
         for override in self.overrides:
             if key == override or key.startswith(f"{override}.") or override.startswith(f"{key}."):
                 return f"command line, {override}"
+        # The last layer that sets the key is the one to mend: the profile's line before the file's, the file's before
+        # its parent's.
         places = [("profiles", self.profile, *path)] if self.profile else []
         for keys in [*places, path]:
             for file in self.files:
@@ -93,6 +96,7 @@ def find_recipe(name: str) -> Path:
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``base`` with ``over`` laid on it: mappings are merged, everything else is replaced."""
+    # Copies: overrides are written into the result, and all profiles share the same file.
     merged = dict(copy.deepcopy(base))
     for key, value in over.items():
         if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
@@ -110,6 +114,7 @@ def files_of(path: Path, seen: tuple[Path, ...] = ()) -> tuple[Path, ...]:
     """
     if path.resolve() in (file.resolve() for file in seen):
         raise UserError(f"{path}: 'extends' goes in a circle: {' -> '.join(p.name for p in (*seen, path))}")
+    # Relative to the file that says it, not to where the command is run.
     parent = read_yaml(path).get("extends")
     if parent is None:
         return (path,)
@@ -142,6 +147,7 @@ def pop_profiles(raw: dict[str, Any], where: str) -> dict[str, dict[str, Any]]:
             raise UserError(f"{where}: profiles.{name} must be a mapping of keys, not {body!r}")
         if inner := next((key for key in ("extends", "profiles") if key in (body or {})), None):
             raise UserError(f"{where}: profiles.{name} must not have '{inner}'; it belongs at the top of the file")
+    # `tiny:` with nothing under it is null in YAML.
     return {name: body or {} for name, body in profiles.items()}
 
 
@@ -172,6 +178,11 @@ def load_recipe(name: str, overrides: Sequence[str] = (), profile: str | None = 
     Raises:
         UserError: what is wrong, with file, line and key and, for a misspelling, the nearest right one.
     """
+    # A recipe is built in layers, each over the one before: the schema's defaults, the file at the far end of
+    # `extends`, the files on the way, the recipe's own file, one profile, the command line. Mappings are merged key by
+    # key; anything else, lists included, is replaced as a whole: a profile that changes one line of `data.mix` repeats
+    # the others. Profiles of one name are merged along `extends` too, since files are merged before their profiles are
+    # taken out. Pydantic fills in the defaults at the end, wherever no layer has set a key.
     path = find_recipe(name)
     files = files_of(path)
     raw = read_extended(path)
@@ -183,6 +194,7 @@ def load_recipe(name: str, overrides: Sequence[str] = (), profile: str | None = 
         apply_override(chosen, key, value)
         keys.append(key)
     recipe = validate(chosen, Origin(name, files, used, tuple(keys)))
+    # A typo in `8xh200` must show on the laptop, not on the rented machine. Overrides are meant for the profile in use.
     for other, body in profiles.items():
         if other != used:
             validate(merge(raw, body), Origin(name, files, other))

@@ -14,7 +14,7 @@ from agentforge.references import Reference
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """What the rest of the house must know of a method without importing it.
+    """What the rest of the package must know about a method without importing it.
 
     Attributes:
         config: class whose fields `train.args` may hold; `recipe/tables` has a file of this name.

@@ -13,7 +13,7 @@ EXAMPLE = "write key=value or --key value, e.g. train.args.learning_rate=1e-4"
 
 
 def parse_overrides(argv: Sequence[str], options: Sequence[str] = ()) -> list[str]:
-    """Return what stands on the command line beside the verb's own options as ``key=value`` strings.
+    """Return what the command line holds beside the verb's own options, as ``key=value`` strings.
 
     Args:
         argv: what is left; in the ``--`` forms dashes may stand for underscores (``--train.args.learning-rate 1e-4``).
@@ -35,6 +35,7 @@ def parse_overrides(argv: Sequence[str], options: Sequence[str] = ()) -> list[st
         key = key.replace("-", "_")
         _check_section(key, word.partition("=")[0], options)
         if not equals:
+            # One dash may begin a value (`-1`), two begin the next option.
             if not rest or rest[0].startswith("--"):
                 raise UserError(f"'{word}' has no value; {EXAMPLE}")
             value = rest.pop(0)
@@ -54,13 +55,15 @@ def _check_section(key: str, word: str, options: Sequence[str]) -> None:
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """Split ``a.b=value`` at the first ``=``; the value is read as YAML, or taken as text where it is none."""
+    """Split ``a.b=value`` at the first ``=``; the value is read as YAML, or taken as text if it is not YAML."""
     key, equals, value = text.partition("=")
     if not equals or not all(key.split(".")):
         raise UserError(f"'{text}' is not an override; {EXAMPLE}")
     try:
         return key, parse_yaml(value, f"override {key}")
     except UserError:
+        # Text such as `a: b: c` is not YAML and is taken as it is, but a list or mapping that does not close is a
+        # mistake.
         if value[:1] in ("[", "{"):
             raise
         return key, value
@@ -80,6 +83,7 @@ def apply_override(raw: dict[str, Any], key: str, value: Any) -> None:
         if isinstance(target, list):
             target = target[_index(target, part, key)]
             continue
+        # The file may not have the section, or have it as null: `surgery.operation=graft` creates it.
         if target.get(part) is None:
             target[part] = {}
         if not isinstance(target[part], dict | list):

@@ -108,9 +108,8 @@ class MinHash(Section):
 
 
 class Decontaminate(Section):
-    against: list[str] = Field(
-        default_factory=list, description="registry ids or files of evaluation sets that must not be trained on"
-    )
+    against: list[str] = Field(default_factory=list, description="registry ids or files that must not be trained on")
+    # Thirteen words of English are hardly ever equal by chance; fewer would throw out rows that merely quote an idiom.
     ngram: int = Field(13, ge=3, description="words")
 
 
@@ -132,7 +131,9 @@ class Data(Section):
     minhash: MinHash = MinHash()
     decontaminate: Decontaminate = Decontaminate()
     eval_fraction: float = Field(0.01, ge=0, lt=1)
+    # Of conversations only: a document is always split, because each of its parts can be trained on.
     overflow: Literal["truncate", "split", "drop"] = "truncate"
+    # `auto` takes the markers that the tokenizer has as single tokens.
     template: Literal["auto", "chatml", "deepseek_r1"] = "auto"
     tools: str | None = Field(None, description="tools (configs/tools/NAME.yaml) for rows that have none")
     system: str | None = Field(None, description="system turn for rows without one")
@@ -257,6 +258,7 @@ class Export(Section):
     )
     adapters: dict[str, float] = Field(default_factory=dict, description="more adapters to merge, with their weights")
     gguf: list[Quantization] = Field(["q8", "q4km"])
+    # Bounds for damage, not for quality: a converter's mistake misses them by far, a sound quantisation keeps them.
     max_kl: dict[Quantization, float] = Field(
         {"f16": 1e-3, "q8": 5e-3, "q5km": 0.03, "q4km": 0.08},
         description="largest mean KL(HF || GGUF), in nats per token; above it nothing is published",
@@ -325,6 +327,7 @@ class Recipe(Section):
     @field_validator("environments", mode="before")
     @classmethod
     def _without_those_switched_off(cls, value: Any) -> Any:
+        # A profile can add keys and change them, but not take them away; null is how it drops an environment.
         return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
 
     @property

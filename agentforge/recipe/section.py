@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict
 class Section(BaseModel):
     """A part of the recipe. Systems add keys to a section by a subclass of this (see `systems.base.System`)."""
 
+    # Strict: "100" is not 100, and no wrong type is silently converted. Frozen: what the manifest records is what the
+    # stage has read. No protected names: a recipe may well have keys that begin with `model_`.
     model_config = ConfigDict(
         extra="forbid",
         strict=True,
@@ -22,7 +24,7 @@ class Section(BaseModel):
 
 
 def is_default(section: Section, key: str) -> bool:
-    """Tell whether a key has the value that it has where a recipe leaves it out."""
+    """Tell whether a key has its default value."""
     return bool(getattr(section, key) == type(section).model_fields[key].get_default(call_default_factory=True))
 
 

@@ -24,12 +24,14 @@ class Loader(yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoad
     ``2026-05-01`` is a date object.
     """
 
+    # Empty rather than inherited: the parent's resolvers are YAML 1.1's, and new ones are only added to them.
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own attribute
     source = "YAML"
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key_node, _ in node.value:
+            # `<<: *anchor` is no key of the mapping; what it brings may be overridden below it.
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue
             where = f"{self.source}, line {key_node.start_mark.line + 1}"
@@ -69,9 +71,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping.
 
     Raises:
-        UserError: with file and line: broken YAML, a repeated key, a key that is no text, no mapping at all.
+        UserError: with file and line: broken YAML, a repeated key, a key that is not text, or no mapping at all.
     """
     try:
+        # Some editors begin a file with a byte order mark, which would become part of the first key.
         loaded = parse_yaml(path.read_text(encoding="utf-8-sig"), str(path))
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: this is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
@@ -151,6 +154,7 @@ def config_roots() -> list[Path]:
 
 @cache
 def _config_roots(here: Path) -> tuple[Path, ...]:
+    # In a checkout ./configs is the repository's own. It is listed once, under its short path.
     candidates = {(here / "configs").resolve(): Path("configs"), PACKAGE_CONFIGS: PACKAGE_CONFIGS}
     candidates.setdefault(REPOSITORY_CONFIGS, REPOSITORY_CONFIGS)
     return tuple(shown for place, shown in candidates.items() if place.is_dir())

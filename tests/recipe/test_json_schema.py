@@ -133,6 +133,7 @@ def test_the_editor_and_the_loader_accept_the_same(method: str, right: dict, tmp
         ({"train": {"args": {"learning_rat": 1}}}, "$.train.args"),
         ({"train": {"args": {"lr_scheduler_type": "cosinee"}}}, "$.train.args.lr_scheduler_type"),
         ({"train": {"method": "sft", "args": {"num_generations": 4}}}, "$.train.args"),
+        ({"train": {"method": "ppo", "args": {"num_iterations": 2}}}, "$.train.args"),
         ({"train": {"args": {"output_dir": "x"}}}, "$.train.args"),
         ({"train": {"lora": {"r": 0}}}, "$.train.lora"),
         ({"profiles": {"tiny": {"data": {"max_length": "long"}}}}, "$.profiles.tiny.data.max_length"),

@@ -32,7 +32,7 @@ class EvaluationSet:
     rows: int
 
     def contaminated(self, words: Ragged, prompts: Hashes) -> NDArray[np.bool_]:
-        """Tell which rows, given as word hashes and `split_hash` of their prompts, stand in the evaluation set."""
+        """Tell which rows, given as word hashes and `split_hash` of their prompts, appear in the evaluation set."""
         grams = ngram_hashes(words, self.n)
         return grams.any_per_row(_contains(self.grams, grams.values)) | _contains(self.prompts, prompts)
 
@@ -45,6 +45,7 @@ def collect_evaluation(rows: Iterable[Row], n: int) -> EvaluationSet:
     count = 0
 
     def add() -> None:
+        # Duplicates go batch by batch: a benchmark repeats its instructions in every prompt.
         grams.append(np.unique(ngram_hashes(word_hashes([row_text(row) for row in batch]), n).values))
         asked = [prompt_text(row) for row in batch]
         short = word_hashes(asked).lengths < n
@@ -64,5 +65,6 @@ def collect_evaluation(rows: Iterable[Row], n: int) -> EvaluationSet:
 def _contains(ordered: Hashes, values: Hashes) -> NDArray[np.bool_]:
     if not len(ordered):
         return np.zeros(len(values), dtype=bool)
+    # searchsorted returns len(ordered) beyond the last element; the comparison below then fails, as it should.
     places = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
     return np.asarray(ordered[places] == values)

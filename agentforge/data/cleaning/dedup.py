@@ -2,7 +2,7 @@
 
 MinHash signatures with banding (Broder 1997; Leskovec, Rajaraman, Ullman, Mining of Massive Datasets, ch. 3).
 Signatures are made for a batch of rows with one pass of numpy a permutation, and each value is kept as one byte (b-bit
-minwise hashing, Li and Koenig 2010, b = 8), so a row costs ``bands * rows`` bytes and 8 bytes a band in memory.
+minwise hashing, Li and Koenig 2010, b = 8), so a row costs ``bands * rows`` bytes and 4 bytes a band in memory.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Signatures:
         bands: `(rows, bands)` a hash of each band of the signature. Two bands in 2^32 agree by chance, which costs one
             comparison of values.
         values: `(rows, bands * rows_per_band)` the lowest byte of each minimum.
-        present: `(rows,)` False for rows with fewer words than one n-gram; they are nobody's near-duplicates.
+        present: `(rows,)` False for rows with fewer words than one n-gram; they are never near-duplicates.
     """
 
     bands: NDArray[np.uint32]
@@ -60,6 +60,7 @@ def sign(words: Ragged, ngram: int, bands: int, rows: int) -> Signatures:
     present = grams.lengths > 0
     minima = np.empty((bands * rows, int(present.sum())), dtype=np.uint32)
     if minima.shape[1]:
+        # Rows without an n-gram are left out: for an empty stretch reduceat returns the next row's value.
         starts = grams.offsets[:-1][present]
         upper = (grams.values >> np.uint64(32)).astype(np.uint32)
         products = np.empty_like(upper)
@@ -85,7 +86,7 @@ def _band_hashes(minima: NDArray[np.uint32], bands: int, rows: int) -> NDArray[n
 
 
 def first_occurrences(hashes: Hashes) -> NDArray[np.bool_]:
-    """Return `(rows,)`: True where a hash stands for the first time. Equal hashes are taken as equal rows."""
+    """Return `(rows,)`: True where a hash appears for the first time. Equal hashes count as equal rows."""
     keep = np.zeros(len(hashes), dtype=bool)
     keep[np.unique(hashes, return_index=True)[1]] = True
     return keep
@@ -104,11 +105,11 @@ def estimate_jaccard(signatures: Signatures, row: int, others: NDArray[np.int64]
 def near_duplicates(
     signatures: Signatures, threshold: float, among: NDArray[np.bool_] | None = None
 ) -> NDArray[np.int64]:
-    """Find for each row the earlier row that makes it superfluous.
+    """Find for each row the earlier row that makes it redundant.
 
     Rows are taken in order. A row is dropped if an earlier row that is kept shares a band with it and has an estimated
-    Jaccard of at least ``threshold`` with it. So every dropped row is like a kept one, and chains of ever less similar
-    rows are not swallowed.
+    Jaccard of at least ``threshold`` with it. So every dropped row is similar to a kept one, and a chain of ever less
+    similar rows is not dropped as a whole.
 
     Args:
         among: `(rows,)` the rows that are compared, None for all.
@@ -121,6 +122,7 @@ def near_duplicates(
     kept: defaultdict[int, list[int]] = defaultdict(list)
     position = 0
     while position < len(rows):
+        # The pairs are sorted by row, so a row's buckets stand together.
         end = position + 1
         while end < len(rows) and rows[end] == rows[position]:
             end += 1
@@ -131,6 +133,7 @@ def near_duplicates(
             others = np.array(candidates, dtype=np.int64)
             similar = others[estimate_jaccard(signatures, row, others) >= threshold]
             if len(similar):
+                # The row enters no bucket, so that later rows are compared with kept rows only.
                 repeats[row] = similar[0]
                 continue
         for bucket in its_buckets:
@@ -151,10 +154,12 @@ def _shared_buckets(
         order = np.argsort(hashes, kind="stable")
         ordered = hashes[order]
         starts = np.concatenate([[True], ordered[1:] != ordered[:-1]]) if len(ordered) else np.zeros(0, dtype=bool)
+        # Sorted, equal hashes are neighbours: each run is a bucket, and a run of one has nothing to compare.
         number = np.cumsum(starts) - 1
         shared = np.bincount(number)[number] > 1 if len(number) else starts
         rows.append(present[order[shared]])
         buckets.append(number[shared] + first)
+        # Buckets are numbered on from band to band, or rows of different bands would meet in one.
         first += len(ordered)
     all_rows, all_buckets = np.concatenate(rows), np.concatenate(buckets)
     by_row = np.argsort(all_rows, kind="stable")

@@ -1,4 +1,4 @@
-"""What `prepare` rejects, row by row. A filter answers with the reason, which is counted, or None."""
+"""What `prepare` rejects, row by row. A filter returns the reason, which is counted, or None."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from agentforge.recipe.schema import Filters
 
 
 def effective_filters(recipe: Filters, registry: Filters | None, source: Filters | None) -> Filters:
-    """Return the recipe's filters, overlaid by those that the source sets, or else by those the registry sets."""
+    """Return the recipe's filters, overridden by the source's; if the source has none, by the registry's."""
     over = source if source is not None else registry
     if over is None:
         return recipe
@@ -23,7 +23,7 @@ class RowFilter:
 
     Args:
         filters: what to reject.
-        columns: the source's renamed columns; the language stands in ``columns["language"]``.
+        columns: the source's renamed columns; the language is in ``columns["language"]``.
     """
 
     def __init__(self, filters: Filters, columns: Mapping[str, str]) -> None:
@@ -46,6 +46,7 @@ class RowFilter:
         """Judge a row of messages or text."""
         messages = row.get("messages", ())
         spoken = assistant_text(row)
+        # At least one character, whatever the filter says: an assistant who says nothing teaches nothing.
         if len(spoken) < max(self.filters.min_characters, 1):
             return "too short"
         if self.filters.max_turns is not None and _turns(messages) > self.filters.max_turns:
@@ -64,6 +65,7 @@ def _identity_pattern(names: list[str]) -> re.Pattern[str] | None:
     if not names:
         return None
     name = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+    # Matches "I am NAME", "as an AI model made by NAME", "trained by NAME", but not "NAME is a company".
     article = r"(?:an?\s+|the\s+)?"
     described = rf"{article}(?:[\w-]+\s+){{0,4}}?(?:(?:called|named|by|from|at)\s+)?"
     return re.compile(

@@ -90,11 +90,13 @@ class Ingestor:
                 rows.append(row)
                 keys.append(key)
         texts = [row_text(row) for row in rows]
+        # Hashed once for three uses: repetition, contamination and near-duplicates.
         words = word_hashes(texts)
         keep = repetition(words, REPETITION_NGRAM) <= source.row_filter.filters.max_ngram_repetition
         prompts = np.array([split_hash(key) for key in keys], dtype=np.uint64)
         contaminated = np.zeros(len(rows), dtype=bool)
         if self.evaluation is not None:
+            # Not `keys`: with a split_key these hold a column's value, not what was asked.
             asked = np.array([split_hash(prompt_text(row)) for row in rows], dtype=np.uint64)
             contaminated = self.evaluation.contaminated(words, asked)
         if repeated := int((~keep).sum()):
@@ -132,6 +134,8 @@ class Ingestor:
                 continue
             key = source.split_value(raw) if source.split_key else None
             for part in self._convert(ready):
+                # A part of a document is a prompt of its own, so that
+                # one book can give rows to both sides of the split.
                 yield part, prompt_text(part if "text" in part else ready) if key is None else key
 
     def _finish(self, source: OpenSource, row: Row) -> Row:
@@ -158,11 +162,12 @@ class Ingestor:
 
 
 def document_parts(text: str) -> Iterator[str]:
-    """Cut a long document into parts of at most `DOCUMENT_CHARACTERS`, at empty lines if there are any, else at lines.
+    """Cut a long document into parts of at most `DOCUMENT_CHARACTERS`, at blank lines if possible, else at line ends.
 
     So a book in one file can be split into train and eval, and no chunk outgrows memory.
     """
     while len(text) > DOCUMENT_CHARACTERS:
+        # No border (-1) and a border at the very beginning (0) both fall through to the next kind.
         cut = max(text.rfind("\n\n", 0, DOCUMENT_CHARACTERS), 0) or max(text.rfind("\n", 0, DOCUMENT_CHARACTERS), 0)
         cut = cut or DOCUMENT_CHARACTERS
         yield text[:cut]
@@ -230,7 +235,9 @@ def collect(results: Iterable[Ingested], spool: Spool, tallies: Sequence[Tally])
         tally.read += result.read
         tally.rejected.update(result.rejected)
         end = first + len(result.content)
+        # Results arrive in the order of the chunks, so a row's number does not depend on the number of workers.
         chunks.append(Chunk(*spool.append(result.lines), result.source, first, end))
+        # The text is on disk now; kept here as well, the whole data set would end up in memory.
         parts.append(replace(result, lines=b""))
         first = end
     return _join(parts, chunks, spool)

@@ -102,6 +102,7 @@ def _pieces(text: bytes) -> Iterator[bytes]:
 
 
 def _word_bytes(text: str) -> bytes:
+    # `_VALUES` folds the case of ASCII and separates its words, which saves the pass below for most texts.
     if text.isascii():
         return text.encode()
     folded = unicodedata.normalize("NFKC", text).casefold()
@@ -113,6 +114,8 @@ def _hash_batch(batch: list[tuple[int, bytes]], parts: list[Hashes], lengths: ND
 
     The hashes are appended to ``parts``, the number of words is added to the row's entry in ``lengths``.
     """
+    # NUL separates words. Between two texts it keeps a word from crossing the border; at the front, it lets the first
+    # begin.
     joined = np.frombuffer(b"\0" + b"\0".join(text for _, text in batch), dtype=np.uint8)
     values = _VALUES[joined]
     inside = values != 0
@@ -122,6 +125,7 @@ def _hash_batch(batch: list[tuple[int, bytes]], parts: list[Hashes], lengths: ND
     if not len(starts):
         return
     values *= _powers(_BASE, len(joined))
+    # From one word's start to the next: the separators in between count 0.
     sums = np.add.reduceat(values, starts)
     # the sum has the factor BASE^start; without it the hash does not depend on where the word stands
     parts.append(scramble(sums * _powers(_INVERSE, len(joined))[starts]))
@@ -147,6 +151,7 @@ def ngram_hashes(words: Ragged, n: int) -> Ragged:
     if total <= 0:
         return Ragged(np.zeros(0, dtype=np.uint64), offsets)
     grams = words.values[:total].copy()
+    # N-grams that cross the end of a row are hashed too, and dropped below: cheaper than a loop over rows.
     for shift in range(1, n):
         grams *= np.uint64(_BASE)
         grams += words.values[shift : total + shift]
@@ -155,7 +160,7 @@ def ngram_hashes(words: Ragged, n: int) -> Ragged:
 
 
 def repetition(words: Ragged, n: int = 10) -> NDArray[np.float64]:
-    """Return `(rows,)`: the share of each row's n-grams that stood in it before; 0 for rows shorter than n words."""
+    """Return `(rows,)`: the share of each row's n-grams that repeat an earlier one; 0 for rows shorter than n words."""
     grams = ngram_hashes(words, n)
     shares = np.zeros(len(words))
     for row, length in enumerate(grams.lengths):

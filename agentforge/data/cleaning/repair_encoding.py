@@ -23,6 +23,7 @@ def clean_text(text: str) -> str:
     """
     if not _BROKEN.search(text):
         return text
+    # Pairs first: a lone carriage return becomes a line end as well, and a pair must not become two.
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return _REMOVED.sub("", text)

@@ -39,10 +39,11 @@ class Mixture:
 def mix_tokens(data: Data, seed: int, sources: Sequence[OpenSource], rows: Rows, tokens: Tokens) -> Mixture:
     """Choose and order the pieces of both sides.
 
-    The mix (`data.size`, weights, repeats) is what is trained on. Of a source's held-out rows as large a share is taken
-    as of its other rows, none twice.
+    The mix (`data.size`, weights, repeats) is what is trained on. The share of a source's held-out rows that is used
+    equals that of its other rows, and none is used twice.
     """
     source_of = rows.sources[tokens.rows]
+    # Decided by row and spread to its pieces, so that no row is half trained on and half held out.
     held_out = is_eval(rows.prompts, data.eval_fraction)[tokens.rows]
     amounts = tokens.lengths.astype(np.int64) if data.weights == "tokens" else np.ones(len(tokens.rows), dtype=np.int64)
     train = [np.flatnonzero((source_of == source) & ~held_out) for source in range(len(sources))]
@@ -56,6 +57,8 @@ def mix_tokens(data: Data, seed: int, sources: Sequence[OpenSource], rows: Rows,
         quota = allocation.quotas[source]
         chosen.append((own, select(tokens.keys[own], amounts[own], quota, seed)))
         asked = np.flatnonzero((source_of == source) & held_out)
+        # A source of which a tenth is trained on gives a tenth of
+        # its held-out rows: eval mirrors the mix, not the sources.
         share = min(1.0, quota / available[source]) if available[source] else 1.0
         part = round(share * int(amounts[asked].sum()))
         kept_out.append((asked, select(tokens.keys[asked], amounts[asked], part, seed)))

@@ -51,6 +51,8 @@ def allocate(
     caps = [amount * repeats for amount, repeats in zip(available, max_repeats, strict=True)]
     capped: list[int] = []
     free, rest = list(active), float(size)
+    # Example: 100 rows at weights 1 : 1 : 2, and the first source has only 10. It gives 10, and the others share 90 as
+    # 30 and 60. Their larger shares may now exceed what another source has, hence the loop.
     while free:
         total = sum(weights[source] for source in free)
         # tolerance: the source that limits the natural size stands exactly at its cap
@@ -73,6 +75,8 @@ def _natural_size(
     if not active:
         return 0, None
     total = sum(weights[source] for source in active)
+    # The size of the mix when the last source has given all its rows once, and when the first has reached its
+    # max_repeats.
     once = max(available[source] * total / weights[source] for source in active)
     at_cap = {source: max_repeats[source] * available[source] * total / weights[source] for source in active}
     source = min(at_cap, key=lambda s: at_cap[s])
@@ -113,10 +117,12 @@ def select(keys: Hashes, amounts: NDArray[np.int64], quota: int, seed: int) -> R
     total = int(amounts.sum())
     if total == 0 or quota == 0:
         return RowChoice(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
+    # 250 rows from a source of 100: all of them twice, and the first 50 in hashed order a third time.
     full, rest = divmod(quota, total)
     reached = np.cumsum(amounts[order])
     count = int(np.searchsorted(reached, rest, side="right"))
     if count < len(order):
+        # The row that crosses the quota is taken if that brings the sum closer to it.
         below = int(reached[count - 1]) if count else 0
         count += int(2 * (rest - below) > amounts[order[count]])
     chosen = np.concatenate([np.tile(order, full), order[:count]])

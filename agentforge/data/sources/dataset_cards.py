@@ -1,4 +1,4 @@
-"""The registered data sets: one card a file in ``configs/datasets``, with what must be known before training on one."""
+"""The registered data sets: one card per file in ``configs/datasets``, with what to know before training on one."""
 
 from __future__ import annotations
 

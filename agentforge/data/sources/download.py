@@ -113,6 +113,8 @@ def download(recipe: Recipe) -> DownloadReport:
     report = DownloadReport()
     plans: list[tuple[SourceReport, Source, Plan]] = []
     problems: list[UserError] = []
+    # Every source is looked at before the first is fetched, so that the disk is checked against the total and all that
+    # is missing is reported at once.
     for source, use in wanted:
         entry = SourceReport(_name(source), "mix" if use == "mix" else "evaluation", "missing")
         report.sources.append(entry)
@@ -137,6 +139,7 @@ def _name(source: Source) -> str:
 def _noting(entry: SourceReport, problems: list[UserError]) -> Iterator[None]:
     try:
         yield
+    # A full disk or a wrong hash stops everything; a data set that cannot be had is noted, and the others go on.
     except CheckRefused:
         raise
     except UserError as error:
@@ -179,6 +182,7 @@ def _fetch(plan: Plan) -> None:
     """Fetch a plan's files; what the cache has already is only hashed."""
     hub_id = str(plan.card.hub_id)
     old = read_lock(hub_id, plan.card.revision)
+    # Files of other splits at the same commit stay in the lock.
     locked: dict[str, LockedFile] = dict(old.files) if old and old.revision == plan.commit else {}
     for number, file in enumerate(plan.files, 1):
         log.info("%s: %s (%d of %d)", hub_id, file.name, number, len(plan.files))
@@ -215,6 +219,7 @@ def _finish(report: DownloadReport, recipe: Recipe, problems: Sequence[UserError
 
     An evaluation set may not be missing: training on it could not be ruled out, and nobody would see it.
     """
+    # The mix's lines come first in the report; the evaluation sets behind them have no weight.
     mix = [(entry, source) for entry, source in zip(report.sources, recipe.data.mix, strict=False)]
     here = [(entry, source) for entry, source in mix if entry.status != "missing"]
     complete = all(entry.status != "missing" for entry in report.sources if entry.use == "evaluation")
@@ -227,9 +232,6 @@ def _finish(report: DownloadReport, recipe: Recipe, problems: Sequence[UserError
     if report.missing:
         shares = ", ".join(f"{name} {share:.1%}" for name, share in report.weights.items())
         log.warning("continuing without %s; the mix is now %s", ", ".join(report.missing), shares)
-
-
-# -- the base model -------------------------------------------------------------------------------------------------
 
 
 def _hub_model(recipe: Recipe) -> str | None:

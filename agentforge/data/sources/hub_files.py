@@ -77,6 +77,8 @@ def fetch_file(hub_id: str, commit: str, file: RemoteFile, kind: Kind = "dataset
     sha256 = sha256_file(path)
     right = sha256 == file.sha256 if file.sha256 else file.git_id in (None, git_blob_id(path))
     if not right or path.stat().st_size != file.size:
+        # Both the blob and the snapshot's link to it: if only the link went, the next run would link the wrong bytes
+        # again.
         path.resolve().unlink(missing_ok=True)
         path.unlink(missing_ok=True)
         raise CheckRefused(
@@ -117,6 +119,7 @@ def hub_errors(hub_id: str, revision: str | None) -> Iterator[None]:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status is not None and status < 500:
             raise UserError(f"{hub_id}: the Hub answered {status} ({first_line(error)[:160]})") from None
+        # A full disk is not the network's fault: its own error stays.
         if isinstance(error, OSError) and error.errno is not None and status is None and not _is_network(error):
             raise
         raise Unreachable(
@@ -143,12 +146,14 @@ def fetch_url(url: str, target: Path) -> None:
     )
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+            # 206 is the rest of the file; with 200 the server sends all of it again, and that replaces what is here.
             resumed = answer.status == 206
             with partial.open("ab" if resumed else "wb") as file:
                 shutil.copyfileobj(answer, file)
             length = answer.headers.get("Content-Length")
         if length is not None and partial.stat().st_size != int(length) + (have if resumed else 0):
             raise UserError(f"the download of {url} broke off; run the same command again to resume it")
+    # Drop the partial file: an answer like 416 (it is longer than the file is now) would come back on every retry.
     except urllib.error.HTTPError as error:
         partial.unlink(missing_ok=True)
         raise UserError(

@@ -77,7 +77,7 @@ class OpenSource:
         return str(raw[self.split_key])
 
     def all_rows(self) -> Iterator[Row]:
-        """Yield the adapted rows of all files, as they are: what evaluation sets are read by.
+        """Yield the adapted rows of all files as they are; evaluation sets are read this way.
 
         Raises:
             CheckRefused: a row cannot be read; what is not known cannot be kept out of training.
@@ -131,6 +131,7 @@ def open_evaluation(data: Data) -> list[OpenSource]:
 def _open(source: Source, data: Data, name: str) -> OpenSource:
     card = registered(source)
     files = locate(source, data)
+    # The line of the mix takes precedence over the card, and the card over the data section.
     columns = {**(card.adapter_columns if card else {}), **source.columns}
     filters = effective_filters(data.filters, card.filters if card else None, source.filters)
     options = SourceOptions(columns, source.split or (card.default_split if card else None))
@@ -154,8 +155,9 @@ def _open(source: Source, data: Data, name: str) -> OpenSource:
 
 
 def _detect(files: list[Path], name: str) -> str:
-    """Find the adapter by the first row that can be read."""
+    """Detect the adapter from the first row that can be read."""
     for file in files:
+        # Counts of its own: the same rows are read, and counted, again by `prepare`.
         for raw in read_rows(file, ReadCounts()):
             try:
                 return detect_adapter(raw)

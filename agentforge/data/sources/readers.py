@@ -124,7 +124,9 @@ def read_rows(path: Path, counts: ReadCounts, columns: Sequence[str] | None = No
 
 def _read_lines(file: BufferedIOBase, path: Path, counts: ReadCounts) -> Iterator[Raw]:
     for number, line in enumerate(file, 1):
+        # A last line without its newline that is not JSON was cut off by a broken download, and is counted as that.
         whole = line.endswith(b"\n")
+        # On any line: files joined by `cat` have theirs in the middle.
         if line.startswith(BOM):
             line = line.removeprefix(BOM)
             counts.repaired["byte order mark"] += 1
@@ -184,6 +186,9 @@ def _read_array(file: BufferedIOBase, path: Path, counts: ReadCounts) -> Iterato
     buffer = file.read(CHUNK_CHARACTERS)
     if buffer.startswith(BOM):
         counts.repaired["byte order mark"] += 1
+    # The array may be larger than memory, so it is decoded element by element from a window. An element that the window
+    # cuts off looks like an error near the window's end: more is read, and it is decoded again from its start. Even one
+    # that decodes may have been cut, if it ends with the window: `12` of `1234`.
     decoder = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape")
     text, ended = decoder.decode(buffer), False
     position, number = text.index("[") + 1, 0
@@ -197,6 +202,7 @@ def _read_array(file: BufferedIOBase, path: Path, counts: ReadCounts) -> Iterato
                 raise CheckRefused(
                     f"{path} ends inside its JSON array, after {number} rows: it is cut off; download or make it again"
                 )
+            # The window doubles, so that a huge element is decoded a few times, not once for each megabyte of it.
             more = file.read(max(CHUNK_CHARACTERS, len(text) - position))
             text, ended = text[position:] + decoder.decode(more, final=not more), not more
             position = 0
@@ -242,6 +248,7 @@ def _array_row(value: Any, text: str, path: Path, number: int, counts: ReadCount
     if lax:
         counts.repaired["control characters"] += 1
     counts.rows += 1
+    # Only an escape can write half a pair; UTF-8 cannot.
     return _whole_characters(value, counts) if "\\u" in text else value
 
 
@@ -251,6 +258,7 @@ def _read_text(file: BufferedIOBase, path: Path, counts: ReadCounts) -> Iterator
     while True:
         read = file.read(TEXT_CHARACTERS)
         held += read
+        # Without a blank line rfind returns -1 and the cut is 1: the piece keeps growing.
         cut = len(held) if not read else held.rfind(b"\n\n") + 2
         if read and (len(held) < TEXT_CHARACTERS or cut < 2):
             continue
@@ -277,6 +285,7 @@ def _read_parquet(path: Path, counts: ReadCounts, columns: Sequence[str] | None)
     try:
         with pq.ParquetFile(path) as file:
             wanted = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
+            # Row groups can hold a million rows; to_pylist turns only this many into Python objects at once.
             for batch in file.iter_batches(batch_size=256, columns=wanted):
                 for row in batch.to_pylist():
                     counts.rows += 1

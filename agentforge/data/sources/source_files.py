@@ -20,7 +20,7 @@ from agentforge.recipe.schema import Data, Source
 
 
 class MissingData(UserError):
-    """The files of a source are not on this machine; of a line of the mix, `data.allow_missing` goes on without it."""
+    """The files of a source are not on this machine; with `data.allow_missing` the mix goes on without it."""
 
 
 def evaluation_source(entry: str) -> Source:
@@ -36,6 +36,7 @@ def registered(source: Source) -> DatasetCard | None:
         UserError: the name is neither.
     """
     name = source.dataset
+    # Whatever looks like a path, or exists here as one, is local: a directory `wildchat` hides the card of that name.
     if "/" in name or "\\" in name or "*" in name or name.endswith(SUFFIXES) or Path(name).exists():
         return None
     if name in (known := card_ids()):
@@ -159,9 +160,6 @@ def choose_files(names: Iterable[str], globs: list[str]) -> list[str]:
     return []
 
 
-# -- what was downloaded --------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class LockedFile:
     """A file as it was checked when it was downloaded."""
@@ -189,6 +187,7 @@ def read_lock(hub_id: str, revision: str | None, kind: str = "dataset") -> Lock 
     try:
         raw: dict[str, Any] = json.loads(lock_path(hub_id, revision, kind).read_text(encoding="utf-8"))
         return Lock(raw["hub_id"], raw["revision"], {name: LockedFile(**entry) for name, entry in raw["files"].items()})
+    # A damaged lock is no lock: the next download writes it again.
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
 
@@ -219,6 +218,7 @@ def in_cache(card: DatasetCard, globs: list[str]) -> list[Path]:
     Complete means: all that our own download recorded for these globs, with the recorded sizes; or, in a cache that
     other programs filled, all that matches at the pinned commit (there is no record to compare with).
     """
+    # Sizes, not hashes: each file was hashed when it arrived, and hashing 100 GB at every start would take minutes.
     if (lock := read_lock(str(card.hub_id), card.revision)) is not None:
         root = snapshot(lock.hub_id, lock.revision)
         names = choose_files(lock.files, globs)

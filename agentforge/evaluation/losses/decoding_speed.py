@@ -1,4 +1,4 @@
-"""What a token costs to write: the same prompts in turns by each way of decoding, so that a busy machine hits all."""
+"""What it costs to decode a token: all ways take turns on the same prompts, so a busy machine slows all of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 TOKENS, TURNS, PROMPTS, CONTEXT = 24, 3, 4, 32
 
 Decode = Callable[[Tensor, int], Any]
-"""Continues `(1, T)` by exactly so many tokens."""
+"""Continues ids `(1, T)` by exactly that many tokens."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Speed:
 
     Attributes:
         cpu: time of all threads of this process.
-        wall: what one waits.
+        wall: elapsed time.
     """
 
     cpu: float
@@ -32,8 +32,8 @@ class Speed:
 def decoding_speed(prompts: Sequence[Sequence[int]], ways: Mapping[str, Decode], device: Any) -> dict[str, Speed]:
     """Time each way on each prompt.
 
-    A prompt is continued by 1 and by 1 + `TOKENS` tokens; of `TURNS` turns the least time of each counts, for whatever
-    else runs on the machine only adds to it.
+    A prompt is continued by 1 and by 1 + `TOKENS` tokens; of `TURNS` turns the fastest counts, because whatever
+    else runs on the machine only adds time.
     """
     inputs = [torch.tensor([list(prompt)], device=device) for prompt in prompts]
     best: dict[tuple[str, int, int], tuple[float, float]] = {}
@@ -47,6 +47,7 @@ def decoding_speed(prompts: Sequence[Sequence[int]], ways: Mapping[str, Decode],
                     best[key] = min(known[0], cpu), min(known[1], wall)
 
     def per_token(name: str, kind: int) -> float:
+        # The difference of the two lengths: reading the prompt and starting up are in both, and cancel out.
         spent = sum(best[name, n, TOKENS + 1][kind] - best[name, n, 1][kind] for n in range(len(inputs)))
         return 1e3 * spent / TOKENS / len(inputs)
 
@@ -57,5 +58,6 @@ def _timed(decode: Decode, ids: Tensor, new: int) -> tuple[float, float]:
     cpu, wall = time.process_time(), time.perf_counter()
     decode(ids, new)
     if ids.is_cuda:
+        # CUDA calls return before the work is done: without this, only their launch would be timed.
         torch.cuda.synchronize()
     return time.process_time() - cpu, time.perf_counter() - wall

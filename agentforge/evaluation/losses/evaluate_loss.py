@@ -39,6 +39,7 @@ def evaluate_losses(recipe: Recipe, location: ModelLocation, work: Workspace) ->
     measured = measure(readings, rows, batch_size=recipe.evaluate.batch_size)
     seconds = time.perf_counter() - started
     report = _report(measured, rows, readings.calibrated, recipe.evaluate.confidence)
+    # With the size beside the loss, a width can be compared with a model of as many parameters.
     for width, entry in report["widths"].items():
         entry["parameters"] = readings.parameters(width)
     if settings.speed:
@@ -64,7 +65,9 @@ def _open(location: ModelLocation) -> Any:
         )
     model: Any = load_weights(location, spread=False)  # what is cut out of it lies on one device
     if location.kind == "adapter":
+        # Merged first: otherwise LoRA's extra products would be timed too, and no width could be cut out of the model.
         model = model.merge_and_unload()
+    # A CPU computes bfloat16 slowly, and less exactly than the differences that are measured here.
     return (model if torch.cuda.is_available() else model.float()).eval().requires_grad_(False)
 
 
@@ -81,6 +84,8 @@ def _readings(model: Any, location: ModelLocation, settings: Losses) -> LossRead
 def _report(measured: Measured, rows: HeldOut, calibrated: Mapping[int, Any], confidence: float) -> dict[str, Any]:
     tokens = rows.tokens
     total = int(tokens.sum())
+    # Nats per token times tokens per byte is nats per byte; divided by ln 2, bits per byte, comparable across
+    # tokenizers.
     scale = total / rows.bytes / np.log(2) if rows.bytes else None
 
     def losses(read: Read) -> dict[str, Any]:
@@ -91,6 +96,7 @@ def _report(measured: Measured, rows: HeldOut, calibrated: Mapping[int, Any], co
     full = measured.widths.get(FULL)
 
     def against_full(read: Read) -> dict[str, Any]:
+        # Row by row, so that what makes a row hard for both cancels out, and the interval is that of the difference.
         return {"regret": interval(read.loss - full.loss, tokens, confidence)} if full and read is not full else {}
 
     def exit(read: Read) -> dict[str, Any]:
@@ -126,6 +132,7 @@ def interval(sums: Any, tokens: Any, confidence: float) -> dict[str, float]:
 def _time(readings: LossReadings, rows: HeldOut, report: dict[str, Any]) -> None:
     """Add to the report what a token costs at each width and with the exits."""
     model = readings.model
+    # Rows long enough to fill `CONTEXT`, so that all prompts cost the same.
     longest = sorted(rows.ids, key=len, reverse=True)[:PROMPTS]
     prompts = [row[:CONTEXT] for row in longest]
     speeds = decoding_speed(prompts, readings.decoders(), model.device)

@@ -88,12 +88,14 @@ def read_losses(paths: Sequence[Path]) -> list[LossEvaluation]:
 
 
 def shortened(names: Sequence[str]) -> list[str]:
-    """Return names without the parts, between hyphens, that all have in front and at the end."""
+    """Return names without the hyphenated parts that all of them begin and end with."""
+    # `aj-sft-v1` and `aj-base-v1` become `sft` and `base`: parts that all names share say nothing.
     parts = [name.split("-") for name in names]
     distinct = {tuple(own) for own in parts}
     if len(distinct) < 2:
         return list(names)
     shortest = min(map(len, distinct))
+    # At least one part of the shortest name is left, even if all its parts are shared.
     front = next(n for n in range(shortest) if n == shortest - 1 or len({own[n] for own in distinct}) > 1)
     back = next(n for n in range(shortest) if n == shortest - 1 - front or len({own[-1 - n] for own in distinct}) > 1)
     return ["-".join(own[front : len(own) - back]) for own in parts]
@@ -108,7 +110,8 @@ def on_the_same_rows(evaluations: Sequence[LossEvaluation]) -> list[list[LossEva
 
 
 def alone(nested: LossEvaluation, width: str, others: Sequence[LossEvaluation]) -> LossEvaluation | None:
-    """Return the model of exactly as many parameters as a width that was trained from scratch; None: there is none."""
+    """Return the model trained from scratch with exactly as many parameters as a width; None: there is none."""
+    # The fair question about a nested width: would the same parameters, trained alone, have done better?
     size = nested.widths[width]["parameters"]
     for other in others:
         own = other.widths.get(FULL)
@@ -118,7 +121,7 @@ def alone(nested: LossEvaluation, width: str, others: Sequence[LossEvaluation]) 
 
 
 def difference(one: LossEvaluation, width: str, other: LossEvaluation) -> dict[str, float]:
-    """Return how much more a width loses than another model at full width, row by row, in nats a token."""
+    """Return how much higher a width's loss is than another model's at full width, row by row, in nats a token."""
     tokens = np.array(one.rows["tokens"], dtype=float)
     apart = one.row_losses(width) - other.row_losses(FULL)
     value, low, high = ratio_t(apart, tokens, one.report["confidence"])
@@ -126,7 +129,7 @@ def difference(one: LossEvaluation, width: str, other: LossEvaluation) -> dict[s
 
 
 def measures(one: LossEvaluation) -> dict[str, dict[str, Any]]:
-    """Return everything that was measured of a model, by a name for people, each with its ``loss``."""
+    """Return everything that was measured of a model under readable names, each with its ``loss``."""
     found = {f"width {width}": entry for width, entry in one.widths.items()}
     found |= {f"exit after {layer}": entry for layer, entry in one.report["exits"].items()}
     return found | ({"calibrated exits": one.report["together"]} if one.report["together"] else {})

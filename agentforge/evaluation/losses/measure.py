@@ -29,7 +29,7 @@ Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Rows that are measured on.
+    """The rows to measure on.
 
     Attributes:
         ids: token ids of each row.
@@ -60,12 +60,14 @@ def held_out(prepared: Dataset, limit: int | None, tokenizer: PreTrainedTokenize
     """
     ids, counted = [], []
     for row in prepared:
+        # Shifted by one: the first token is predicted from nothing.
         mask = [bool(flag) for flag in row["assistant_masks"][1:]]
         if any(mask):
             ids.append(list(row["input_ids"]))
             counted.append(mask)
         if limit is not None and len(ids) == limit:
             break
+    # The interval is over rows, and a single row has none.
     if len(ids) < 2:
         raise UserError(
             f"a loss with an interval needs at least two eval rows, not {len(ids)}; raise data.eval_fraction"
@@ -113,10 +115,11 @@ class Batch:
 
 
 def batches(rows: HeldOut, batch_size: int, vocabulary: int) -> Iterator[list[int]]:
-    """Yield numbers of rows, the longest first, so that what does not fit into memory shows at once."""
+    """Yield numbers of rows, the longest first, so that a batch too large for memory fails at once."""
     order = sorted(range(len(rows.ids)), key=lambda number: -len(rows.ids[number]))
     start = 0
     while start < len(order):
+        # With a vocabulary of 150,000 the logits, not the activations, are what fills the memory.
         fitting = max(1, LOGITS // (len(rows.ids[order[start]]) * vocabulary))
         taken = order[start : start + min(batch_size, fitting)]
         yield taken
@@ -134,6 +137,7 @@ def collate(rows: HeldOut, numbers: Sequence[int], device: torch.device) -> Batc
         ids[place, : len(row)] = torch.tensor(row)
         mask[place, : len(row)] = 1
         counted[place, : len(row) - 1] = torch.tensor(rows.counted[number])
+    # `nonzero` and boolean indexing both go row by row, so a token's place and target have the same index.
     places = np.array(numbers, dtype=np.int64)[counted.nonzero()[:, 0].numpy()]
     inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device), "use_cache": False}
     return Batch(inputs, counted.to(device), ids[:, 1:][counted].to(device), places)
@@ -177,6 +181,7 @@ class Measured:
 
     def summed(self, batch: Batch, values: Tensor) -> Array:
         """Return (rows,) the sums of values `(N,)` over the tokens of each row."""
+        # In float64: a long row is a sum of thousands of losses.
         return np.bincount(batch.places, values.double().cpu().numpy(), self.rows).astype(np.float64)
 
 
@@ -227,6 +232,7 @@ def measure(readings: LossReadings, rows: HeldOut, *, batch_size: int = 16) -> M
         UserError: padding behind a row changes what the model says of it: it is not causal.
     """
     require(readings.model, "right", "losses of rows that are read together")
+    # The rows of the head, not the config: embeddings are often padded beyond the tokenizer's last token.
     vocabulary = int(readings.model.get_output_embeddings().weight.shape[0])
     largest = max(max(row) for row in rows.ids)
     if largest >= vocabulary:

@@ -1,4 +1,4 @@
-"""The stage `report`: one page for a system that needs nothing but itself, from whatever is made by now."""
+"""The stage `report`: one self-contained page for a system, from whatever has been made so far."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ def report(system: PipelineArtifacts) -> Path:
     """
     recipes = system.recipes
     made = [path for recipe in recipes for path in find_artifacts(recipe)]
+    # The log of a running training counts as an input, so the page is drawn again as it grows.
     running = [path for recipe in recipes if (path := metrics_file(recipe)).is_file()]
     inputs: dict[str, Path | str] = {str(path): path for path in (*made, *running)}
     depends = {"recipes": [resolved_yaml(recipe) for recipe in recipes], "version": __version__}
@@ -46,6 +47,7 @@ def render(system: PipelineArtifacts) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
+    # StrictUndefined: a misspelt name in a template is an error instead of an empty cell.
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -55,6 +57,7 @@ def render(system: PipelineArtifacts) -> str:
 
 
 def _content(system: PipelineArtifacts) -> dict[str, Any]:
+    # A section without content is left out of the page and of its table of contents alike.
     first, recipes = system.recipe, system.recipes
     evaluations = evaluations_of(recipes)
     made = [path for recipe in recipes for path in find_artifacts(recipe)]
@@ -97,6 +100,7 @@ def _cost(recipes: Sequence[Recipe]) -> tuple[dict[str, Any], list[dict[str, str
             manifest = read_manifest(path)
             spent = float(manifest["seconds"])
             price = spent / 3600 * hardware.dollars_per_hour
+            # A training counts its restarts; the manifest's time is that of the process that finished it.
             price = float(manifest["metrics"].get("dollars", price))
             seconds, dollars = seconds + spent, dollars + price
             rows.append([path.name, manifest["stage"], hardware.name, duration(spent), f"${price:,.2f}"])
@@ -115,7 +119,7 @@ def _cost(recipes: Sequence[Recipe]) -> tuple[dict[str, Any], list[dict[str, str
 
 
 def duration(seconds: float) -> str:
-    """Return a time as a person says it."""
+    """Return a time as a person would say it."""
     if seconds < 100:
         return f"{seconds:.1f} s"
     if seconds < 6000:

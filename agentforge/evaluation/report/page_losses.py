@@ -25,6 +25,7 @@ def loss_groups(paths: Sequence[Path]) -> list[dict[str, Any]]:
     groups = [_group(group) for group in on_the_same_rows(read_losses(paths))]
     for number, group in enumerate(groups):
         group["id"] = f"losses-{number}"
+        # Only the first group has a tile: losses on different rows cannot be ranked together.
         group["tiles"] = group["tiles"] if number == 0 else []
     return groups
 
@@ -43,6 +44,7 @@ def _group(evaluations: list[LossEvaluation]) -> dict[str, Any]:
         _calibration(evaluations),
         _speeds(evaluations),
     ]
+    # Of each model the first width, which is its widest.
     value, label = min((next(iter(one.widths.values()))["loss"]["value"], one.label) for one in evaluations)
     tile = {"name": "Lowest loss", "value": f"{value:.3f}", "note": f"nats a token; {label}"}
     return {
@@ -58,6 +60,7 @@ def _widths(evaluations: Sequence[LossEvaluation]) -> Table:
     """Phase by width; beside a width the model of its size that was trained alone."""
     columns: list[tuple[str, bool]] = []
     for width in all_of([list(one.widths) for one in evaluations]):
+        # A width is followed by the model of its size that was trained alone, if any model here has such a twin.
         columns.append((width, False))
         if any(width in one.widths and alone(one, width, evaluations) for one in evaluations):
             columns.append((width, True))
@@ -116,6 +119,7 @@ def _calibration(evaluations: Sequence[LossEvaluation]) -> Table:
     for one in evaluations:
         for layer, entry in one.report["exits"].items():
             exit = entry["calibrated"] or {}
+            # No threshold: no confidence kept the wanted agreement, so the exit is not used.
             used = exit.get("threshold") is not None
             measured = used and exit["agreement"] is not None
             rows.append([one.label, layer, _share(entry["agreement"]), exit.get("confidence", "").replace("_", " "),
@@ -147,6 +151,7 @@ def _speeds(evaluations: Sequence[LossEvaluation]) -> Table:
     for one in evaluations:
         ways = _ways(one)
         for name, entry in ways:
+            # The widest comes first: speed-ups are relative to it.
             speed, first = entry["speed"], ways[0][1]["speed"]
             size = f"{entry['parameters']:,}" if "parameters" in entry else ""
             rows.append([one.label, name, size, _loss(entry["loss"]), f"{speed['cpu']:.2f}", f"{speed['wall']:.2f}",
@@ -178,6 +183,7 @@ def _planes(evaluations: Sequence[LossEvaluation]) -> list[dict[str, Any]]:
     charts = []
     timed = [one for one in evaluations if _ways(one)]
     for timing in all_of([[_timing(one.report["timing"])] for one in timed]):
+        # The number is the colour, counted over all models, so that a model has the same one on every chart.
         series = [
             (one.label, number, [_place(name, entry) for name, entry in _ways(one)])
             for number, one in enumerate(timed, start=1)

@@ -102,6 +102,7 @@ def _environments(comparison: Comparison) -> dict[str, Any]:
     )
     if (decoded := next((one.decoding for one in comparison.evaluations if one.decoding), None)) is not None:
         explanation += f" Decoding: {summary(decoded)}."
+    # Scripts are no contenders: an expert would nearly always be the best.
     best = max(contenders(comparison.evaluations), key=_success_rate)
     tiles = [
         {
@@ -169,13 +170,16 @@ def frontier_section(paths: Sequence[Path]) -> dict[str, Any] | None:
     if not groups:
         return None
     everyone = max(groups, key=len)
+    # From all models, not only the contenders: a model keeps its colour from chart to chart.
     colours = {one.label: colour for colour, one in enumerate(everyone)}
     comparison = Comparison(contenders(everyone))
     on = comparison.frontier(POSTERIOR)
     pairs_of = list(combinations(range(len(comparison.environments)), 2))[:PAIRS]
+    # Pairs grow with the square of the environments, and nobody reads a page with fifty charts.
     charts = [_pair(comparison, colours, x, y, on) for x, y in pairs_of]
     probability = [[f"{value:.2f}" for value in row] for row in comparison.probability]
     for index, row in enumerate(probability):
+        # The diagonal: no model dominates itself.
         row[index] = ""
     pairs = {
         "headings": ["P(row dominates column)", *comparison.labels],
@@ -229,6 +233,7 @@ def episode_groups(paths: Sequence[Path]) -> list[dict[str, Any]]:
         seen: set[tuple[str, bool]] = set()
         episodes = []
         for episode in read_examples(path):
+            # One success and one failure of each environment are enough to see how a model plays.
             if (key := (episode.environment, episode.success)) not in seen:
                 seen.add(key)
                 episodes.append(_episode(episode))

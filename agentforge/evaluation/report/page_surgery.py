@@ -1,4 +1,4 @@
-"""What manifests say of surgery and of routers, on a report's page."""
+"""What manifests say about surgery and routers, on a report's page."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def surgery_groups(artifacts: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def _surgery(surgeries: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
+    # Not every operation has a proof to show, and only one that drops attention has a cost.
     proved = [
         [name, metrics["operation"], f"{proof['max_logit_difference']:.2g}", f"{proof['bound']:.2g}",
          f"{proof['largest_logit']:.3g}", f"{proof['tokens']:,}", _shape(metrics)]

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 SERIES = 8
-"""Colours there are; further series begin again."""
+"""Number of colours; further series start over."""
 LINE = (420, 210)
 PLANE = (560, 340)
 SCATTER = (330, 310)
 ROW = 22
 LABEL_WIDTH = 150
 POINTS = 400
-"""Points of a line beyond which neighbours are averaged: a chart has no more pixels."""
+"""With more points than this, neighbours are averaged: a chart has no more pixels."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ def colour(number: int) -> str:
 
 def tag(name: str, content: Markup | str = "", **attributes: object) -> Markup:
     """Return an element; attribute names have ``_`` for ``-``, numbers are rounded to a tenth of a pixel."""
+    # `class_` becomes `class`, a reserved word in Python.
     pairs = "".join(f' {key.strip("_").replace("_", "-")}="{_plain(value)}"' for key, value in attributes.items())
     return Markup(f"<{name}{pairs}>{escape(content)}</{name}>")
 
@@ -96,6 +97,7 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
     raw = (high - low) / count
     magnitude = 10.0 ** math.floor(math.log10(raw))
     step = min((m * magnitude for m in (1, 2, 2.5, 5, 10)), key=lambda s: abs(s - raw))
+    # With a tolerance, since 0.3 / 0.1 is 2.9999999999999996.
     first = math.ceil(low / step - 1e-9)
     return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
@@ -110,7 +112,8 @@ def number(value: float) -> str:
 
 
 def line_chart(title: str, series: Sequence[Series]) -> Markup:
-    """Draw values over steps; not-finite ones are gaps nobody draws."""
+    """Draw values over steps; those that are not finite are left out."""
+    # A NaN has no place on an axis, and one would make the axis's limits NaN too.
     drawn = [Series(s.name, s.colour, _thinned([p for p in s.points if math.isfinite(p[1])])) for s in series]
     drawn = [s for s in drawn if s.points]
     if not drawn:
@@ -119,11 +122,13 @@ def line_chart(title: str, series: Sequence[Series]) -> Markup:
     left, right, top, bottom = 46, 10, 10, 22
     xs = [x for s in drawn for x, _ in s.points]
     ys = [y for s in drawn for _, y in s.points]
+    # A single step has no width to divide by.
     x_low, x_high = min(xs), max(max(xs), min(xs) + 1)
     y_low, y_high = _padded(min(ys), max(ys))
 
     def at(x: float, y: float) -> tuple[float, float]:
         across = left + (x - x_low) / (x_high - x_low) * (width - left - right)
+        # SVG counts downwards.
         return across, top + (y_high - y) / (y_high - y_low) * (height - top - bottom)
 
     parts = [_horizontal(at(x_low, y)[1], left, width - right, number(y)) for y in ticks(y_low, y_high)]
@@ -219,6 +224,7 @@ def plane(title: str, x_name: str, y_name: str, series: Sequence[tuple[str, int,
     parts.append(tag("text", y_name, x=10, y=(top + floor) / 2, class_="axis mid", transform=turned))
     for row, (name, shade, own) in enumerate(series):
         style = f"stroke:{colour(shade)}"
+        # The line joins points of one kind; a hollow one (exits) is not on it.
         joined_up = " ".join(f"{across(p.x):.1f},{down(p.y):.1f}" for p in own if not p.hollow)
         parts.append(tag("polyline", points=joined_up, class_="line", style=style))
         for p in own:
@@ -242,12 +248,14 @@ def _horizontal(y: float, left: float, right: float, text: str) -> Markup:
 
 
 def _padded(low: float, high: float) -> tuple[float, float]:
+    # A flat line needs some height too: a tenth of its value, or 1 around zero.
     margin = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
     return low - margin, high + margin
 
 
 def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     size = -(-len(points) // POINTS)
+    # Averaged, not picked: with every nth point a spike in between would vanish, and a lucky point would stand for all.
     groups = [points[start : start + size] for start in range(0, len(points), max(1, size))]
     return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
 

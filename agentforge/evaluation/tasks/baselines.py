@@ -46,6 +46,7 @@ def scripted_policy(chosen: Sequence[Chosen], name: str | None) -> Actor | None:
 def baselines(recipe: Recipe, selection: Selection) -> dict[str, dict[str, Any]]:
     """Return each environment's baselines with their scores, playing them if ``-baselines`` is not up to date."""
     target = recipe.artifact("baselines")
+    # No model is among them: all models of a recipe are shown beside the same strategies, played once.
     depends = {**identity(recipe, selection.chosen), "confidence": recipe.evaluate.confidence}
     with stage_directory(target, stage="baselines", recipe=depends, replace=True) as work:
         if not work.done:
@@ -60,6 +61,7 @@ def _play(recipe: Recipe, selection: Selection) -> tuple[dict[str, dict[str, Any
     scores: dict[str, dict[str, Any]] = {one.name: {} for one in selection.chosen}
     rows: list[dict[str, Any]] = []
     for strategy in strategies(selection.chosen):
+        # Not every environment knows every strategy; those that do not know this one sit it out.
         knowing = [one for one in selection.chosen if strategy in one.environment.baselines]
         if not knowing:
             continue

@@ -15,7 +15,7 @@ from agentforge.artifacts import hash_json
 from agentforge.errors import UserError, first_line
 from agentforge.evaluation.statistics.intervals import Array
 from agentforge.rollouts.episodes import Episode
-from agentforge.rollouts.play import Task
+from agentforge.rollouts.scheduler import Task
 
 RESULTS = "results.parquet"
 OPENING = 2
@@ -84,6 +84,7 @@ def read_results(directory: Path) -> pa.Table:
     """
     path = directory / RESULTS
     try:
+        # A file with other columns, from another version, fails here and not in the middle of a chart.
         return pq.read_table(path).cast(SCHEMA)
     except FileNotFoundError:
         raise UserError(f"{directory} is no evaluation over environments: it has no {RESULTS}") from None
@@ -123,6 +124,7 @@ def _openings(table: pa.Table) -> list[tuple[str, int, str]]:
 def task_means(table: pa.Table, environment: str, column: str) -> dict[int, float]:
     """Return each task's mean of ``score`` or ``success`` over its samples."""
     tasks, values = columns(environment_rows(table, environment), "task_id", column)
+    # Samples of one task are not independent, so each task counts once, however often it was played.
     distinct, index = np.unique(tasks, return_inverse=True)
     sums = np.bincount(index, weights=values.astype(float)) / np.bincount(index)
     return dict(zip(distinct.tolist(), sums.tolist(), strict=True))
@@ -131,5 +133,6 @@ def task_means(table: pa.Table, environment: str, column: str) -> dict[int, floa
 def paired(tables: Sequence[pa.Table], environment: str, column: str) -> Array:
     """Return task means of several models on the tasks that all of them have played, (tasks, models)."""
     means = [task_means(table, environment, column) for table in tables]
+    # Only tasks that every model has played are compared: an episode that one lost says nothing about the others.
     shared = sorted(set.intersection(*(set(found) for found in means))) if means else []
     return np.array([[found[task] for found in means] for task in shared], dtype=float).reshape(-1, len(means))

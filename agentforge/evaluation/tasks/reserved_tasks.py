@@ -18,7 +18,7 @@ from agentforge.evaluation.tasks.episode_results import columns, environment_row
 from agentforge.recipe.schema import Environments, Recipe
 from agentforge.rollouts.environment_pool import EnvironmentPool
 from agentforge.rollouts.episodes import Episode
-from agentforge.rollouts.play import Task
+from agentforge.rollouts.scheduler import Task
 
 log = logging.getLogger(__name__)
 
@@ -86,12 +86,15 @@ def choose(recipe: Recipe, pool: EnvironmentPool) -> list[Chosen]:
 
 def _chosen(recipe: Recipe, settings: Environments, name: str, pool: EnvironmentPool) -> Chosen:
     environment = pool.take(name)
+    # If the tasks can be listed, take what there is, even if that is fewer; if there are too many to list, draw only as
+    # many as are wanted.
     listed = None if environment.tasks <= COUNTABLE else settings.tasks
     tasks = task_ids(environment, "eval", listed, recipe.seed)[: settings.tasks]
     if not tasks:
         raise UserError(f"{name} has no reserved tasks with these options, so nothing to evaluate on")
     if len(tasks) < settings.tasks:
         log.info("%s has %d reserved tasks: all of them are played", name, len(tasks))
+    # Making an environment may start a server or load a table, so this one is kept for play.
     pool.give_back(name, environment)
     return Chosen(name, recipe.environments[name], environment, tasks)
 
@@ -146,6 +149,7 @@ def score_table(table: pa.Table, chosen: Sequence[Chosen], recipe: Recipe) -> tu
             "id": one.environment.id,
             "hash": one.asked(recipe.seed),
             **found[one.name].as_json(),
+            # An episode whose environment broke is not the model's failure: it is counted here and nowhere else.
             "lost": len(one.tasks) * samples - len(rows),
             **_conduct(rows),
         }
@@ -159,6 +163,7 @@ def _conduct(rows: pa.Table) -> dict[str, Any]:
         values.astype(float) for values in columns(rows, "turns", "valid_turns", "truncated", "new_tokens", "seconds")
     )
     return {
+        # Over turns, not as a mean over episodes, in which one turn would weigh as much as fifty.
         "valid_actions": round(float(valid.sum() / max(1.0, turns.sum())), 6),
         "truncated": round(float(truncated.mean()), 6),
         "turns": round(float(turns.mean()), 3),

@@ -10,13 +10,14 @@ from agentforge.rollouts.episodes import Episode
 
 EPISODES = "episodes.parquet"
 OF_EACH_KIND = 3
-"""So many that succeeded and so many that did not, of each environment."""
+"""How many successes, and how many failures, are kept for each environment."""
 
 
 def write_examples(episodes: Sequence[Episode], path: Path) -> None:
     """Write the first episodes that succeeded and the first that did not, of each environment."""
     kept: dict[tuple[str, bool], list[Episode]] = {}
     for episode in episodes:
+        # The first of each kind, not the best: chosen examples would flatter.
         kept.setdefault((episode.environment, episode.success), []).append(episode)
     write_episodes(path, (episode for found in kept.values() for episode in found[:OF_EACH_KIND]))
 

@@ -19,8 +19,9 @@ from agentforge.recipe.schema import Recipe
 from agentforge.rollouts.environment_pool import EnvironmentPool
 from agentforge.rollouts.episodes import Episode
 from agentforge.rollouts.experts import Actor
-from agentforge.rollouts.play import Task, play
-from agentforge.rollouts.policies.policies import Conversation, Policy, Sampling
+from agentforge.rollouts.play import play
+from agentforge.rollouts.policies.base import Conversation, Policy, Sampling
+from agentforge.rollouts.scheduler import Task
 from agentforge.rollouts.transcript import Dialogue
 
 
@@ -82,6 +83,7 @@ def play_tasks(recipe: Recipe, selection: Selection, policy: Policy | Actor) -> 
             act=rollouts.act,
             on_episode=keep,
         )
+    # Episodes finish in any order; the table must not depend on the batch size.
     order = {task: number for number, task in enumerate(tasks)}
     return sorted(played, key=lambda one: order[one[0]])
 
@@ -116,6 +118,7 @@ def evaluate_environments(
             "new_tokens": new_tokens,
             "seconds": round(seconds, 2),
             "tokens_per_second": round(new_tokens / max(seconds, 1e-9), 1),
+            # Playing time only: loading the model is not counted.
             "dollars": round(seconds / 3600 * load_hardware(recipe.hardware).dollars_per_hour, 4),
         }
     }
@@ -123,5 +126,6 @@ def evaluate_environments(
 
 def _set_beside(entry: dict[str, Any], trivial: dict[str, Any]) -> None:
     entry["baselines"] = trivial
+    # Chance in the measure that the environment is judged by: success rate, or the mean of a graded score.
     random = trivial.get("random")
     entry["chance"] = random[entry["headline"]]["value"] if random else None

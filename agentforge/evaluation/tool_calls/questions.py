@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,7 @@ from agentforge.data.tool_calls import ParsedTurn, parse_assistant
 from agentforge.data.tools import ToolSet
 from agentforge.errors import UserError
 from agentforge.evaluation.statistics.intervals import beta_jeffreys
-from agentforge.rollouts.policies.policies import Conversation, Generation
+from agentforge.rollouts.policies.base import Conversation, Generation
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,11 @@ class Question:
 
     @property
     def chance(self) -> float:
-        """Probability of naming the right tools by drawing each evenly from those on offer."""
-        return float(len(self.tools.names)) ** -len(self.expected)
+        """Probability of naming the right tools by drawing as many as are expected, each evenly from those on offer."""
+        # Several calls are right in any order: of two tools, a and b are drawn by 2 of 4 pairs, a and a by only 1.
+        same = math.prod(math.factorial(count) for count in Counter(_names(self.expected)).values())
+        orders = math.factorial(len(self.expected)) // same
+        return float(orders / len(self.tools.names) ** len(self.expected))
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ def read_questions(files: Sequence[Path], tools: ToolSet | None, system: str | N
     """Return every assistant turn with calls of the conversations in JSONL ``files``.
 
     Args:
-        files: lines ``{"messages": [...], "tools": [...]}``; a held-out set is ours, so any broken line stops.
+        files: lines ``{"messages": [...], "tools": [...]}``; a held-out set is our own, so a broken line is an error.
         tools: on offer where a row has none.
         system: the system turn of rows that have none.
 
@@ -113,6 +118,7 @@ def _read_file(file: Path, tools: ToolSet | None, system: str | None) -> Iterato
             messages = normalize(row["messages"])
         except (ValueError, KeyError, TypeError, UserError) as error:
             raise UserError(f"{file}, line {number}: no conversation ({type(error).__name__}: {error})") from None
+        # Tools of the row go before the recipe's: it was recorded with them.
         offered = ToolSet(f"{file}:{number}", row["tools"]) if row.get("tools") else tools
         if offered is None:
             raise UserError(f"{file}, line {number}: the row has no tools and the recipe no data.tools")
@@ -120,12 +126,15 @@ def _read_file(file: Path, tools: ToolSet | None, system: str | None) -> Iterato
             messages = [{"role": "system", "content": system}, *messages]
         for turn, message in enumerate(messages):
             if calls := message.get("tool_calls"):
+                # The true history up to the turn, so that one mistake does not spoil the questions after it.
                 yield Question(f"{file}:{number}:{turn}", messages[:turn], offered, calls)
 
 
 def judge(question: Question, generation: Generation) -> Answer:
     """Compare what was written with what was expected."""
     turn = parse_assistant(generation.text)
+    # A call that parses but cannot be run is not well-formed either: an unknown tool, or arguments that its schema
+    # refuses.
     problems = [*turn.malformed, *(p for call in turn.tool_calls if (p := question.tools.check(call)) is not None)]
     if not turn.tool_calls and not turn.malformed:
         problems.append("no tool call")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +19,9 @@ from agentforge.evaluation.contamination import refuse_trained_questions
 from agentforge.evaluation.evaluate import answer_questions, evaluate
 from agentforge.evaluation.tool_calls.questions import Question, judge, read_questions, score
 from agentforge.recipe.schema import Recipe
-from agentforge.rollouts.policies.policies import Generation, Sampling
+from agentforge.rollouts.policies.base import Generation, Sampling
 from agentforge.rollouts.policies.scripted import ScriptedPolicy
+from tests.manifests import write_manifest
 
 
 def write(path: Path, rows: list[Any]) -> Path:
@@ -78,7 +80,18 @@ def test_key_order_and_order_of_parallel_calls_have_no_meaning(tools: ToolSet) -
     question = Question("q:1:1", [{"role": "user", "content": "?"}], tools, expected)
     written = as_text(calls[1], {"arguments": {"b": [1, {"c": None}], "a": 1}, "name": "bash"})
     assert judge(question, Generation(written, [], [1], True)).exact_arguments
-    assert question.chance == 1 / 4
+
+
+@pytest.mark.parametrize("named", [["bash"], ["bash", "think"], ["bash", "bash"], ["bash", "bash", "think"]])
+def test_chance_is_the_share_of_all_draws_that_are_right(named: list[str], tools: ToolSet) -> None:
+    expected = [{"type": "function", "function": {"name": name, "arguments": {}}} for name in named]
+    question = Question("q:1:1", [{"role": "user", "content": "?"}], tools, expected)
+    draws = list(itertools.product(tools.names, repeat=len(named)))
+    right = [
+        judge(question, Generation(as_text(*({"name": n, "arguments": {}} for n in d)), [], [1], True)).right_tool
+        for d in draws
+    ]
+    assert question.chance == pytest.approx(sum(right) / len(draws))
 
 
 def test_every_call_of_a_conversation_is_a_question_with_the_true_history(tmp_path: Path, tools: ToolSet) -> None:
@@ -224,7 +237,7 @@ def test_comparison_marks_what_does_not_overlap(tmp_path: Path, recipe: Callable
     other = one.artifact("eval-worse")
     other.mkdir()
     (other / "scores.json").write_text(json.dumps(worse))
-    (other / "manifest.json").write_text(json.dumps({"finished": "2026"}))
+    write_manifest(other, finished="2026")
     assert evaluations(one) == [one.artifact("eval-base"), other]
     text = rendered(compare_table(evaluations(one)))
     assert "0.0% [0.0%, 20.0%] ▼" in text and "100.0% [35.1%, 100.0%] ≈" in text and "50.0%" in text

@@ -28,6 +28,7 @@ ADAPTERS: dict[str, Adapter] = {
 
 _SHAPES: tuple[tuple[str, frozenset[str]], ...] = (
     ("messages", frozenset({"messages"})),
+    # Before sharegpt, whose `conversations` these rows have as well.
     ("agenttraj", frozenset({"conversations", "item_id"})),
     ("sharegpt", frozenset({"conversations"})),
     ("wildchat", frozenset({"conversation"})),
@@ -40,6 +41,7 @@ _SHAPES: tuple[tuple[str, frozenset[str]], ...] = (
     ("cot", frozenset({"inputs", "targets"})),
     ("question_answer", frozenset({"question", "answer"})),
     ("prompt_completion", frozenset({"prompt", "completion"})),
+    # Last: many sets have a column `text` beside the ones that matter.
     ("text", frozenset({"text"})),
 )
 """Adapter and the columns that a row of its shape has; the first that fits is taken."""

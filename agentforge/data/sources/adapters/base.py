@@ -52,7 +52,7 @@ ROLES = {
 
 
 def text_of(value: Any) -> str:
-    """Return a cell as text: None is empty, what is no string is written as JSON."""
+    """Return a cell as text: None becomes empty, anything but a string becomes JSON."""
     if value is None:
         return ""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -25,6 +25,7 @@ def messages(raw: Raw, options: SourceOptions) -> Row | Rejected:
 def sharegpt(raw: Raw, options: SourceOptions) -> Row | Rejected:
     """ShareGPT: ``conversations`` of ``from`` and ``value``, calls as ``function_call`` turns."""
     turns = options.get(raw, "conversations")
+    # Many data sets use ShareGPT's column name with OpenAI's turns.
     if isinstance(turns, list) and turns and isinstance(turns[0], Mapping) and "role" in turns[0]:
         return _conversation(turns, options.get(raw, "tools"), role="role", content="content")
     made = _conversation(turns, options.get(raw, "tools"), role="from", content="value")
@@ -55,6 +56,7 @@ def _conversation(turns: Any, tools: Any, role: str, content: str) -> Row | Reje
             return message
         if message["role"] == "assistant" and not any(m["role"] == "user" for m in made):
             continue  # ShareGPT's conversations are cut into pieces, of which many start with an answer
+        # A call in a turn of its own belongs to what the assistant has just said.
         if message.pop("joins", False) and made and made[-1]["role"] == "assistant" and "tool_calls" not in made[-1]:
             made[-1] = made[-1] | {"tool_calls": message["tool_calls"]}
         else:
@@ -95,6 +97,9 @@ def _assistant(message: dict[str, Any], turn: Mapping[str, Any], names: dict[str
     reasoning = turn.get("reasoning_content") or turn.get("reasoning")
     if isinstance(message["content"], str) and CALL in message["content"] and not calls:
         parsed = parse_assistant(message["content"])
+        # Beside a call in the text the reasoning may stand in a key of its own, where the parser does not see it.
+        thoughts = [part for part in (text_of(reasoning), parsed.reasoning_content) if part]
+        parsed.reasoning_content = "\n\n".join(thoughts) or None
         return Rejected("tool call is no JSON") if parsed.malformed else parsed.message()
     if reasoning:
         message["reasoning_content"] = reasoning

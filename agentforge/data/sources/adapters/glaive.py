@@ -86,6 +86,7 @@ def _read_arguments(text: str) -> dict[str, Any] | None:
     """Read the text between the quotes: JSON, JSON with escaped quotes, or the literal of a Python dict."""
     if not text.strip():
         return {}
+    # Inside single quotes an apostrophe is escaped, `it\'s`, which is no escape in JSON.
     for candidate in (text, text.replace("\\'", "'")):
         try:
             value = json.loads(candidate, strict=False)

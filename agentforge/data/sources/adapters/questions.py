@@ -50,6 +50,7 @@ def question_answer(name: str) -> Adapter:
 def _cell(raw: Raw, column: str) -> str:
     value = raw.get(column)
     if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+        # Some data sets list every accepted answer; the first stands for them all.
         value = value[0]
     return text_of(value)
 

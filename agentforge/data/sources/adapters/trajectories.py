@@ -25,6 +25,7 @@ def agenttraj(raw: Raw, options: SourceOptions) -> Row | Rejected:
     said = [{"role": role, "content": turn.get("value")} for role, turn in zip(roles, turns, strict=True)]
     if not untrained:
         return conversation(said)
+    # The only shape that can be rewritten: instructions, the agent's promise (untrained), the first observation.
     if untrained != [1] or roles[:3] != ["user", "assistant", "user"]:
         return Rejected("untrained turn within the conversation")
     return conversation([_as_system(said[0]), *said[2:]])

@@ -70,6 +70,17 @@ def test_the_old_function_call_key_and_the_name_of_a_result_are_found() -> None:
     assert adapt(new)["messages"][2] == {"role": "tool", "name": "bash", "content": "ok"}
 
 
+@pytest.mark.parametrize("key", ["reasoning", "reasoning_content"])
+@pytest.mark.parametrize(
+    ("thought", "kept"), [("", "Look."), ("<think>\nAnd list.\n</think>\n\n", "Look.\n\nAnd list.")]
+)
+def test_reasoning_beside_a_call_in_the_text_is_kept(key: str, thought: str, kept: str) -> None:
+    text = f"{thought}<tool_call>\n{json.dumps(EXPECTED['function'])}\n</tool_call>"
+    row = adapt(asked({"role": "assistant", "content": text, key: "Look."}))
+    assert row["messages"][1]["reasoning_content"] == kept
+    assert row["messages"][1]["tool_calls"] == [EXPECTED]
+
+
 def test_hermes_text_calls_become_calls() -> None:
     turns = [
         {"from": "system", "value": ""},
