@@ -1,8 +1,8 @@
-# Every workflow of agentforge. `make help` prints the targets; each runs one visible command.
+# All workflows of agentforge. `make help` lists the targets. Each target runs its commands visibly.
 #
-#   PROFILE=tiny   which profile of the recipe (tiny, rtx4090, 1xh200, 8xh200, auto); none: the recipe as it stands
-#   ARGS="a.b=c"   overrides of the recipe, as on the command line
-#   LAUNCH=8xh200_ddp   trainings of adamba's phases: a process for each GPU, by configs/accelerate/8xh200_ddp.yaml
+#   PROFILE=tiny        use a profile of the recipe (tiny, rtx4090, 1xh200, 8xh200, auto); default: none
+#   ARGS="a.b=c"        override keys of the recipe, as on the command line
+#   LAUNCH=8xh200_ddp   train adamba's phases with one process per GPU, with configs/accelerate/8xh200_ddp.yaml
 
 PYTHON  ?= python3
 VENV    := .venv
@@ -13,7 +13,7 @@ OPTIONS  = $(if $(PROFILE),--profile $(PROFILE)) $(ARGS)
 FORGE    = $(BIN)/agentforge
 LAUNCH  ?=
 TRAIN    = $(if $(LAUNCH),$(BIN)/accelerate launch --config_file configs/accelerate/$(LAUNCH).yaml -m agentforge,$(FORGE)) train
-# One exact version, installed first: a looser request would bring the registry's newest CUDA build.
+# One exact version, installed first: a looser request would install the registry's newest CUDA build.
 TORCH   := $(shell grep '^torch==' constraints/cpu.txt)
 
 .DEFAULT_GOAL := help
@@ -24,10 +24,10 @@ TORCH   := $(shell grep '^torch==' constraints/cpu.txt)
         adamba adamba-plan adamba-base adamba-phase1 adamba-phase2 adamba-phase3 adamba-phase4 adamba-phase5 adamba-phase6 \
         adamba-evaluate adamba-report bench docs
 
-help: ## print this list
+help: ## list these targets
 	@grep -hE '^[a-z][a-zA-Z0-9_-]*:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
 
-setup: $(VENV)/.ready ## make .venv with everything the CPU default needs
+setup: $(VENV)/.ready ## create .venv with everything that a CPU run needs
 
 $(VENV)/.ready: pyproject.toml constraints/cpu.txt
 	$(PYTHON) -m venv $(VENV)
@@ -35,173 +35,173 @@ $(VENV)/.ready: pyproject.toml constraints/cpu.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints/cpu.txt --editable ".[dev]"
 	@touch $@
 
-gguf-setup: setup ## build llama-cpp-python once into the user's cache, and install it
+gguf-setup: setup ## build llama-cpp-python in your cache (once) and install it
 	$(BIN)/python -m agentforge.export.llama_cpp
 
-# -- aj: a LoRA agent with tools, from data sets to a chatting GGUF ------------------------------------------------
+# -- aj: a LoRA agent with tools, from data sets to a GGUF you can chat with ------------------------------------------------
 
-demo: demo-aj demo-affine ## both demos, one after the other (half an hour on 2 cores)
+demo: demo-aj demo-affine ## run both demos, one after the other (half an hour on 2 cores)
 
-demo-aj: setup gguf-setup ## aj in small on this machine: train, merge, quantise, check and talk (11 minutes)
+demo-aj: setup gguf-setup ## run aj in small: train, merge, quantise, check and chat (11 minutes)
 	$(FORGE) run aj --profile tiny $(ARGS)
 	$(FORGE) compare aj --profile tiny $(ARGS)
 	$(FORGE) chat aj --profile tiny --model q4km --tools sandbox --files data/aj/example --examples 3 $(ARGS)
 
-demo-affine: setup ## affine in small: experts, SFT, PPO and GRPO in three environments, scores, a page (15 minutes)
+demo-affine: setup ## run affine in small: experts, SFT, PPO and GRPO in three environments, scores, a report (15 minutes)
 	$(FORGE) run affine --profile tiny $(ARGS)
 	$(FORGE) compare affine --profile tiny $(ARGS)
 
-aj: setup ## all the stages of aj, skipping what is up to date
+aj: setup ## run all stages of aj; skip those that are up to date
 	$(FORGE) run aj $(OPTIONS)
 
-aj-plan: setup ## parameters, memory, hours and dollars of aj before anything is spent
+aj-plan: setup ## show aj's parameters, memory, hours and dollars before you spend anything
 	$(FORGE) plan aj $(OPTIONS)
 
-aj-doctor: setup ## what this machine has and lacks for aj
+aj-doctor: setup ## check what this machine has and lacks for aj
 	$(FORGE) doctor aj $(OPTIONS)
 
-aj-download: setup ## the data sets of aj into the Hub's cache
+aj-download: setup ## download aj's data sets into the Hub's cache
 	$(FORGE) download aj $(OPTIONS)
 
-aj-prepare: setup ## clean, deduplicate, decontaminate, mix, split and tokenise
+aj-prepare: setup ## clean, deduplicate, decontaminate, mix, split and tokenise aj's data
 	$(FORGE) prepare aj $(OPTIONS)
 
-aj-preview: setup ## a few rows as the model will see them
+aj-preview: setup ## show a few rows as the model will see them
 	$(FORGE) preview aj $(OPTIONS)
 
-aj-train: setup ## LoRA SFT; run it again after a stop and it goes on
+aj-train: setup ## run LoRA SFT; after a stop, run it again to resume
 	$(FORGE) train aj $(OPTIONS)
 
-aj-evaluate: setup ## held-out tool calls, with intervals
+aj-evaluate: setup ## score held-out tool calls, with intervals
 	$(FORGE) evaluate aj $(OPTIONS)
 
-aj-merge: setup ## the adapter into the base, checked against the unmerged model
+aj-merge: setup ## merge the adapter into the base; check the result against the unmerged model
 	$(FORGE) merge aj $(OPTIONS)
 
-aj-gguf: setup gguf-setup aj-merge ## convert, quantise, and check each GGUF against the original
+aj-gguf: setup gguf-setup aj-merge ## convert, quantise, and check each GGUF against the checkpoint
 	$(FORGE) gguf aj $(OPTIONS)
 
-aj-chat: setup ## talk to the newest aj
+aj-chat: setup ## chat with the newest aj
 	$(FORGE) chat aj $(OPTIONS)
 
-aj-serve: setup ## OpenAI-compatible server with parsed tool calls
+aj-serve: setup ## serve aj with an OpenAI-compatible API and parsed tool calls
 	$(FORGE) serve aj $(OPTIONS)
 
-aj-push: setup ## what would go to the Hub (without --dry-run it goes: agentforge push aj)
+aj-push: setup ## show what would be uploaded to the Hub (to upload it: agentforge push aj)
 	$(FORGE) push aj --dry-run $(OPTIONS)
 
-# -- affine: episodes of experts, SFT, PPO and GRPO in environments, evaluation that can be believed -----------------
+# -- affine: expert episodes, SFT, PPO and GRPO in environments, and evaluation with intervals ----------------------
 
-affine: setup ## all the stages of affine, skipping what is up to date
+affine: setup ## run all stages of affine; skip those that are up to date
 	$(FORGE) run affine $(OPTIONS)
 
-affine-plan: setup ## parameters, memory, hours and dollars of affine's PPO
+affine-plan: setup ## show the parameters, memory, hours and dollars of affine's PPO
 	$(FORGE) plan affine/ppo $(OPTIONS)
 
-affine-collect: setup ## episodes of the environments' experts, as rows
+affine-collect: setup ## play the environments' experts and save their episodes as rows
 	$(FORGE) collect affine/sft $(OPTIONS)
 
-affine-sft: setup ## prepare the rows, LoRA SFT, and the adapter into the base
+affine-sft: setup ## prepare the rows, run LoRA SFT, and merge the adapter
 	$(FORGE) prepare affine/sft $(OPTIONS)
 	$(FORGE) train affine/sft $(OPTIONS)
 	$(FORGE) merge affine/sft $(OPTIONS)
 
-affine-rl: setup ## PPO in the environments, from the merged SFT model
+affine-rl: setup ## run PPO in the environments, starting from the merged SFT model
 	$(FORGE) train affine/ppo $(OPTIONS)
 
-affine-grpo: setup ## the same with GRPO
+affine-grpo: setup ## run GRPO instead of PPO
 	$(FORGE) train affine/grpo $(OPTIONS)
 
-affine-dpo: setup ## episodes of the merged SFT model, then DPO on its pairs with the experts'
+affine-dpo: setup ## collect episodes of the merged SFT model, then run DPO on their pairs with the experts'
 	$(FORGE) collect affine/dpo $(OPTIONS)
 	$(FORGE) train affine/dpo $(OPTIONS)
 
-affine-kto: setup ## KTO on the same episodes, by success and failure
+affine-kto: setup ## run KTO on the same episodes, labelled by success and failure
 	$(FORGE) collect affine/dpo $(OPTIONS)
 	$(FORGE) train affine/kto $(OPTIONS)
 
-affine-evaluate: setup ## reserved tasks: base, SFT and PPO, with intervals and trivial strategies
+affine-evaluate: setup ## score base, SFT and PPO on reserved tasks, with intervals and trivial strategies
 	$(FORGE) evaluate affine/sft --model base $(OPTIONS)
 	$(FORGE) evaluate affine/sft --model merged $(OPTIONS)
 	$(FORGE) evaluate affine/ppo $(OPTIONS)
 
-affine-compare: setup ## who dominates whom, and the frontier under every rule
+affine-compare: setup ## show which model dominates which, and the frontier under every rule
 	$(FORGE) compare affine $(OPTIONS)
 
-affine-report: setup ## one HTML page: curves, scores, frontier, episodes, cost
+affine-report: setup ## write one HTML page: curves, scores, frontier, episodes, cost
 	$(FORGE) report affine $(OPTIONS)
 
 # -- adamba: Mamba grafted into a Llama, nested widths, early exits, growth, tools, RL -------------------------------
 
-adamba: setup ## all phases of adamba, skipping what is up to date
+adamba: setup ## run all phases of adamba; skip those that are up to date
 	$(FORGE) run adamba $(OPTIONS)
 
-adamba-plan: setup ## parameters, tokens, hours and dollars of each phase, and what was stated of them
+adamba-plan: setup ## show parameters, tokens, hours and dollars of each phase, and check the specification's figures
 	$(FORGE) plan adamba $(OPTIONS)
 
-adamba-base: setup ## the tiny profile's own base, a Llama of a million parameters
+adamba-base: setup ## pre-train the tiny profile's base, a Llama of a million parameters
 	$(FORGE) prepare adamba/tiny_base $(OPTIONS)
 	$(FORGE) train adamba/tiny_base $(OPTIONS)
 
-adamba-phase1: setup $(if $(filter tiny,$(PROFILE)),adamba-base) ## graft Mamba-2 beside each attention, then train it alone
+adamba-phase1: setup $(if $(filter tiny,$(PROFILE)),adamba-base) ## graft Mamba-2 beside each attention, then train only the mixers
 	$(FORGE) surgery adamba/phase1_graft $(OPTIONS)
 	$(FORGE) prepare adamba/phase1 $(OPTIONS)
 	$(TRAIN) adamba/phase1 $(OPTIONS)
 
-adamba-phase2: setup ## sort by importance, then nested widths, exits, gates and a router
+adamba-phase2: setup ## sort by importance, then train nested widths, exits, gates and a router
 	$(FORGE) prepare adamba/phase2 $(OPTIONS)
 	$(FORGE) surgery adamba/phase2_order $(OPTIONS)
 	$(TRAIN) adamba/phase2 $(OPTIONS)
 
-adamba-phase3: setup ## expand 2048 to 2560 channels, then train them
+adamba-phase3: setup ## expand from 2048 to 2560 channels, then train
 	$(FORGE) surgery adamba/phase3a $(OPTIONS)
 	$(FORGE) prepare adamba/phase3b $(OPTIONS)
 	$(TRAIN) adamba/phase3b $(OPTIONS)
 
-adamba-phase4: setup ## expand 2560 to 4096 channels, then train them
+adamba-phase4: setup ## expand from 2560 to 4096 channels, then train
 	$(FORGE) surgery adamba/phase4a $(OPTIONS)
 	$(FORGE) prepare adamba/phase4b $(OPTIONS)
 	$(TRAIN) adamba/phase4b $(OPTIONS)
 
-adamba-phase5: setup ## SFT on reasoning, tool calls and experts' episodes, at all widths
+adamba-phase5: setup ## run SFT on reasoning, tool calls and expert episodes, at all widths
 	$(FORGE) collect adamba/phase5 $(OPTIONS)
 	$(FORGE) prepare adamba/phase5 $(OPTIONS)
 	$(TRAIN) adamba/phase5 $(OPTIONS)
 
-adamba-phase6: setup ## GRPO in environments, and DPO on played episodes
+adamba-phase6: setup ## run GRPO in environments, and DPO on played episodes
 	$(TRAIN) adamba/phase6 $(OPTIONS)
 	$(FORGE) collect adamba/phase6_dpo $(OPTIONS)
 	$(TRAIN) adamba/phase6_dpo $(OPTIONS)
 
-adamba-evaluate: setup ## losses by width and exit after phases 1 to 5, and success in environments after phase 6
+adamba-evaluate: setup ## measure losses by width and exit after phases 1 to 5, and success in environments after phase 6
 	for phase in phase1 phase2 phase3b phase4b phase5 phase6; do \
 	  $(FORGE) evaluate adamba/$$phase $(OPTIONS) || exit; done
 
-adamba-report: setup ## one HTML page: losses, plots, proofs, curves, cost
+adamba-report: setup ## write one HTML page: losses, plots, proofs, curves, cost
 	$(FORGE) report adamba $(OPTIONS)
 
 # -- the project ---------------------------------------------------------------------------------------------------
 
-test: setup ## the whole test suite
+test: setup ## run the whole test suite
 	$(BIN)/python -m pytest -q
 
-check: lint types test ## ruff, mypy and the tests
+check: lint types test ## run ruff, mypy and the tests
 
-lint: setup ## ruff: format and lint
+lint: setup ## check formatting and lint with ruff
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-format: setup ## let ruff rewrite what it can
+format: setup ## format with ruff and fix what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-types: setup ## mypy on the package
+types: setup ## check types with mypy
 	$(BIN)/mypy
 
-bench: setup ## every measured table of docs/ once more
+bench: setup ## measure the tables of docs/performance.md again
 	$(BIN)/python -m benchmarks
 
-clean: ## remove caches and build files; runs/ stays
+clean: ## remove caches and build files; keep runs/
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 

@@ -255,7 +255,7 @@ def _must_be_made(target: Path, identity: dict[str, Any], replace: bool) -> bool
     if replace:
         return True
     raise CheckRefused(
-        f"{target} is there, made from something else ({_summary(manifest['identity'], identity)}); "
+        f"{target} was made from something else ({_summary(manifest['identity'], identity)}); "
         "give this run another version, or pass --replace to make it again"
     )
 
@@ -310,7 +310,7 @@ def _open_partial(
         if worth_keeping(partial):
             change = "unknown: its record is damaged" if left is None else _summary(left, identity)
             raise CheckRefused(
-                f"{partial} is what a stopped run of another recipe left ({change}); finish that run, "
+                f"{partial} is left from a stopped run of another recipe ({change}); finish that run, "
                 "give this one another version, or pass --replace to throw it away"
             )
     _discard(partial)

@@ -1,7 +1,7 @@
 """The command line: ``agentforge VERB RECIPE [key=value ...] [--profile NAME]``. Parse, call one function, print.
 
-Every import of a stage is inside its verb, and after the recipe is read: `--help`, `show`, `plan` and `doctor` start
-without torch, and a typo is answered before seconds of imports.
+Each verb imports its stage itself, after it has read the recipe. So `--help`, `show`, `plan` and `doctor` start without
+torch, and a typo is reported before seconds of imports.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ app = typer.Typer(
 )
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="a path, SYSTEM or SYSTEM/NAME")]
-Profile = Annotated[str | None, typer.Option(help="overlay of the recipe; 'auto' picks by the hardware found")]
-Replace = Annotated[bool, typer.Option("--replace", help="make it again although it is there from another recipe")]
+Profile = Annotated[str | None, typer.Option(help="a profile of the recipe; 'auto' picks one by the hardware found")]
+Replace = Annotated[bool, typer.Option("--replace", help="overwrite an artefact that another recipe made")]
 WhichModel = Annotated[str | None, typer.Option(help="base, lora, model, merged, q8, grafted, width-1of2 or a path")]
 
 
 def load(context: typer.Context, name: str, profile: str | None) -> Any:
-    """Return the recipe with the overrides that stand on the command line, and say which profile was picked."""
+    """Return the recipe with the overrides of the command line."""
     from agentforge.environments.registry import check_options
     from agentforge.recipe.loading import load_recipe
 
@@ -47,7 +47,7 @@ def load(context: typer.Context, name: str, profile: str | None) -> Any:
 
 
 def overrides(context: typer.Context) -> list[str]:
-    """Return what is left of the command line as ``key=value`` strings."""
+    """Return the rest of the command line as ``key=value`` strings."""
     from agentforge.recipe.overrides import parse_overrides
 
     options = [option for parameter in context.command.params for option in parameter.opts if option.startswith("--")]
@@ -62,7 +62,7 @@ def show_table(renderable: object) -> None:
 
 
 def done(made: object) -> None:
-    """Print where the artefacts lie, one a line."""
+    """Print the paths of the artefacts, one per line."""
     for path in made if isinstance(made, list) else [made]:
         typer.echo(str(path))
 
@@ -76,7 +76,7 @@ def doctor(
     recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="a path, SYSTEM or SYSTEM/NAME")] = None,
     profile: Profile = None,
 ) -> None:
-    """What this machine has and lacks for a recipe, and the command that mends it."""
+    """Check what this machine lacks for a recipe. Each gap comes with the command that fixes it."""
     from agentforge.planning.doctor import diagnose
     from agentforge.planning.tables import checks_table
 
@@ -90,11 +90,15 @@ def doctor(
 @app.command(context_settings=PASS_ON)
 def show(
     context: typer.Context,
-    recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="none: list the shipped ones")] = None,
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="[RECIPE]", help="leave it out to list the shipped recipes")
+    ] = None,
     profile: Profile = None,
-    json_schema: Annotated[bool, typer.Option("--json-schema", help="the schema of recipes, for editors")] = False,
+    json_schema: Annotated[
+        bool, typer.Option("--json-schema", help="print the schema of recipes, for editors")
+    ] = False,
 ) -> None:
-    """The resolved, validated recipe."""
+    """Print the resolved, validated recipe."""
     if json_schema:
         import json
 
@@ -117,7 +121,7 @@ def show(
 
 @app.command(context_settings=PASS_ON)
 def plan(context: typer.Context, recipe: RecipeName, profile: Profile = None) -> None:
-    """Parameters, tokens, memory per GPU, hours and dollars, of each stage of a system; exit code 3 over budget."""
+    """Estimate memory, hours and dollars of each stage. Exit code 3 if over budget."""
     from agentforge.planning.pipeline_plan import check_pipeline_budget, is_pipeline, make_pipeline_plan
     from agentforge.planning.plan import check_budget, make_plan
     from agentforge.planning.tables import pipeline_table, plan_table
@@ -141,16 +145,16 @@ def download(
     context: typer.Context,
     recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]")] = None,
     profile: Profile = None,
-    list_: Annotated[bool, typer.Option("--list", help="every registered data set with licence and state")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="list all registered data sets with licence and state")] = False,
 ) -> None:
-    """The data sets (and the base model) of a recipe into the Hub's cache."""
+    """Download the data sets and the base model of a recipe."""
     if list_:
         from agentforge.data.sources.dataset_cards import cards_table
 
         show_table(cards_table())
         return
     if recipe is None:
-        raise UserError("download needs a RECIPE, or --list")
+        raise UserError("name the RECIPE to download for, or use --list")
     loaded = load(context, recipe, profile)
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "0"  # here the Hub's bars are the progress
     from agentforge.data.sources.download import download, report_table
@@ -160,7 +164,7 @@ def download(
 
 @app.command(context_settings=PASS_ON)
 def prepare(context: typer.Context, recipe: RecipeName, profile: Profile = None, replace: Replace = False) -> None:
-    """The mixed, deduplicated, decontaminated, split and tokenised set."""
+    """Clean, deduplicate, tokenise, split and mix the data."""
     loaded = load(context, recipe, profile)
     from agentforge.data.prepare import prepare
     from agentforge.data.prepare_table import summary_table
@@ -176,9 +180,9 @@ def preview(
     recipe: RecipeName,
     profile: Profile = None,
     rows: Annotated[int, typer.Option(min=1, help="rows per source")] = 1,
-    html: Annotated[Path | None, typer.Option(help="write a page instead of printing")] = None,
+    html: Annotated[Path | None, typer.Option(help="write an HTML page instead of printing")] = None,
 ) -> None:
-    """A few rows as the model will see them: trained, not trained, truncated."""
+    """Show a few rows as the model will see them. Colours show what is trained and what is cut off."""
     loaded = load(context, recipe, profile)
     from agentforge.data.preview import preview_rows, render_terminal, write_html
 
@@ -192,7 +196,7 @@ def preview(
 
 @app.command(context_settings=PASS_ON)
 def collect(context: typer.Context, recipe: RecipeName, profile: Profile = None, replace: Replace = False) -> None:
-    """Episodes of a policy or an expert in environments, and the good ones as training rows."""
+    """Play episodes and save the good ones as training rows."""
     loaded = load(context, recipe, profile)
     from agentforge.rollouts.collect import collect
 
@@ -204,7 +208,7 @@ def collect(context: typer.Context, recipe: RecipeName, profile: Profile = None,
 
 @app.command(context_settings=PASS_ON)
 def surgery(context: typer.Context, recipe: RecipeName, profile: Profile = None, replace: Replace = False) -> None:
-    """Graft, expand, slice, truncate or order a checkpoint, or drop attention, with the proof in the manifest."""
+    """Graft, expand, slice or reorder a checkpoint, with proof. The proof is in the manifest."""
     loaded = load(context, recipe, profile)
     from agentforge.models.surgery import surgery
 
@@ -217,9 +221,11 @@ def train(
     recipe: RecipeName,
     profile: Profile = None,
     replace: Replace = False,
-    restart: Annotated[bool, typer.Option("--restart", help="delete a stopped run's checkpoints, begin anew")] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="delete a stopped run's checkpoints and start over")
+    ] = False,
 ) -> None:
-    """One training stage; run it again after a stop and it goes on from the newest complete checkpoint."""
+    """Train; after a stop, run it again to resume from the newest complete checkpoint."""
     loaded = load(context, recipe, profile)
     from agentforge.trainers.train import train
 
@@ -234,7 +240,7 @@ def evaluate(
     model: WhichModel = None,
     replace: Replace = False,
 ) -> None:
-    """Scores of one model, each with n, interval and chance level."""
+    """Score one model, with intervals and chance levels."""
     loaded = load(context, recipe, profile)
     from agentforge.evaluation.compare.side_by_side import tables
     from agentforge.evaluation.evaluate import evaluate
@@ -248,15 +254,19 @@ def evaluate(
 @app.command(context_settings=PASS_ON)
 def compare(
     context: typer.Context,
-    names: Annotated[list[str], typer.Argument(metavar="RECIPE|DIRECTORY ...", help="in the order of their making")],
+    names: Annotated[
+        list[str], typer.Argument(metavar="RECIPE|DIRECTORY ...", help="in the order in which they were made")
+    ],
     profile: Profile = None,
-    rule: Annotated[str, typer.Option(help="of dominance: posterior, point, interval, affine_ci ...")] = "posterior",
-    rope: Annotated[float, typer.Option(min=0, max=1, help="differences up to this size mean nothing")] = 0.02,
+    rule: Annotated[
+        str, typer.Option(help="rule of dominance: posterior, point, interval, affine_ci ...")
+    ] = "posterior",
+    rope: Annotated[float, typer.Option(min=0, max=1, help="ignore differences up to this size")] = 0.02,
     mixed_decoding: Annotated[
-        bool, typer.Option("--mixed-decoding", help="also models that were decoded in different ways")
+        bool, typer.Option("--mixed-decoding", help="also compare models that were decoded in different ways")
     ] = False,
 ) -> None:
-    """Evaluated models side by side, and over environments who dominates whom."""
+    """Compare evaluated models side by side. Over environments, show which one dominates which."""
     from agentforge.evaluation.compare.side_by_side import find_evaluations, tables
 
     options = next((i for i, name in enumerate(names) if name.startswith("-")), len(names))  # as in --a.b value
@@ -268,7 +278,7 @@ def compare(
 
 @app.command(context_settings=PASS_ON)
 def report(context: typer.Context, recipe: RecipeName, profile: Profile = None) -> None:
-    """One page of a system for a browser: curves, scores, frontier, episodes, cost. Shows what is made by now."""
+    """Write an HTML report of what exists so far. It has curves, scores, frontier, episodes and cost."""
     from agentforge.evaluation.pipeline_artifacts import load_pipeline
     from agentforge.evaluation.report.page import report
 
@@ -277,7 +287,7 @@ def report(context: typer.Context, recipe: RecipeName, profile: Profile = None) 
 
 @app.command(context_settings=PASS_ON)
 def merge(context: typer.Context, recipe: RecipeName, profile: Profile = None, replace: Replace = False) -> None:
-    """The adapter into the base, checked against the unmerged model."""
+    """Merge the adapter into the base. The result is checked against the unmerged model."""
     loaded = load(context, recipe, profile)
     from agentforge.export.merge import merge_stage
 
@@ -286,7 +296,7 @@ def merge(context: typer.Context, recipe: RecipeName, profile: Profile = None, r
 
 @app.command(context_settings=PASS_ON)
 def gguf(context: typer.Context, recipe: RecipeName, profile: Profile = None, replace: Replace = False) -> None:
-    """GGUF files, each checked against the original before it is published."""
+    """Make GGUF files. Each is checked against the checkpoint before it is published."""
     loaded = load(context, recipe, profile)
     from agentforge.export.gguf import gguf
 
@@ -302,12 +312,12 @@ def chat(
     recipe: RecipeName,
     profile: Profile = None,
     model: WhichModel = None,
-    prompt: Annotated[str | None, typer.Option(help="answer this and leave; without it: a conversation")] = None,
-    examples: Annotated[int, typer.Option(min=0, help="answer so many held-out prompts and leave")] = 0,
+    prompt: Annotated[str | None, typer.Option(help="answer this prompt and exit; default: a conversation")] = None,
+    examples: Annotated[int, typer.Option(min=0, help="answer this many held-out prompts and exit")] = 0,
     tools: Annotated[str, typer.Option(help="'show' tool calls, or run bash in the 'sandbox'")] = "show",
-    files: Annotated[Path | None, typer.Option(help="directory copied into the sandbox")] = None,
+    files: Annotated[Path | None, typer.Option(help="directory to copy into the sandbox")] = None,
 ) -> None:
-    """Talk to a checkpoint or a GGUF with its tools."""
+    """Chat with a checkpoint or a GGUF and its tools."""
     loaded = load(context, recipe, profile)
     from agentforge.serving.chat import chat
 
@@ -323,7 +333,7 @@ def serve(
     host: Annotated[str, typer.Option()] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8080,
 ) -> None:
-    """OpenAI-compatible server with parsed tool calls."""
+    """Serve a model with an OpenAI-compatible API. Tool calls are parsed."""
     loaded = load(context, recipe, profile)
     from agentforge.serving.openai_server import serve
 
@@ -333,13 +343,15 @@ def serve(
 @app.command("serve-env", context_settings=PASS_ON)
 def serve_env(
     context: typer.Context,
-    environment: Annotated[str, typer.Argument(metavar="ENVIRONMENT", help="its id; its options as key=value")],
+    environment: Annotated[
+        str, typer.Argument(metavar="ENVIRONMENT", help="id of the environment; give its options as key=value")
+    ],
     host: Annotated[str, typer.Option()] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 36001,
-    max_sessions: Annotated[int, typer.Option(min=1, help="environments in use at one time")] = 64,
-    idle_seconds: Annotated[float, typer.Option(min=1, help="then an unused environment is closed")] = 1800,
+    max_sessions: Annotated[int, typer.Option(min=1, help="how many environments may be in use at once")] = 64,
+    idle_seconds: Annotated[float, typer.Option(min=1, help="close an environment that is unused for so long")] = 1800,
 ) -> None:
-    """An environment over HTTP, in AgentGym's and OpenEnv's manner."""
+    """Serve an environment over HTTP. It speaks AgentGym's and OpenEnv's protocols."""
     from agentforge.recipe.overrides import parse_override
 
     options = dict(parse_override(option) for option in overrides(context))
@@ -354,9 +366,9 @@ def push(
     recipe: RecipeName,
     profile: Profile = None,
     model: WhichModel = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="show what would go, send nothing")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show what would be uploaded, and upload nothing")] = False,
 ) -> None:
-    """To the Hub with a model card."""
+    """Upload an artefact to the Hub with a model card."""
     loaded = load(context, recipe, profile)
     from agentforge.export.push import push, report
 
@@ -365,7 +377,7 @@ def push(
 
 @app.command(context_settings=PASS_ON)
 def run(context: typer.Context, recipe: RecipeName, profile: Profile = None, replace: Replace = False) -> None:
-    """All the stages that a recipe declares, skipping what is up to date."""
+    """Run all stages of a recipe. Stages that are up to date are skipped."""
     from agentforge import pipeline
 
     pipeline.run(recipe, overrides(context), profile, replace=replace, announce=announce)

@@ -45,7 +45,7 @@ def run_app(app: typer.Typer) -> None:
 
 
 def _refuse(refusal: UserError, error: Exception) -> None:
-    log.debug("what is behind it:", exc_info=error)
+    log.debug("the error behind the message:", exc_info=error)
     typer.secho(f"agentforge: {refusal}", err=True, fg="red")
     sys.exit(refusal.exit_code)
 
@@ -59,12 +59,12 @@ def log_level() -> str:
     given = os.environ.get("AGENTFORGE_LOG") or "INFO"
     if (level := given.upper()) not in LOG_LEVELS:
         hint = did_you_mean(level, LOG_LEVELS)
-        raise UserError(f"AGENTFORGE_LOG is '{given}', it must be one of {', '.join(LOG_LEVELS)}{hint}")
+        raise UserError(f"AGENTFORGE_LOG is '{given}'; it must be one of {', '.join(LOG_LEVELS)}{hint}")
     return level
 
 
 def quieten_libraries() -> None:
-    """Leave the words to agentforge; what libraries read from the environment is read when they are imported."""
+    """Leave the messages to agentforge. Libraries read these variables when they are imported."""
     for noisy in ("httpx", "filelock", "urllib3", "huggingface_hub", "transformers", "datasets", "jax"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # the stages show their own progress

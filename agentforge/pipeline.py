@@ -1,4 +1,4 @@
-"""The stages of a recipe in order. Each stage function lives with its subject; here is only who comes after whom."""
+"""The stages of a recipe in order. Each stage function lives in its subject's folder; this file only orders them."""
 
 from __future__ import annotations
 

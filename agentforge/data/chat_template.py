@@ -109,7 +109,7 @@ def install_template(tokenizer: PreTrainedTokenizerBase, kind: str = "auto") -> 
         kind = next((kind for kind in MARKERS if _split_marker(tokenizer, kind) is None), "")
     if not kind:
         known = " or ".join(f"{', '.join(markers.tokens)} ({kind})" for kind, markers in MARKERS.items())
-        raise UserError(f"the tokenizer {name} has as single tokens neither {known}; take another base model")
+        raise UserError(f"the tokenizer {name} has none of these as single tokens: {known}; use another base model")
     if (marker := _split_marker(tokenizer, kind)) is not None:
         raise UserError(
             f"data.template={kind} needs '{marker}' as one token, but the tokenizer {name} splits it into "
@@ -178,8 +178,8 @@ def encode_batch(
     """Encode many (messages, tools) in one call of the tokenizer; see `encode`."""
     if not GENERATION_TAG.search(_template(tokenizer)):
         raise UserError(
-            f"the chat template of {tokenizer.name_or_path} has no {{% generation %}} marks, so what the assistant "
-            "must learn is not known; set data.template to auto"
+            f"the chat template of {tokenizer.name_or_path} has no {{% generation %}} tags, so it does not say what "
+            "the assistant must learn; set data.template to auto"
         )
     pieces = [list(_pieces(tokenizer, messages, tools)) for messages, tools in rows]
     return _encode_pieces(tokenizer, pieces)

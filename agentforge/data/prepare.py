@@ -143,10 +143,12 @@ def _make(
     mixture = mix_tokens(data, recipe.seed, sources, rows, tokens)
     if not len(mixture.train):
         raise CheckRefused(
-            f"no row is left to train on ({_reasons(tallies, tokens)}); look at data.filters and data.max_length"
+            f"no rows are left to train on ({_reasons(tallies, tokens)}); look at data.filters and data.max_length"
         )
     if data.eval_fraction and not len(mixture.eval):
-        log.warning("data.eval_fraction is %g, but no row fell into eval: the data are too few", data.eval_fraction)
+        log.warning(
+            "data.eval_fraction is %g, but no row was held out for eval: there is too little data", data.eval_fraction
+        )
     names = [source.name for source in sources]
     for split, pieces in (("train", mixture.train), ("eval", mixture.eval)):
         write_rows(work.path, split, _batches(tokens, rows, names, pieces, split))
@@ -194,7 +196,7 @@ def _refuse_empty_sources(sources: Sequence[OpenSource], rows: Rows, tallies: Se
     for source, tally, count in zip(sources, tallies, left, strict=True):
         if not count:
             reasons = ", ".join(f"{reason}: {n}" for reason, n in tally.rejected.most_common(3))
-            what = f"all {tally.read} rows were rejected ({reasons})" if tally.read else "there are no rows in it"
+            what = f"all {tally.read} rows were rejected ({reasons})" if tally.read else "it has no rows"
             raise CheckRefused(
                 f"{source.name}: {what}; look at its adapter, columns and filters, or take it out of data.mix"
             )
@@ -253,7 +255,7 @@ def _open_tokenizer(
     except UserError as error:
         if not _documents(recipe) or recipe.data.template != "auto":
             raise
-        log.warning("documents need no chat template, and none is stored: %s", error)
+        log.warning("no chat template is stored; documents do not need one: %s", error)
     return tokenizer
 
 

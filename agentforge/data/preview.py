@@ -238,7 +238,7 @@ def _open_tokenizer(recipe: Recipe, rows: Sequence[Row]) -> PreTrainedTokenizerB
             # A tokenizer trained on the rows shown would give other tokens than the run has.
             return load_tokenizer(prepared / "tokenizer")
         log.warning(
-            "the tokenizer is not trained yet (`agentforge prepare`); one trained on these rows stands in for it"
+            "the tokenizer is not trained yet (run `agentforge prepare`); this preview uses one trained on these rows"
         )
         tokenizer: PreTrainedTokenizerBase = train_tokenizer(map(tokenizer_text, rows), wanted.vocab_size)
     elif wanted is None:

@@ -65,7 +65,7 @@ def load_prepared(path: Path | str) -> dict[str, Dataset]:
     path = Path(path)
     manifest = read_manifest(path)
     if manifest["stage"] != "prepare":
-        raise UserError(f"{path} was made by '{manifest['stage']}', not by 'prepare'; give the -data directory")
+        raise UserError(f"{path} was made by '{manifest['stage']}', not by `prepare`; give a -data directory")
     return {
         split: concatenate_datasets([Dataset.from_file(str(file)) for file in sorted(path.glob(f"{split}-*.arrow"))])
         for split in ("train", "eval")

@@ -52,7 +52,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     if vocab_size < len(alphabet) + added:
         raise UserError(
-            f"tokenizer.vocab_size is {vocab_size}; the bytes and the control tokens alone are {len(alphabet) + added}"
+            f"model.tokenizer.vocab_size is {vocab_size}; it must be at least {len(alphabet) + added}, the "
+            "number of bytes and control tokens"
         )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
@@ -128,7 +129,7 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedT
     original = Tokenizer.from_file(str(file))
     if (text := _first_difference(tokenizer, original)) is not None:
         raise CheckRefused(
-            f"transformers reads the tokenizer of {path} otherwise than its tokenizer.json does (at {text!r}); "
+            f"transformers reads {text!r} with the tokenizer of {path} differently than its tokenizer.json does; "
             "use another version of transformers"
         )
     return tokenizer
@@ -140,8 +141,8 @@ def _refuse_lossy(tokenizer: PreTrainedTokenizerFast, path: str | Path) -> PreTr
         ids = tokenizer.encode(text, add_special_tokens=False)
         if tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False) != text:
             raise CheckRefused(
-                f"the tokenizer of {path} has no {TOKENIZER_JSON} and does not give {text!r} back as it was; save it "
-                "as a fast tokenizer, or choose another"
+                f"the tokenizer of {path} has no {TOKENIZER_JSON} and does not reproduce {text!r}; save it "
+                "as a fast tokenizer, or use another one"
             )
     return tokenizer
 

@@ -70,7 +70,7 @@ def load_tools(name: str) -> ToolSet:
         _check_entry(entry, f"{path}, tool {position + 1}")
     names = [entry["name"] for entry in entries]
     if repeated := {name for name in names if names.count(name) > 1}:
-        raise UserError(f"{path}: the tool '{repeated.pop()}' stands twice; keep one of them")
+        raise UserError(f"{path}: the tool '{repeated.pop()}' is defined twice; keep one")
     return ToolSet(name, [{"type": "function", "function": entry} for entry in entries])
 
 
@@ -79,12 +79,12 @@ def _check_entry(entry: Any, where: str) -> None:
 
     keys = set(entry) if isinstance(entry, dict) else set()
     if keys != ENTRY_KEYS:
-        raise UserError(f"{where}: it needs exactly the keys {', '.join(sorted(ENTRY_KEYS))}")
+        raise UserError(f"{where}: a tool needs exactly the keys {', '.join(sorted(ENTRY_KEYS))}")
     if not isinstance(entry["name"], str) or not isinstance(entry["description"], str):
-        raise UserError(f"{where}: name and description are texts")
+        raise UserError(f"{where}: name and description must be text")
     try:
         jsonschema.Draft202012Validator.check_schema(entry["parameters"])
     except jsonschema.SchemaError as error:
-        raise UserError(f"{where} ('{entry['name']}'): the parameters are no JSON schema: {error.message}") from None
+        raise UserError(f"{where} ('{entry['name']}'): the parameters are not a JSON schema: {error.message}") from None
     if entry["parameters"].get("type") != "object":
         raise UserError(f"{where} ('{entry['name']}'): the parameters must be of type object")

@@ -72,10 +72,10 @@ def agreement(reference: Iterable[np.ndarray], other: Iterable[np.ndarray]) -> A
     for left, right in zip(reference, other, strict=True):
         if left.shape != right.shape:
             raise CheckRefused(
-                f"the models' logits have shapes {left.shape} and {right.shape}: not the same vocabulary"
+                f"the models' logits have shapes {left.shape} and {right.shape}: their vocabularies differ"
             )
         if not (np.isfinite(left).all() and np.isfinite(right).all()):
-            raise CheckRefused("a model gives NaN or infinite logits: it cannot be compared, nor used")
+            raise CheckRefused("a model gives NaN or infinite logits, so it can be neither compared nor used")
         # In float64: KL adds up differences of 1e-6 over a vocabulary of 150,000.
         p, q = _log_softmax(left), _log_softmax(right)
         tokens += len(left)
@@ -150,12 +150,12 @@ def comparison_place(parameters: int) -> Place:
             if parameters * dtype.itemsize * 1.1 < free:  # a tenth for adapter, activations and logits
                 if dtype != torch.float32:
                     log.warning(
-                        "float32 does not fit here: the models are compared in bfloat16, by KL instead of logits"
+                        "float32 does not fit into memory; comparing the models in bfloat16, by KL instead of logits"
                     )
                 return Place(device, dtype)
     most = max(memory.values()) / 1e9
     raise CheckRefused(
-        f"checking the result needs {parameters * 2.2e-9:.0f} GB on one device, there are {most:.0f} GB; "
+        f"checking the result needs {parameters * 2.2e-9:.0f} GB on one device, but the largest has {most:.0f} GB; "
         "use a larger machine"
     )
 

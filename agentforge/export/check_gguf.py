@@ -71,14 +71,16 @@ def check_answers(answers: dict[str, Any], texts: Sequence[str], reference: Refe
             pairs = enumerate(zip(found, expected, strict=False))
             at = next((index for index, (left, right) in pairs if left != right), min(len(found), len(expected)))
             raise CheckRefused(
-                f"the GGUF reads {text!r} as other tokens than the checkpoint: from the {at}th on "
+                f"the GGUF tokenises {text!r} differently than the checkpoint: from token {at} on "
                 f"{found[at : at + 8]} instead of {expected[at : at + 8]}; it was not published"
             )
     stop = reference.tokenizer.eos_token_id
     if stop is not None and answers["eos"] != stop:
-        raise CheckRefused(f"the GGUF stops at token {answers['eos']}, the checkpoint at {stop}; it was not published")
+        raise CheckRefused(
+            f"the GGUF stops at token {answers['eos']}, but the checkpoint at {stop}; it was not published"
+        )
     if reference.template is not None and answers["metadata"].get("tokenizer.chat_template") != reference.template:
-        raise CheckRefused("the GGUF has another chat template than the checkpoint; it was not published")
+        raise CheckRefused("the GGUF's chat template differs from the checkpoint's; it was not published")
 
 
 def refuse_disagreement(recipe: Recipe, quantization: Quantization, found: Agreement) -> None:
@@ -94,6 +96,6 @@ def refuse_disagreement(recipe: Recipe, quantization: Quantization, found: Agree
     if found.kl > max_kl or found.top1 < min_top1:
         raise CheckRefused(
             f"{recipe.full_name}-{quantization} disagrees with its checkpoint on {found.tokens} tokens: "
-            f"KL {found.kl:.3g} nats a token (export.max_kl {max_kl:g}), same top token {found.top1:.1%} "
+            f"KL {found.kl:.3g} nats per token (export.max_kl {max_kl:g}), same top token {found.top1:.1%} "
             f"(export.min_top1 {min_top1:.1%}), max logit difference {found.max_difference:.3g}; it was not published"
         )

@@ -66,7 +66,7 @@ def plan_conversion(config: dict[str, Any], tree: Path) -> Conversion:
         )
     if architecture == "Qwen3MoeForCausalLM" and not config.get("norm_topk_prob", False):
         raise CheckRefused(
-            "llama.cpp always normalises the routing weights of Qwen3MoE, this model has norm_topk_prob=false: "
+            "llama.cpp always normalises the routing weights of Qwen3MoE, but this model has norm_topk_prob=false: "
             "its GGUF would load and be wrong; serve the merged checkpoint instead"
         )
     if architecture == "NemotronHForCausalLM":
@@ -168,10 +168,10 @@ def convert(view: Path, target: Path, dtype: str, plan: Conversion) -> None:
     reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
     if "BPE pre-tokenizer was not recognized" in reason:
         raise CheckRefused(
-            "llama.cpp does not know how this tokenizer splits text, and it is not Qwen2's way either; "
+            "llama.cpp does not know how this tokenizer splits text, and it does not split like Qwen2's; "
             "use the tokenizer of a known model, or one that `prepare` trains"
         )
-    raise CheckRefused(f"llama.cpp's converter does not take this model: {reason}")
+    raise CheckRefused(f"llama.cpp's converter refuses this model: {reason}")
 
 
 def quantize(source: Path, target: Path, quantization: Quantization) -> None:

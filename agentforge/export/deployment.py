@@ -71,11 +71,13 @@ def vllm_server(recipe: Recipe, adapter: bool) -> list[str]:
         model = recipe.artifact("merged") if recipe.train.lora is not None else recipe.trained
         return ["vllm", "serve", str(model), "--served-model-name", recipe.full_name, *common]
     if recipe.train.lora is None or recipe.model.path is None:
-        raise UserError(f"{recipe.full_name} trains all weights: there is no adapter to serve")
+        raise UserError(f"{recipe.full_name} trains all weights, so there is no adapter to serve")
     rank = int(recipe.train.lora.get("r", 8))
     allowed = next((size for size in VLLM_RANKS if size >= rank), None)
     if allowed is None:
-        raise CheckRefused(f"train.lora.r is {rank}; vLLM serves adapters up to rank {VLLM_RANKS[-1]}: merge it")
+        raise CheckRefused(
+            f"train.lora.r is {rank}; vLLM serves adapters up to rank {VLLM_RANKS[-1]}; merge it instead"
+        )
     lora = ["--enable-lora", "--max-lora-rank", str(allowed), "--lora-modules", f"{recipe.full_name}={recipe.trained}"]
     # the adapter's directory holds the template the model was trained with; the base's own is another
     template = ["--tokenizer", str(recipe.trained), "--chat-template", str(recipe.trained / "chat_template.jinja")]

@@ -103,14 +103,16 @@ def _make(recipe: Recipe, quantization: Quantization, original: Unquantized, rep
             figures = (
                 f"KL {found.kl:.2g} nats a token, same top token {found.top1:.1%}, {file.stat().st_size / 1e6:,.1f} MB"
             )
-            log.info("%s against its checkpoint on %d tokens: %s", quantization, found.tokens, figures)
+            log.info("comparison of %s with its checkpoint on %d tokens: %s", quantization, found.tokens, figures)
             positions = original.weights.config.get("max_position_embeddings")
             write_deployment(recipe, quantization, work.path, original.tokenizer, positions)
             types = tensor_types(file)
             # Small models only: the file is sound, but larger than its name promises.
             if quantization.endswith("km") and not any(name.endswith("_K") for name in types):
                 log.warning(
-                    "%s: rows are no multiple of 256, so llama.cpp used %s instead", file.name, ", ".join(types)
+                    "%s: some rows are not a multiple of 256 long, so llama.cpp used %s for them",
+                    file.name,
+                    ", ".join(types),
                 )
             work.metrics.update(found.as_dict(), tensor_types=types, bytes=file.stat().st_size)
     return work.target
@@ -188,7 +190,7 @@ class Unquantized:
         rows = comparison_rows(self.recipe, self.tokenizer)
         place = comparison_place(self.weights.parameters)
         trust = self.recipe.model.trust_remote_code
-        log.info("logits of %s on %d tokens (%s)", self.checkpoint, sum(map(len, rows)), place.device)
+        log.info("computing the logits of %s on %d tokens (%s)", self.checkpoint, sum(map(len, rows)), place.device)
         for number, logits in enumerate(logits_of(lambda: load_model(self.checkpoint, place, trust), rows)):
             np.save(directory / f"logits-{number:03}.npy", logits)
         write_json(directory / ROWS, rows)

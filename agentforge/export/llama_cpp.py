@@ -47,7 +47,7 @@ def converter_source() -> Path:
     """
     tree = source_directory() / SOURCE / "vendor" / "llama.cpp"
     if not (tree / "convert_hf_to_gguf.py").is_file():
-        raise UserError(f"llama.cpp's converter is not there ({tree}); run `make gguf-setup` once")
+        raise UserError(f"llama.cpp's converter is not installed ({tree}); run `make gguf-setup` once")
     return tree
 
 

@@ -97,11 +97,11 @@ class Adapter:
             raise UserError(f"{self.directory} has no adapter_config.json: it is not a PEFT adapter")
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if (kind := config.get("peft_type")) != "LORA":
-            raise CheckRefused(f"{path}: peft_type is {kind}; only LORA adapters are merged")
+            raise CheckRefused(f"{path}: peft_type is {kind}; only LORA adapters can be merged")
         if config.get("init_lora_weights", True) not in PLAIN_STARTS:
             start = config["init_lora_weights"]
             raise CheckRefused(
-                f"{path}: init_lora_weights '{start}' changes the base's weights; make it plain LoRA first"
+                f"{path}: init_lora_weights '{start}' changes the base's weights; convert it to plain LoRA first"
             )
         for key in ("layer_replication", "target_parameters", "trainable_token_indices", "alora_invocation_tokens"):
             if config.get(key):
@@ -127,7 +127,7 @@ class Adapter:
             elif (match := REPLACEMENT.fullmatch(name)) and "lora_" not in name and "token_adapter" not in name:
                 changes[f"{match['module']}.{match['parameter']}"] = Change(replacement=(file, key))
             else:
-                raise CheckRefused(f"{self.directory}: the tensor {key} is of no kind that can be merged")
+                raise CheckRefused(f"{self.directory}: tensors like {key} cannot be merged")
         for module, parts in factors.items():
             # The weight may be replaced as a whole too (a grown vocabulary); the factors then add to the replacement.
             low_rank = self._low_rank(module, parts, file, config)
@@ -142,13 +142,15 @@ class Adapter:
         if lacking := [named[role] for role in ("a", "b") if role not in found]:
             raise CheckRefused(f"{self.directory}: {module} has no {lacking[0]}; the adapter is incomplete")
         if any(len(file.tensors[found[role]].shape) != 2 for role in ("a", "b")):
-            raise CheckRefused(f"{self.directory}: {module} is no matrix (a convolution?); it cannot be merged")
+            raise CheckRefused(f"{self.directory}: {module} is not a matrix (a convolution?), so it cannot be merged")
         if "magnitude" in found and (embedding or self.weight != 1):
-            raise CheckRefused(f"{self.directory}: DoRA is merged with weight 1 and on linear layers only ({module})")
+            raise CheckRefused(
+                f"{self.directory}: DoRA can be merged only with weight 1 and on linear layers ({module})"
+            )
         rank = file.tensors[found["a"]].shape[0]
         # The scale is alpha / r: with a config that was edited after training, the merge would be off by a factor.
         if rank != (said := _pattern(config.get("rank_pattern"), module, config["r"])):
-            raise CheckRefused(f"{self.directory}: {module} has rank {rank}, adapter_config.json says {said}")
+            raise CheckRefused(f"{self.directory}: {module} has rank {rank}, but adapter_config.json says {said}")
         alpha = _pattern(config.get("alpha_pattern"), module, config["lora_alpha"])
         scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
         transposed = embedding or bool(config.get("fan_in_fan_out"))

@@ -45,7 +45,9 @@ def merge_stage(recipe: Recipe, replace: bool = False) -> Path:
             whose logits differ from the unmerged one's by more than `export.max_logit_difference`.
     """
     if recipe.train.lora is None:
-        raise CheckRefused("nothing to merge: the recipe trains all weights; gguf reads the -model artefact directly")
+        raise CheckRefused(
+            "nothing to merge: the recipe trains all weights; run gguf, which reads the -model artefact directly"
+        )
     if recipe.model.path is None:
         raise UserError("merge needs the base that the adapter was trained on: set model.path")
     base = checkpoint_directory(recipe.model.path, recipe.model.revision)
@@ -82,21 +84,21 @@ def check_base(adapter: Adapter, base: str, fingerprint: str) -> None:
     name that PEFT wrote down.
     """
     if not adapter.directory.is_dir():
-        raise UserError(f"there is no adapter {adapter.directory}; run train first, or mend export.adapters")
+        raise UserError(f"there is no adapter {adapter.directory}; run train first, or correct export.adapters")
     record = adapter.directory / BASE_FILE
     if record.is_file():
         trained_on = json.loads(record.read_text(encoding="utf-8"))
         if trained_on["fingerprint"] != fingerprint:
             raise CheckRefused(
                 f"adapter on the wrong base: {adapter.directory} was trained on {trained_on['path']}, "
-                f"whose weights or config are not those of {base} (model.path)"
+                f"whose weights or config differ from those of {base} (model.path)"
             )
         return
     named = adapter.config().get("base_model_name_or_path")
     if named and named != base and Path(named).resolve() != Path(base).resolve():
-        raise CheckRefused(f"adapter on the wrong base: {adapter.directory} names {named}, model.path is {base}")
+        raise CheckRefused(f"adapter on the wrong base: {adapter.directory} names {named}, but model.path is {base}")
     log.warning(
-        "%s has no %s: that it belongs to %s is checked by names and shapes only", adapter.directory, BASE_FILE, base
+        "%s has no %s, so only names and shapes show whether it belongs to %s", adapter.directory, BASE_FILE, base
     )
 
 
@@ -139,7 +141,7 @@ def verify(recipe: Recipe, weights: MergedWeights, adapters: list[Adapter], merg
         shutil.rmtree(unrounded)
     _refuse_difference(recipe, exact, place)
     differ = f"logits differ by at most {exact.max_difference:.2g}, as published by {published.max_difference:.2g}"
-    log.info("merged against base + adapter on %d tokens: %s", exact.tokens, differ)
+    log.info("comparison of the merged model with base + adapter on %d tokens: %s", exact.tokens, differ)
     return {
         "adapters": {str(adapter.directory): adapter.weight for adapter in adapters},
         "changed_tensors": len(weights.changes),
@@ -156,11 +158,11 @@ def _refuse_difference(recipe: Recipe, exact: Agreement, place: Place) -> None:
     if place.exact and exact.max_difference > bound:
         raise CheckRefused(
             f"the merged model's logits differ from base + adapter by up to {exact.max_difference:.3g} on "
-            f"{exact.tokens} tokens, export.max_logit_difference is {bound:g}; nothing was published"
+            f"{exact.tokens} tokens; export.max_logit_difference is {bound:g}, so nothing was published"
         )
     if not place.exact and exact.kl > MAX_KL_BFLOAT16:
         raise CheckRefused(
-            f"the merged model's KL to base + adapter is {exact.kl:.3g} nats a token on {exact.tokens} tokens "
+            f"the merged model's KL to base + adapter is {exact.kl:.3g} nats per token on {exact.tokens} tokens "
             f"(both in bfloat16, bound {MAX_KL_BFLOAT16:g}); nothing was published"
         )
 

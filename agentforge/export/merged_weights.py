@@ -59,7 +59,7 @@ class MergedWeights:
             shapes = [new, *(part.shape() for part in change.additions)]
             if wrong := [shape for shape in shapes if shape != new or not _fits(old, shape, resizable)]:
                 raise CheckRefused(
-                    f"the adapter's {name} is {wrong[0]}, that of {self.base.directory} is {old}: "
+                    f"the adapter's {name} is {wrong[0]}, but in {self.base.directory} it is {old}: "
                     "it belongs to another base"
                 )
 
@@ -73,7 +73,9 @@ class MergedWeights:
         embedding, head = self.tensor(self.embedding).float(), self.tensor(self.head).float()
         self.untied = embedding.shape != head.shape or not torch.allclose(embedding, head, rtol=1e-6, atol=1e-7)
         if self.untied:
-            log.info("the adapter trains %s apart from %s: the merged model is untied", self.head, self.embedding)
+            log.info(
+                "the adapter trains %s separately from %s, so the merged model is untied", self.head, self.embedding
+            )
         elif self.head not in self.base.tensors:
             del self.sources[self.head]
 
@@ -108,7 +110,9 @@ class MergedWeights:
             if (stored := DTYPES.get(info.dtype)) is not None and stored.is_floating_point:
                 sizes[stored] = sizes.get(stored, 0) + torch.Size(info.shape).numel()
         if not sizes:
-            raise CheckRefused(f"{self.base.directory} has no floating-point weights; merge into the original")
+            raise CheckRefused(
+                f"{self.base.directory} has no floating-point weights; merge into the original checkpoint"
+            )
         return max(sizes, key=lambda kind: sizes[kind])
 
     def size(self, dtype: torch.dtype) -> int:

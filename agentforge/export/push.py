@@ -73,7 +73,7 @@ def push(recipe: Recipe, model: str | None = None, dry_run: bool = False) -> Upl
     directory = Path(location.path)
     directory = directory.parent if location.kind == "gguf" else directory
     if directory != recipe.artifact(location.label):
-        raise UserError(f"push sends what the recipe made ({recipe.full_name}-...), not {location.path}")
+        raise UserError(f"push uploads only artefacts of this recipe ({recipe.full_name}-...), not {location.path}")
     # Refuses a directory that a stage has not finished.
     read_manifest(directory)
     card = model_card(recipe, location.label)
@@ -102,7 +102,7 @@ def _refuse_secrets(directory: Path, names: list[str], card: str) -> None:
         for what, pattern in SECRETS.items():
             if found := pattern.search(text):
                 line = text.count(b"\n", 0, found.start()) + 1
-                raise CheckRefused(f"{directory / name}, line {line} holds what looks like {what}; take it out first")
+                raise CheckRefused(f"{directory / name}, line {line} has what looks like {what}; remove it first")
 
 
 def _local_paths(directory: Path, recipe: Recipe) -> list[str]:
@@ -114,9 +114,9 @@ def _local_paths(directory: Path, recipe: Recipe) -> list[str]:
 
 def _send(upload: Upload, directory: Path, names: list[str]) -> None:
     if upload.repo is None:
-        raise UserError("push needs export.hub_repo=ORG/NAME; see what would go with --dry-run")
+        raise UserError("set export.hub_repo=ORG/NAME to push; --dry-run shows what would be uploaded")
     if not (token := os.environ.get("HF_TOKEN")):
-        raise UserError("push needs a write token of the Hub in the environment variable HF_TOKEN")
+        raise UserError("set the environment variable HF_TOKEN to a Hub token with write access")
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
@@ -138,7 +138,9 @@ def _send(upload: Upload, directory: Path, names: list[str]) -> None:
         )
     except (http_error, HFValidationError, OSError) as error:
         reason = first_line(error)
-        raise UserError(f"the Hub did not take {upload.repo}: {reason}; run the command again to go on") from None
+        raise UserError(
+            f"the upload to {upload.repo} failed: {reason}; run the same command again to continue it"
+        ) from None
     finally:
         shutil.rmtree(view, ignore_errors=True)
 

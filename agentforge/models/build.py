@@ -57,7 +57,7 @@ def build_model(
     rows = int(built.get_input_embeddings().weight.shape[0])  # type: ignore[index]
     if rows < vocab_size:
         raise CheckRefused(
-            f"the data were tokenised with {vocab_size} tokens, the model {model.path} has embeddings for {rows}; "
+            f"the data's tokenizer has {vocab_size} tokens, but the model {model.path} has embeddings for only {rows}; "
             "run `agentforge prepare` with this model's own tokenizer"
         )
     return built
@@ -77,7 +77,7 @@ def from_scratch(model: Model, vocab_size: int, *, seed: int, dtype: torch.dtype
     fields.setdefault("vocab_size", vocab_size)
     if fields["vocab_size"] < vocab_size:
         raise UserError(
-            f"model.config.vocab_size is {fields['vocab_size']}, the tokenizer has {vocab_size} tokens; leave it out"
+            f"model.config.vocab_size is {fields['vocab_size']}, but the tokenizer has {vocab_size}; leave it out"
         )
     set_seed(seed)
     try:
@@ -139,7 +139,7 @@ def _quantization(model: Model, device: torch.device | None) -> dict[str, Any]:
         return {}
     if not torch.cuda.is_available():
         raise UserError(
-            "model.quantize: nf4 needs a CUDA GPU and bitsandbytes; leave it out here, or pick a GPU profile"
+            "model.quantize: nf4 needs a CUDA GPU and bitsandbytes; leave it out, or choose a profile with a GPU"
         )
     config = BitsAndBytesConfig(
         load_in_4bit=True,

@@ -60,10 +60,12 @@ def checkpoint_directory(path: str | Path, revision: str | None = None) -> Path:
     try:
         return Path(snapshot_download(str(path), revision=revision, allow_patterns=wanted))
     except HFValidationError:
-        raise UserError(f"model '{path}': there is no such directory, and it is no Hub id (ORG/NAME)") from None
+        raise UserError(f"model '{path}': there is no such directory, and it is not a Hub id (ORG/NAME)") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         reason = first_line(error)
-        raise UserError(f"model '{path}' is no directory here and cannot be had from the Hub ({reason})") from None
+        raise UserError(
+            f"model '{path}' is not a directory here and cannot be downloaded from the Hub ({reason})"
+        ) from None
 
 
 def read_header(path: Path) -> dict[str, TensorInfo]:
@@ -77,11 +79,11 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         prefix = file.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
         if length + 8 > size:
-            raise CheckRefused(f"{path} is truncated: it has {size} bytes, not even its header; fetch it again")
+            raise CheckRefused(f"{path} is truncated to {size} bytes, less than its header; download it again")
         try:
             header = json.loads(file.read(length))
         except ValueError:
-            raise CheckRefused(f"{path} is damaged: its header is not JSON; fetch it again") from None
+            raise CheckRefused(f"{path} is damaged: its header is not JSON; download it again") from None
     header.pop("__metadata__", None)
     # Offsets in the header count from its end. The last tensor must end where the file does, or the download was cut.
     data = 8 + length
@@ -91,7 +93,9 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     }
     expected = max((info.end for info in found.values()), default=data)
     if size != expected:
-        raise CheckRefused(f"{path} is truncated: it has {size} bytes, its header describes {expected}; fetch it again")
+        raise CheckRefused(
+            f"{path} is truncated: it has {size} bytes, but its header describes {expected}; download it again"
+        )
     return found
 
 
@@ -121,11 +125,13 @@ class Checkpoint:
 
     def _shard(self, file: str) -> dict[str, TensorInfo]:
         if not (path := self.directory / file).is_file():
-            raise CheckRefused(f"{self.directory} lacks the shard {file} that its index names; fetch it again")
+            raise CheckRefused(f"{self.directory} lacks the shard {file} that its index names; download it again")
         header = read_header(path)
         expected = {name for name, home in self.weight_map.items() if home == file}
         if lacking := sorted(expected - set(header)):
-            raise CheckRefused(f"{path} lacks {lacking[0]}, which the index says it holds: shards of different models")
+            raise CheckRefused(
+                f"{path} lacks {lacking[0]}, which the index says it holds: are the shards from different models?"
+            )
         # The index decides: a tensor that it puts into another file, or into none, is not read from here.
         return {name: header[name] for name in expected}
 
@@ -147,7 +153,9 @@ class Checkpoint:
         """Return one tensor in its stored dtype."""
         info = self.tensors[name]
         if info.dtype not in DTYPES:
-            raise CheckRefused(f"{info.file}: {name} is stored as {info.dtype}, a quantised form; use the original")
+            raise CheckRefused(
+                f"{info.file}: {name} is stored as {info.dtype}, a quantised type; use the original checkpoint"
+            )
         with info.file.open("rb") as file:
             file.seek(info.start)
             # frombuffer shares this memory, so it must be writable; and it refuses an empty buffer.

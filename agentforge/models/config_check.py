@@ -45,7 +45,7 @@ def check_model(model: Model) -> None:
     _check_names(model_type, fields, list(table))
     for name, value in fields.items():
         if problem := problem_with(value, table[name]) or _whole_number(value, table[name]):
-            raise UserError(f"model.config.{name} is {show_value(value)}, {problem}")
+            raise UserError(f"model.config.{name} is {show_value(value)}; {problem}")
     values = {name: field.get("default") for name, field in table.items()} | fields
     _check_sizes(model_type, values)
     if "mamba_d_ssm" in table:
@@ -120,7 +120,7 @@ def config_class(model_type: str | None) -> type[PretrainedConfig]:
     """
     if model_type is None:
         raise UserError(
-            "the recipe names no base: give model.path, or model.config with a model_type to start from scratch"
+            "the recipe names no base: set model.path, or set model.config with a model_type to start from scratch"
         )
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 

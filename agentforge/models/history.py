@@ -40,6 +40,6 @@ def check_history(model: Model) -> None:
     if found[-len(wanted) :] != wanted:
         made = f"was made by {', '.join(found)}" if found else "has no manifest that says what made it"
         raise CheckRefused(
-            f"model.path {model.path} {made}; this recipe goes on from {', '.join(wanted)}: run the stage before it, "
-            "or set model.history=[] if this checkpoint is meant"
+            f"model.path {model.path} {made}; this recipe needs {', '.join(wanted)}: run the stage before it, "
+            "or set model.history=[] if you mean this checkpoint"
         )

@@ -62,7 +62,7 @@ def locate_model(recipe: Recipe, which: str | None = None) -> ModelLocation:
     """
     if which is None:
         which = _newest(recipe)
-        log.info("model: %s (%s); name another with --model", which, recipe.artifact(which))
+        log.info("using the model '%s' (%s); choose another with --model", which, recipe.artifact(which))
     if which == "base":
         return _base(recipe)
     if which not in NAMES and not SURGICAL.fullmatch(which):
@@ -86,7 +86,9 @@ def locate_path(path: str, label: str | None = None) -> ModelLocation:
     label = label or label_of(path)
     if place.is_file():
         if place.suffix != ".gguf":
-            raise UserError(f"{path} is a file but no .gguf; give a .gguf, or the directory of a checkpoint or adapter")
+            raise UserError(
+                f"{path} is a file but not a .gguf; give a .gguf file, or the directory of a checkpoint or adapter"
+            )
         return ModelLocation("gguf", path, label)
     if not place.is_dir():
         hint = did_you_mean(path, NAMES)
@@ -102,7 +104,7 @@ def locate_path(path: str, label: str | None = None) -> ModelLocation:
         if files
         else "neither config.json, adapter_config.json nor a .gguf"
     )
-    raise UserError(f"{path} is no model: it holds {what}")
+    raise UserError(f"{path} is not a model: it holds {what}")
 
 
 def label_of(which: str) -> str:
@@ -125,7 +127,9 @@ def _path_or_id(path: str, revision: str | None) -> Path | str:
 def _base(recipe: Recipe) -> ModelLocation:
     model = recipe.model
     if model.path is None:
-        raise UserError(f"{recipe.full_name} has no base: model.path is not set, its model is made from model.config")
+        raise UserError(
+            f"{recipe.full_name} has no base: model.path is not set, so its model is made from model.config"
+        )
     _check_base(model.path)
     # With the recipe's own template, so that the base reads the very prompts that the trained model reads.
     return ModelLocation(
@@ -168,23 +172,25 @@ def _explain_missing(recipe: Recipe, which: str) -> str | None:
         return None
     if which in ("lora", "model") and recipe.trained != target:
         has = recipe.trained.name.removeprefix(f"{recipe.full_name}-")
-        return f"{recipe.full_name} makes '{has}', not '{which}' (train.lora decides); say --model {has}"
+        return f"{recipe.full_name} makes '{has}', not '{which}' (train.lora decides); use --model {has}"
     if SURGICAL.fullmatch(which):
         return _explain_unmade(recipe, which)
     if which in QUANTIZATIONS and which not in recipe.export.gguf:
-        return f"{target} is not there: add '{which}' to export.gguf and run `agentforge gguf` on this recipe"
+        return f"{target} does not exist: add '{which}' to export.gguf and run `agentforge gguf` on this recipe"
     verb = {"lora": "train", "model": "train", "merged": "merge"}.get(which, "gguf")
-    return f"{target} is not there; run `agentforge {verb}` on this recipe first"
+    return f"{target} does not exist; run `agentforge {verb}` on this recipe first"
 
 
 def _explain_unmade(recipe: Recipe, which: str) -> str:
     target = recipe.artifact(which)
     if recipe.surgery is None:
-        return f"{target} is not there, and {recipe.full_name} has no surgery; name the recipe that makes it, or a path"
+        return (
+            f"{target} does not exist, and {recipe.full_name} has no surgery; name the recipe that makes it, or a path"
+        )
     made = recipe.operated.name.removeprefix(f"{recipe.full_name}-")
     if made != which:
-        return f"the surgery of {recipe.full_name} makes '{made}', not '{which}'; say --model {made}"
-    return f"{target} is not there; run `agentforge surgery` on this recipe first"
+        return f"the surgery of {recipe.full_name} makes '{made}', not '{which}'; use --model {made}"
+    return f"{target} does not exist; run `agentforge surgery` on this recipe first"
 
 
 def _newest(recipe: Recipe) -> str:
@@ -202,5 +208,5 @@ def _newest(recipe: Recipe) -> str:
         return recipe.operated.name.removeprefix(f"{recipe.full_name}-")
     raise UserError(
         f"there is no model of {recipe.full_name} in {recipe.output_dir} yet; run `agentforge train` on this recipe, "
-        "or say --model base"
+        "or use --model base"
     )

@@ -48,7 +48,7 @@ def open_model(
         )
     except SafetensorError as error:
         raise CheckRefused(
-            f"a weight file of {place} is damaged ({first_line(error)}); fetch or make it again"
+            f"a weight file of {place} is damaged ({first_line(error)}); download or make it again"
         ) from error
     except OSError as error:
         raise _unreadable(place, error) from error
@@ -57,7 +57,7 @@ def open_model(
     model, report = opened
     # transformers draws missing weights at random and drops those that are left over, and only warns of both
     if problems := sorted(map(str, {*report["missing_keys"], *report["unexpected_keys"]})):
-        raise CheckRefused(f"{place}: {len(problems)} weights do not fit its config, the first is {problems[0]}")
+        raise CheckRefused(f"{place}: {len(problems)} weights do not fit its config; the first is {problems[0]}")
     loaded: PreTrainedModel = model
     return loaded
 
@@ -66,10 +66,10 @@ def _check_place(path: str) -> None:
     directory = Path(path)
     if directory.is_dir():
         if not (directory / "config.json").is_file():
-            raise UserError(f"model.path {path} is a directory without config.json: it is no model")
+            raise UserError(f"model.path {path} has no config.json, so it is not a model")
         _check_shards(directory)
     elif directory.is_absolute() or path.startswith(".") or path.count("/") != 1:
-        raise UserError(f"model.path {path} does not exist; make it with the recipe whose training stage writes it")
+        raise UserError(f"model.path {path} does not exist; run the recipe that makes it")
 
 
 def _check_shards(directory: Path) -> None:
@@ -80,7 +80,7 @@ def _check_shards(directory: Path) -> None:
                 pass
         except SafetensorError as error:
             raise CheckRefused(
-                f"{shard} is damaged or cut short ({first_line(error)}); fetch or make it again"
+                f"{shard} is damaged or cut off ({first_line(error)}); download or make it again"
             ) from error
 
 
@@ -88,6 +88,6 @@ def _unreadable(path: str, error: OSError) -> UserError:
     if Path(path).is_dir():
         return CheckRefused(f"{path} cannot be read as a model: {first_line(error)}")
     return UserError(
-        f"model.path {path} is no directory here, and the Hub did not give it ({first_line(error)}); make the "
+        f"model.path {path} is not a directory here, and the Hub did not provide it ({first_line(error)}); make the "
         "directory with the recipe that trains it, or run `agentforge download` where the Hub is reachable"
     )

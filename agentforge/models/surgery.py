@@ -79,9 +79,9 @@ def surgery(recipe: Recipe, replace: bool = False) -> Path:
 def _checked(recipe: Recipe) -> tuple[Surgery, Operation]:
     chosen = recipe.surgery
     if chosen is None:
-        raise UserError("the recipe has no `surgery:` section; add one with an operation such as graft")
+        raise UserError("the recipe has no `surgery:` section; add one, with an operation such as graft")
     if recipe.model.path is None:
-        raise UserError(f"surgery {chosen.operation}: set model.path to the checkpoint that is operated on")
+        raise UserError(f"surgery {chosen.operation}: set model.path to the checkpoint to operate on")
     check_history(recipe.model)
     operation = operations()[chosen.operation]
     if operation.check is not None:

@@ -31,12 +31,12 @@ OWNED: dict[str, str] = {
     "model_init_kwargs": "set `model.dtype`, `model.attn_implementation`, `model.quantize` ...",
     "trust_remote_code": "set `model.trust_remote_code`",
     "logging_nan_inf_filter": "it is always off: a NaN must not be logged as zero; see `train.max_nonfinite_steps`",
-    "resume_from_checkpoint": "run the same command again: it goes on from the newest complete checkpoint",
-    "save_only_model": "a checkpoint without the optimiser's state cannot be gone on from; leave it out",
-    "load_best_model_at_end": "the artefact is the last step's; set `max_steps` to the step that was best",
+    "resume_from_checkpoint": "run the same command again; it resumes from the newest complete checkpoint",
+    "save_only_model": "training cannot resume from a checkpoint without the optimiser's state; leave it out",
+    "load_best_model_at_end": "the artefact is the model of the last step; set `max_steps` to the best step",
     "auto_find_batch_size": "a batch size found by crashing cannot be reproduced; see `agentforge plan`",
-    "remove_unused_columns": "the rows have no column that is not used",
-    "eval_packing": "the eval split is packed as the train split is",
+    "remove_unused_columns": "the rows have no unused columns",
+    "eval_packing": "the eval split is packed like the train split",
     "shuffle_dataset": "the rows are shuffled in each epoch; set `data_seed`",
     "completion_only_loss": "the rows carry masks; set `assistant_only_loss`",
     "push_to_hub": "set `export.hub_repo` and use `agentforge push`",
@@ -189,7 +189,7 @@ def _optimizer_problems(recipe: Recipe) -> list[tuple[tuple[str, ...], str]]:
     if chosen is None or chosen.name in known:
         return []
     hint = did_you_mean(chosen.name, known) or f"; known: {', '.join(known) or 'none'}"
-    return [(("train", "optimizer", "name"), f"no system brings an optimiser '{chosen.name}'{hint}")]
+    return [(("train", "optimizer", "name"), f"no system has an optimiser '{chosen.name}'{hint}")]
 
 
 def problems_in(values: dict[str, Any], config: str, section: str) -> list[tuple[tuple[str, ...], str]]:
@@ -205,7 +205,7 @@ def problems_in(values: dict[str, Any], config: str, section: str) -> list[tuple
             hint = _suggest(name, config, section)
             found.append((path, f"there is no key '{section}.{name}': {config} has no such field{hint}"))
         elif problem := problem_with(value, fields[name]) or _pattern_problem(config, name, value):
-            found.append((path, f"{section}.{name} is {show_value(value)}, {problem}"))
+            found.append((path, f"{section}.{name} is {show_value(value)}; {problem}"))
     return found
 
 
@@ -241,7 +241,7 @@ def _suggest(name: str, config: str, section: str) -> str:
         near = hint.split("'")[1]
         return f"; did you mean '{section}.{aliases.get(near, near)}'?"
     other = next((c for c in config_classes() if name in fields_of(c)), None)
-    return f" (it is one of {other}; see train.method)" if other and config != "LoraConfig" else ""
+    return f" (it is a field of {other}; see train.method)" if other and config != "LoraConfig" else ""
 
 
 def problem_with(value: Any, fragment: dict[str, Any]) -> str | None:
@@ -280,7 +280,7 @@ def _sentence(error: ValidationError) -> str:
         meant = [inner for inner, fits in zip(error.context or (), kinds, strict=True) if fits]
         return _sentence((meant or list(error.context or ()))[0 if meant else -1])
     if error.relative_path:
-        return f"where {show_value(value)}: {_about_value(error)}"
+        return f"for {show_value(value)}, {_about_value(error)}"
     return _about_value(error)
 
 
@@ -298,7 +298,7 @@ def _about_value(error: ValidationError) -> str:
 def _wrong_kind(value: Any, kinds: list[str]) -> str:
     wanted = " or ".join(WORDS[kind] for kind in kinds if kind != "null")
     if isinstance(value, str) and {"number", "integer"} & set(kinds) and is_number(value):
-        return f"which is text; it must be {wanted}: write it without quotes"
+        return f"it must be {wanted}, not text: write it without quotes"
     return f"it must be {wanted or 'null'}"
 
 

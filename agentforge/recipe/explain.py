@@ -73,14 +73,14 @@ def _sentence(detail: dict[str, Any], path: tuple[str, ...]) -> str:
         return f"there is no key '{key}'{suggest_key(path)}"
     if kind == "missing":
         return f"the key '{key}' is missing"
-    said = f"{key} is {show_value(detail['input'])}, "
+    said = f"{key} is {show_value(detail['input'])}; "
     if kind == "literal_error":
         choices = [choice.strip("' ") for choice in detail["ctx"]["expected"].replace(" or ", ", ").split(",")]
         return f"{said}it must be one of {', '.join(choices)}{did_you_mean(str(detail['input']), choices)}"
     if kind == "string_pattern_mismatch":
         return said + PATTERNS[path[-1]]
     if kind in ("int_type", "float_type") and isinstance(detail["input"], str) and is_number(detail["input"]):
-        return f"{key} is {show_value(detail['input'])}, which is text; write the number without quotes"
+        return said + "it must be a number, not text: write it without quotes"
     return said + MUST_BE.get(kind, detail["msg"].replace("Input should be", "it must be"))
 
 

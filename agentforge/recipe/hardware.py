@@ -162,6 +162,6 @@ def choose_profile(hardware_of: dict[str, str | None], machine: Machine | None =
     if not fitting:
         offered = ", ".join(f"{profile} ({name})" for profile, name in hardware_of.items() if name)
         raise UserError(
-            f"no profile fits this machine ({machine}); name one with --profile: {offered or 'there is none'}"
+            f"no profile fits this machine ({machine}); choose one with --profile: {offered or 'there is none'}"
         )
     return max(fitting)[1]

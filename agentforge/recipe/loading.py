@@ -119,7 +119,7 @@ def files_of(path: Path, seen: tuple[Path, ...] = ()) -> tuple[Path, ...]:
     if parent is None:
         return (path,)
     if not isinstance(parent, str):
-        raise UserError(f"{path}: extends must name one file beside it, it is {parent!r}")
+        raise UserError(f"{path}: extends must name one file beside it, not {parent!r}")
     parent_path = path.parent / parent
     if not os.path.isfile(parent_path):
         near = did_you_mean(parent, [file.name for file in path.parent.glob("*.yaml")])
@@ -144,9 +144,9 @@ def pop_profiles(raw: dict[str, Any], where: str) -> dict[str, dict[str, Any]]:
         raise UserError(f"{where}: profiles must be a mapping of names to overlays")
     for name, body in profiles.items():
         if body is not None and not isinstance(body, dict):
-            raise UserError(f"{where}: profiles.{name} must be a mapping of keys, it is {body!r}")
+            raise UserError(f"{where}: profiles.{name} must be a mapping of keys, not {body!r}")
         if inner := next((key for key in ("extends", "profiles") if key in (body or {})), None):
-            raise UserError(f"{where}: profiles.{name} must not hold '{inner}'; it belongs to the top of the file")
+            raise UserError(f"{where}: profiles.{name} must not have '{inner}'; it belongs at the top of the file")
     # `tiny:` with nothing under it is null in YAML.
     return {name: body or {} for name, body in profiles.items()}
 
@@ -246,7 +246,7 @@ def odd_values(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
         for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
             yield from odd_values(inner, (*path, str(key)))
     elif isinstance(value, float) and not math.isfinite(value):
-        yield path, f"is {value}, it must be a finite number"
+        yield path, f"is {value}; it must be a finite number"
     elif isinstance(value, str) and UNWRITABLE.search(value):
         yield path, "holds a character that no file name and no UTF-8 text can hold"
 

@@ -36,13 +36,13 @@ def config_problems(config: Mapping[str, Any], *, layered: bool = False) -> list
     given = {name: value for name, value in config.items() if value is not None}
     found = []
     if not isinstance(given.get("model_type", ""), str):
-        found.append(("model_type", f"is {show_value(given['model_type'])}, it must be text"))
+        found.append(("model_type", f"is {show_value(given['model_type'])}; it must be text"))
     for name in SIZES:
         value = given.get(name, 1)
         if not _is_size(value) and not (layered and isinstance(value, list) and value and all(map(_is_size, value))):
-            found.append((name, f"is {show_value(value)}, it must be a whole number of at least 1"))
+            found.append((name, f"is {show_value(value)}; it must be a whole number of at least 1"))
     found += [
-        (name, f"is {show_value(given[name])}, it must be true or false")
+        (name, f"is {show_value(given[name])}; it must be true or false")
         for name in SWITCHES
         if not isinstance(given.get(name, False), bool)
     ]

@@ -87,7 +87,7 @@ def apply_override(raw: dict[str, Any], key: str, value: Any) -> None:
         if target.get(part) is None:
             target[part] = {}
         if not isinstance(target[part], dict | list):
-            raise UserError(f"override {key}: '{'.'.join(parents[: depth + 1])}' is a value, it has no keys")
+            raise UserError(f"override {key}: '{'.'.join(parents[: depth + 1])}' is a value and has no keys")
         target = target[part]
     target[_index(target, last, key) if isinstance(target, list) else last] = value
 

@@ -26,71 +26,85 @@ else:
 
 
 class Budget(Section):
-    """What a run may use; `plan` and `train` refuse a recipe that is estimated above it."""
+    """What a run may use. `plan` and `train` refuse a recipe whose estimate is higher."""
 
     max_cost: float | None = Field(None, gt=0, description="dollars")
     max_hours: float | None = Field(None, gt=0, description="wall-clock hours")
 
 
 class TokenizerTraining(Section):
-    """A byte-level BPE trained by `prepare` on the mix, for a base model made from scratch."""
+    """A byte-level BPE that `prepare` trains on the mix, for a base model from scratch."""
 
     vocab_size: int = Field(4096, ge=384)
-    max_characters: int = Field(8_000_000, ge=10_000, description="characters of the mix that are read")
+    max_characters: int = Field(8_000_000, ge=10_000, description="how many characters of the mix it reads")
 
 
 class Model(Section):
-    path: str | None = Field(None, description="Hub id or directory of the base; none: made from `config`")
+    path: str | None = Field(
+        None, description="Hub id or directory of the base; none: a model from scratch, from `config`"
+    )
     revision: str | None = Field(None, description="commit or tag of a Hub id")
     dtype: Literal["bfloat16", "float32", "float16"] = "bfloat16"
-    attn_implementation: str | None = Field(None, description="sdpa, flash_attention_2, kernels-community/... ")
+    attn_implementation: str | None = Field(None, description="sdpa, flash_attention_2, kernels-community/...")
     config: dict[str, Any] = Field(
-        default_factory=dict, description="fields of the transformers config (model_type ...) of a model from scratch"
+        default_factory=dict, description="for a model from scratch: fields of its transformers config (model_type ...)"
     )
-    tokenizer: str | TokenizerTraining | None = Field(None, description="path or Hub id if not the model's own")
-    quantize: Literal["nf4"] | None = Field(None, description="4-bit base weights under LoRA (QLoRA); needs CUDA")
+    tokenizer: str | TokenizerTraining | None = Field(
+        None, description="path, Hub id, a system's tokenizer, or {vocab_size: ...} to train one; none: the model's own"
+    )
+    quantize: Literal["nf4"] | None = Field(None, description="nf4: 4-bit base weights under LoRA (QLoRA); needs CUDA")
     trust_remote_code: bool = False
     history: list[str] = Field(
         default_factory=list,
-        description="what must have made the checkpoint, the last one last: surgery's operations and training methods",
+        description="operations and training methods that must have made the checkpoint, in order",
     )
 
 
 class Filters(Section):
-    """What `prepare` rejects; every rejection is counted by reason."""
+    """What `prepare` rejects. It counts every rejection by reason."""
 
-    languages: list[str] = Field(default_factory=list, description="values allowed in the row's language column")
-    min_characters: int = Field(1, ge=0, description="of all assistant turns together")
+    languages: list[str] = Field(default_factory=list, description="allowed values of the row's language column")
+    min_characters: int = Field(1, ge=0, description="minimum for all assistant turns together")
     max_turns: int | None = Field(None, ge=1)
-    where: dict[str, Any] = Field(default_factory=dict, description="column: value (or list of values) to keep")
-    max_ngram_repetition: float = Field(0.5, gt=0, le=1, description="share of a row's 10-grams that are duplicates")
-    identities: list[str] = Field(default_factory=list, description="names a foreign assistant calls itself by")
+    where: dict[str, Any] = Field(default_factory=dict, description="column: the value (or list of values) to keep")
+    max_ngram_repetition: float = Field(
+        0.5, gt=0, le=1, description="largest share of a row's 10-grams that may be repeats"
+    )
+    identities: list[str] = Field(
+        default_factory=list, description="names of other assistants; reject rows whose assistant uses one for itself"
+    )
 
 
 class Source(Section):
-    """One line of `data.mix`: an id of the registry (configs/datasets), a path or a glob of local files."""
+    """One line of `data.mix`: an id of the registry (configs/datasets), or a path or glob of local files."""
 
     dataset: str
     weight: float = Field(1.0, gt=0)
     split: str | None = None
-    adapter: str | None = Field(None, description="how a raw row becomes messages; found by itself for known shapes")
-    columns: dict[str, str] = Field(default_factory=dict, description="adapter's name: the file's name")
+    adapter: str | None = Field(None, description="how a raw row becomes messages; none: chosen by the columns")
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="the adapter's column name: the file's column name"
+    )
     max_repeats: float | None = Field(None, gt=0, description="overrides data.max_repeats")
     max_rows: int | None = Field(None, ge=1)
-    split_key: str | None = Field(None, description="column whose equal values stay on one side of train | eval")
-    filters: Filters | None = Field(None, description="overrides the registry's")
-    system: str | None = Field(None, description="system turn for rows that have none")
-    enabled: bool | None = Field(None, description="true switches on a data set that the registry has off")
+    split_key: str | None = Field(
+        None, description="rows with equal values in this column stay together in train or eval"
+    )
+    filters: Filters | None = Field(None, description="override the filters of the registry's card")
+    system: str | None = Field(None, description="system turn for rows without one")
+    enabled: bool | None = Field(None, description="true: use a data set that is off in the registry")
 
 
 class MinHash(Section):
-    """Near-duplicate removal: 14 bands of 8 rows find a pair of Jaccard 0.8 with probability 0.92."""
+    """Near-duplicate removal: 14 bands of 8 rows find a pair with Jaccard similarity 0.8 with probability 0.92."""
 
     enabled: bool = True
     ngram: int = Field(5, ge=1, description="words")
     bands: int = Field(14, ge=1)
     rows: int = Field(8, ge=1)
-    threshold: float = Field(0.8, gt=0, le=1, description="estimated Jaccard above which the later row is dropped")
+    threshold: float = Field(
+        0.8, gt=0, le=1, description="above this estimated Jaccard similarity the later row is dropped"
+    )
 
 
 class Decontaminate(Section):
@@ -104,11 +118,15 @@ class Data(Section):
     max_length: int = Field(2048, ge=16, description="tokens")
     mix: list[Source] = Field(default_factory=list)
     weights: Literal["rows", "tokens"] = "rows"
-    size: int | None = Field(None, ge=1, description="rows or tokens of the mix; none: as many as max_repeats allows")
+    size: int | None = Field(
+        None, ge=1, description="rows or tokens of the mix; none: as many as weights and max_repeats allow"
+    )
     max_repeats: float = Field(4.0, gt=0)
-    hub_mirror: str | None = Field(None, description="directory laid out like the Hub: ORG/NAME/files")
+    hub_mirror: str | None = Field(None, description="directory with the Hub's layout: ORG/NAME/files")
     allow_missing: bool = False
-    max_bad_rows: float = Field(0.01, ge=0, le=1, description="share of unreadable rows at which `prepare` stops")
+    max_bad_rows: float = Field(
+        0.01, ge=0, le=1, description="above this share of unreadable rows in a source `prepare` stops"
+    )
     filters: Filters = Filters()
     minhash: MinHash = MinHash()
     decontaminate: Decontaminate = Decontaminate()
@@ -117,33 +135,35 @@ class Data(Section):
     overflow: Literal["truncate", "split", "drop"] = "truncate"
     # `auto` takes the markers that the tokenizer has as single tokens.
     template: Literal["auto", "chatml", "deepseek_r1"] = "auto"
-    tools: str | None = Field(None, description="tool registry (configs/tools/NAME.yaml) offered in rows without tools")
-    system: str | None = Field(None, description="system turn for rows that have none")
+    tools: str | None = Field(None, description="tools (configs/tools/NAME.yaml) for rows that have none")
+    system: str | None = Field(None, description="system turn for rows without one")
     workers: int | None = Field(None, ge=1, description="processes; none: one per core")
 
 
 class Rollouts(Section):
-    """How a model plays episodes, wherever it does: collecting, training, evaluating."""
+    """How a model plays episodes: in `collect`, in training and in `evaluate`."""
 
-    max_new_tokens: int = Field(256, ge=1, description="of one turn")
+    max_new_tokens: int = Field(256, ge=1, description="tokens of one turn")
     max_length: int | None = Field(None, ge=16, description="tokens of a whole episode; none: data.max_length")
-    batch_size: int = Field(16, ge=1, description="episodes played at once")
-    temperature: float = Field(1.0, ge=0, description="while collecting and training; evaluate has its own")
+    batch_size: int = Field(16, ge=1, description="how many episodes are played at once")
+    temperature: float = Field(1.0, ge=0, description="for collecting and training; evaluate has its own")
     top_p: float = Field(1.0, gt=0, le=1)
-    act: Literal["text", "tool"] = Field("text", description="actions as plain text, or as calls of one tool")
+    act: Literal["text", "tool"] = Field(
+        "text", description="text: actions are plain text; tool: actions are calls of one tool"
+    )
     engine: Literal["transformers", "vllm"] = Field(
         "transformers",
-        description="what runs a checkpoint that collects or is evaluated; vllm needs its extra and CUDA",
+        description="what generates in collect and evaluate; vllm needs the vllm extra and CUDA",
     )
 
 
 class Collect(Section):
-    """Episodes as training rows."""
+    """Which episodes `collect` plays and keeps as training rows."""
 
     policy: str = Field("expert", description="expert, a baseline (random ...), base, lora, merged ... or a path")
-    episodes: int = Field(100, ge=1, description="tried per environment; those that pass the filters are kept")
+    episodes: int = Field(100, ge=1, description="how many to try per environment; those that reach min_score are kept")
     min_score: float = Field(1.0, ge=0, le=1)
-    environments: list[str] | None = Field(None, description="names out of `environments`; none: all")
+    environments: list[str] | None = Field(None, description="which of `environments`; none: all")
 
 
 class Reward(Section):
@@ -153,24 +173,26 @@ class Reward(Section):
 
 
 class Curriculum(Section):
-    """Tasks of the next difficulty once the present one is mastered."""
+    """Add the next difficulty once the present one is mastered."""
 
-    start: int = Field(0, ge=0, description="difficulty at which training begins")
-    threshold: float = Field(0.7, gt=0, le=1, description="success rate at which the next level is added")
+    start: int = Field(0, ge=0, description="first difficulty")
+    threshold: float = Field(0.7, gt=0, le=1, description="success rate at which the next difficulty is added")
     window: int = Field(64, ge=1, description="episodes over which the rate is measured")
 
 
 class Collapse(Section):
-    """When a run is stopped because the policy is falling apart; the last checkpoint is from before."""
+    """When to stop a run because the policy is collapsing. The last checkpoint is from before."""
 
-    min_valid_actions: float = Field(0.2, ge=0, le=1, description="share of turns with a valid action")
-    max_length_growth: float = Field(4.0, gt=1, description="mean tokens of a turn against the first steps")
-    max_kl: float | None = Field(None, gt=0, description="nats a token to the reference")
-    patience: int = Field(5, ge=1, description="logged steps in a row")
+    min_valid_actions: float = Field(0.2, ge=0, le=1, description="smallest share of turns with a valid action")
+    max_length_growth: float = Field(
+        4.0, gt=1, description="largest ratio of a turn's mean tokens to those of the first steps"
+    )
+    max_kl: float | None = Field(None, gt=0, description="largest KL to the reference, in nats per token")
+    patience: int = Field(5, ge=1, description="how many logged steps in a row")
 
 
 class Optimizer(Section):
-    """An optimiser that a system brings."""
+    """An optimiser from a system."""
 
     name: str
     options: dict[str, Any] = Field(default_factory=dict, description="arguments of its constructor")
@@ -179,28 +201,34 @@ class Optimizer(Section):
 @with_system_keys("train")
 class Train(Section):
     method: MethodName = "sft"
-    args: dict[str, Any] = Field(default_factory=dict, description="fields of TrainingArguments, SFTConfig ...")
-    lora: dict[str, Any] | None = Field(None, description="fields of peft.LoraConfig; none: all weights are trained")
-    optimizer: Optimizer | None = Field(None, description="one that a system brings; none: `train.args.optim`")
-    ema: float | None = Field(
-        None, gt=0, lt=1, description="decay of an average of the weights, which is evaluated and published; none: none"
+    args: dict[str, Any] = Field(
+        default_factory=dict, description="fields of the method's config class (TrainingArguments, SFTConfig ...)"
     )
-    max_nonfinite_steps: int = Field(3, ge=1, description="skipped NaN/inf batches in a row at which the run stops")
+    lora: dict[str, Any] | None = Field(None, description="fields of peft.LoraConfig; none: all weights are trained")
+    optimizer: Optimizer | None = Field(None, description="an optimiser from a system; none: `train.args.optim`")
+    ema: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="decay of a moving average of the weights, which is evaluated and published; none: no average",
+    )
+    max_nonfinite_steps: int = Field(3, ge=1, description="stop after this many skipped NaN/inf batches in a row")
     trainable: list[str] = Field(
-        default_factory=list, description="patterns of parameters' names (*.mamba.*), the rest is frozen; none: all"
+        default_factory=list,
+        description="patterns of parameter names (*.mamba.*); all others are frozen; none: train all",
     )
     episodes: list[str] = Field(
-        default_factory=list, description="dpo, kto: directories that `collect` made; none: this recipe's own"
+        default_factory=list, description="dpo, kto: directories made by `collect`; none: this recipe's own"
     )
-    rewards: list[Reward] = Field([Reward()], description="grpo, ppo: summed with their weights")
+    rewards: list[Reward] = Field([Reward()], description="grpo, ppo: rewards, summed with their weights")
     curriculum: Curriculum | None = None
     collapse: Collapse | None = Collapse()
 
 
 class ToolCalls(Section):
-    """Held-out conversations: the assistant's next turn must be a given tool call."""
+    """Held-out conversations; in each, the assistant's next turn must be the given tool call."""
 
-    prompts: str = Field(description="JSONL of messages; each assistant call is one question")
+    prompts: str = Field(description="JSONL file of messages; each assistant call is one question")
     max_new_tokens: int = Field(160, ge=1)
     temperature: float = Field(0.0, ge=0)
     limit: int | None = Field(None, ge=1)
@@ -209,8 +237,8 @@ class ToolCalls(Section):
 class Environments(Section):
     """Reserved tasks of the recipe's environments."""
 
-    tasks: int = Field(100, ge=1, description="per environment; where fewer are reserved, all of them")
-    names: list[str] | None = Field(None, description="names out of `environments`; none: all")
+    tasks: int = Field(100, ge=1, description="tasks per environment; if fewer are reserved, all of them")
+    names: list[str] | None = Field(None, description="which of `environments`; none: all")
     temperature: float = Field(0.0, ge=0)
     samples: int = Field(1, ge=1, description="episodes per task")
 
@@ -219,38 +247,40 @@ class Environments(Section):
 class Losses(Section):
     """Next-token loss on the eval rows of the recipe's prepared data."""
 
-    rows: int | None = Field(None, ge=2, description="so many of them; none: all")
-    speed: bool = Field(False, description="also milliseconds a token of decoding")
+    rows: int | None = Field(None, ge=2, description="how many rows; none: all")
+    speed: bool = Field(False, description="also measure decoding, in milliseconds per token")
 
 
 class Export(Section):
     dtype: Literal["bfloat16", "float32", "float16"] = "bfloat16"
-    max_logit_difference: float = Field(1e-3, gt=0, description="merged against unmerged, fp32; above: refused")
-    adapters: dict[str, float] = Field(default_factory=dict, description="further adapters and their weights")
+    max_logit_difference: float = Field(
+        1e-3, gt=0, description="largest difference between merged and unmerged model, in fp32; a larger one is refused"
+    )
+    adapters: dict[str, float] = Field(default_factory=dict, description="more adapters to merge, with their weights")
     gguf: list[Quantization] = Field(["q8", "q4km"])
     # Bounds for damage, not for quality: a converter's mistake misses them by far, a sound quantisation keeps them.
     max_kl: dict[Quantization, float] = Field(
         {"f16": 1e-3, "q8": 5e-3, "q5km": 0.03, "q4km": 0.08},
-        description="mean KL(HF || GGUF) in nats a token; above: not published",
+        description="largest mean KL(HF || GGUF), in nats per token; above it nothing is published",
     )
     min_top1: dict[Quantization, float] = Field(
         {"f16": 0.98, "q8": 0.95, "q5km": 0.88, "q4km": 0.80},
-        description="share of tokens whose likeliest next token is the same; below: not published",
+        description="smallest share of tokens with the same likeliest next token; below it nothing is published",
     )
-    hub_repo: str | None = Field(None, description="ORG/NAME that `push` uploads to")
+    hub_repo: str | None = Field(None, description="ORG/NAME: the repository for `push`")
     license: str | None = None
 
 
 @with_system_keys("surgery")
 class Surgery(Section):
-    """One operation on the checkpoint `model.path`, proved before it is published."""
+    """One operation on the checkpoint `model.path`. Its result is proved before it is published."""
 
     operation: OperationName
     max_logit_difference: float = Field(
         1e-5,
         ge=0,
-        description="operations that keep the function: against the old model in fp32, times its largest logit where "
-        "that is above 1; above: refused",
+        description="for operations that keep the function: largest difference to the old model in fp32, multiplied by "
+        "its largest logit if that is above 1; a larger difference is refused",
     )
 
 
@@ -264,11 +294,11 @@ class Evaluate(Section):
 
 
 class Stage(Section):
-    """One step of `run`: a verb, and the recipe it reads if not this one."""
+    """One step of `run`: a verb, and the recipe that it reads."""
 
     verb: Literal["download", "prepare", "surgery", "collect", "train", "evaluate", "merge", "gguf", "report"]
     recipe: str | None = None
-    model: str | None = Field(None, description="for evaluate: base, model, merged, q8, grafted ... or a path")
+    model: str | None = Field(None, description="for evaluate: base, lora, model, merged, q8, grafted ... or a path")
 
 
 class Recipe(Section):
@@ -276,7 +306,7 @@ class Recipe(Section):
     version: str = Field("0.1.0", pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")
     description: str = ""
     seed: int = Field(42, ge=0, lt=2**32)
-    output_dir: str = Field("runs", description="directory of all this recipe's artefacts")
+    output_dir: str = Field("runs", description="directory for all artefacts of this recipe")
     hardware: str = Field("cpu", description="configs/hardware/NAME.yaml")
     budget: Budget = Budget()
     model: Model = Model()
@@ -284,7 +314,7 @@ class Recipe(Section):
     train: Train = Train()
     environments: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
-        description="name: options, null switches one off; a class of your own as class: package.module:Class",
+        description="name: options, or null to switch it off; for a class of your own set class: package.module:Class",
         json_schema_extra={"additionalProperties": {"type": ["object", "null"]}},
     )
     rollouts: Rollouts = Rollouts()

@@ -39,7 +39,7 @@ class Loader(yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoad
                 what = f"'{key_node.value}'" if isinstance(key_node, yaml.ScalarNode) else "a list or mapping"
                 raise UserError(f"{where}: the key {what} must be text; put it in quotes")
             if key_node.value in seen:
-                raise UserError(f"{where}: the key '{key_node.value}' stands twice; keep one of them")
+                raise UserError(f"{where}: the key '{key_node.value}' occurs twice; keep one")
             seen.add(key_node.value)
         return super().construct_mapping(node, deep)
 
@@ -80,7 +80,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: this is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     if not isinstance(loaded, dict):
         what = "nothing" if loaded is None else f"a {type(loaded).__name__}"
-        raise UserError(f"{path}: the file must hold 'key: value' pairs, it holds {what}")
+        raise UserError(f"{path}: the file must hold 'key: value' pairs, but it holds {what}")
     return loaded
 
 

@@ -6,7 +6,7 @@ without importing torch; each consumer imports what it needs when it needs it:
 
     recipe/schema          sections                   keys that the system adds to a recipe
     models/auto            opens, auto_classes, model_class
-    data/tokenizer         tokenizers
+    data/prepare           tokenizers
     trainers/              training, optimizers, schedule, lora
     models/surgery         surgery
     evaluation/            evaluations, loss_readings

@@ -54,9 +54,9 @@ def _installed() -> Iterator[System]:
             found = entry.load()
         except Exception as error:  # somebody else's code: whatever is wrong with it must not look like our bug
             said = f"{type(error).__name__}: {error}"
-            raise UserError(f"{where} cannot be loaded ({said}); mend it or uninstall it") from error
+            raise UserError(f"{where} cannot be loaded ({said}); repair it or uninstall it") from error
         if not isinstance(found, System):
-            raise UserError(f"{where} is no agentforge.systems.base.System; point the entry point at one")
+            raise UserError(f"{where} is not an agentforge.systems.base.System; correct its entry point")
         yield found
 
 
@@ -150,7 +150,7 @@ def answer(hook: str, systems: Sequence[System], *arguments: Any) -> Any | None:
         if reference is not None and (said := resolve(reference)(*arguments)) is not None:
             given[system.name] = said
     if len(given) > 1:
-        raise UserError(f"the systems {' and '.join(given)} both decide on {hook}; leave the keys of one of them out")
+        raise UserError(f"the systems {' and '.join(given)} both decide on {hook}; leave out the keys of one of them")
     return next(iter(given.values()), None)
 
 
@@ -170,7 +170,7 @@ def with_system_keys(place: Place) -> Callable[[type[AnySection]], type[AnySecti
         for system, keys in added:
             for key in keys.model_fields:
                 if key in owners:
-                    raise UserError(f"the system '{system.name}' brings {place}.{key}, which {owners[key]} has already")
+                    raise UserError(f"the system '{system.name}' adds {place}.{key}, which {owners[key]} already has")
                 owners[key] = f"the system '{system.name}'"
         if not added:
             return section

@@ -300,7 +300,7 @@ def test_a_base_without_markers_is_refused() -> None:
         models.BPE({letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, [])
     )
     bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    with pytest.raises(UserError, match="take another base model"):
+    with pytest.raises(UserError, match="use another base model"):
         ct.install_template(PreTrainedTokenizerFast(tokenizer_object=bare))
 
 
@@ -309,7 +309,7 @@ def test_a_template_without_generation_marks_is_refused() -> None:
     with pytest.raises(UserError, match="has no chat template"):
         ct.encode(tokenizer, PLAIN)
     tokenizer.chat_template = ct.GENERATION_TAG.sub("", ct.template_source("chatml"))
-    with pytest.raises(UserError, match=r"no \{% generation %\} marks"):
+    with pytest.raises(UserError, match=r"no \{% generation %\} tags"):
         ct.encode(tokenizer, PLAIN)
 
 

@@ -239,7 +239,7 @@ def test_contaminated_rows_are_dropped_and_counted(make, tmp_path):
 def test_an_evaluation_row_that_cannot_be_read_stops_the_run(make, tmp_path):
     (tmp_path / "train.jsonl").write_text('{"text": "some words that are here to be trained on"}\n')
     (tmp_path / "eval.jsonl").write_text('{"text": "a question"}\n{"text": broken\n')
-    with pytest.raises(CheckRefused, match=r"eval.jsonl.*cannot be read.*eval.jsonl:2.*mend the file$"):
+    with pytest.raises(CheckRefused, match=r"eval.jsonl.*cannot be read.*eval.jsonl:2.*correct the file$"):
         make([{"dataset": str(tmp_path / "train.jsonl")}], decontaminate={"against": [str(tmp_path / "eval.jsonl")]})
 
 
@@ -329,9 +329,9 @@ def test_refusals_are_one_sentence_and_leave_nothing(make, rows_file, tmp_path, 
 
 def test_an_empty_file_is_refused(make, rows_file, tmp_path):
     empty = {"dataset": write(tmp_path / "empty.jsonl", []), "adapter": "messages"}
-    with pytest.raises(CheckRefused, match=r"empty\.jsonl: there are no rows in it"):
+    with pytest.raises(CheckRefused, match=r"empty\.jsonl: it has no rows"):
         make([empty])
-    with pytest.raises(CheckRefused, match=r"empty\.jsonl: there are no rows in it"):
+    with pytest.raises(CheckRefused, match=r"empty\.jsonl: it has no rows"):
         make([{"dataset": rows_file}, empty])
 
 
@@ -351,12 +351,12 @@ def test_missing_sources_are_left_out_if_allowed(make, rows_file, caplog):
     _, metrics = make(mix, allow_missing=True)
     assert metrics["missing"] == ["nowhere/x.jsonl"]
     assert metrics["sources"][rows_file]["weight_got"] == 1
-    assert "others share its weight" in caplog.text
+    assert "other sources share its weight" in caplog.text
 
 
 def test_too_few_rows_for_eval_are_told(make, tmp_path, caplog):
     make([{"dataset": write(tmp_path / "r.jsonl", [conversation(random.Random(0))])}], eval_fraction=0.001)
-    assert "no row fell into eval" in caplog.text
+    assert "no row was held out for eval" in caplog.text
 
 
 def test_a_full_disk_is_one_sentence(make, rows_file, tmp_path, monkeypatch):
@@ -379,7 +379,7 @@ def test_whatever_the_sources_all_adds_up(make, tmp_path, questions, size):
     try:
         path, metrics = make(mix, size=size, eval_fraction=0.2, replace=True)
     except CheckRefused as refused:
-        assert "no row is left" in str(refused)
+        assert "no rows are left" in str(refused)
         return
     kept = sum(source["rows_kept"] for source in metrics["sources"].values())
     assert kept == len({question for asked in questions for question in asked})

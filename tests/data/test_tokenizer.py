@@ -74,7 +74,7 @@ def test_a_class_that_overrides_the_file_is_caught(tokenizer: PreTrainedTokenize
     altered.save(str(tmp_path / "tokenizer.json"))
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"tokenizer_class": "Qwen2Tokenizer"}))
-    with pytest.raises(CheckRefused, match=r"otherwise than its tokenizer\.json"):
+    with pytest.raises(CheckRefused, match=r"differently than its tokenizer\.json"):
         load_tokenizer(tmp_path)
 
 

@@ -52,10 +52,10 @@ def test_wrong_calls_are_explained(call: dict, problem: str) -> None:
     [
         ("{}", "is a list of tools"),
         ("- {name: a, description: b}", "exactly the keys"),
-        ("- {name: a, description: b, parameters: {type: strin}}", "no JSON schema"),
+        ("- {name: a, description: b, parameters: {type: strin}}", "not a JSON schema"),
         ("- {name: a, description: b, parameters: {type: string}}", "must be of type object"),
-        ("- {name: 1, description: b, parameters: {type: object}}", "are texts"),
-        ("- &t {name: a, description: b, parameters: {type: object}}\n- *t", "stands twice"),
+        ("- {name: 1, description: b, parameters: {type: object}}", "must be text"),
+        ("- &t {name: a, description: b, parameters: {type: object}}\n- *t", "is defined twice"),
     ],
 )
 def test_broken_registries_are_refused(

@@ -44,7 +44,7 @@ def test_a_model_agrees_with_itself() -> None:
 @pytest.mark.parametrize(
     ("left", "right", "message"),
     [
-        (np.zeros((2, 3)), np.zeros((2, 4)), "not the same vocabulary"),
+        (np.zeros((2, 3)), np.zeros((2, 4)), "their vocabularies differ"),
         (np.zeros((2, 3)), np.full((2, 3), np.nan), "NaN or infinite"),
         (np.zeros((0, 3)), np.zeros((0, 3)), "no tokens"),
     ],

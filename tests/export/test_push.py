@@ -138,13 +138,13 @@ def test_licences_that_bind(recipe: Recipe) -> None:
 )
 def test_secrets_are_found(recipe: Recipe, secret: str) -> None:
     (recipe.trained / "notes.txt").write_text(f"first line\nlogin: {secret}\n")
-    with pytest.raises(CheckRefused, match=r"notes\.txt, line 2 holds what looks like"):
+    with pytest.raises(CheckRefused, match=r"notes\.txt, line 2 has what looks like"):
         push(recipe, "lora", dry_run=True)
 
 
 def test_secret_in_the_recipe_is_found(recipe: Recipe) -> None:
     leaky = recipe.model_copy(update={"description": "token hf_" + "a" * 34})
-    with pytest.raises(CheckRefused, match=r"README\.md, line \d+ holds what looks like a Hugging Face token"):
+    with pytest.raises(CheckRefused, match=r"README\.md, line \d+ has what looks like a Hugging Face token"):
         push(leaky, "lora", dry_run=True)
 
 
@@ -155,7 +155,7 @@ def test_what_sending_needs(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> 
     addressed = recipe.model_copy(update={"export": recipe.export.model_copy(update={"hub_repo": "me/tiny"})})
     with pytest.raises(UserError, match="HF_TOKEN"):
         push(addressed, "lora")
-    with pytest.raises(UserError, match="push sends what the recipe made"):
+    with pytest.raises(UserError, match="push uploads only artefacts of this recipe"):
         push(addressed, "base", dry_run=True)
 
 
@@ -164,6 +164,6 @@ def test_a_hub_that_cannot_be_reached(recipe: Recipe, monkeypatch: pytest.Monkey
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     addressed = recipe.model_copy(update={"export": recipe.export.model_copy(update={"hub_repo": "me/tiny"})})
     before = sorted(path.name for path in Path(recipe.output_dir).iterdir())
-    with pytest.raises(UserError, match="the Hub did not take me/tiny"):
+    with pytest.raises(UserError, match="the upload to me/tiny failed"):
         push(addressed, "lora")
     assert sorted(path.name for path in Path(recipe.output_dir).iterdir()) == before

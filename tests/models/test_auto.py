@@ -65,8 +65,8 @@ def test_a_falcon_h1_that_is_no_adamba_stays_transformers_own(tmp_path: Path) ->
     ("fields", "message"),
     [
         ({"qk_nrm": True}, "has no field 'qk_nrm'; did you mean 'qk_norm'"),
-        ({"mlp": "relu"}, r"model\.config\.mlp is 'relu', it must be one of gated, relu2"),
-        ({"hidden_size": "x"}, r"model\.config\.hidden_size is 'x', it must be a whole number"),
+        ({"mlp": "relu"}, r"model\.config\.mlp is 'relu'; it must be one of gated, relu2"),
+        ({"hidden_size": "x"}, r"model\.config\.hidden_size is 'x'; it must be a whole number"),
         ({"mamba_rms_norm": True}, "mamba_rms_norm: an Adamba cannot have it"),
         ({"mamba_n_heads": 3}, "mamba_n_heads is 3; it must divide mamba_d_ssm"),
     ],
@@ -108,12 +108,12 @@ def test_lora_leaves_dropped_attention_out_and_says_so(caplog: pytest.LogCapture
         model = from_scratch(recipe(dropped_attention=[1]), 64, seed=0)
         with caplog.at_level("INFO"):
             adapted = add_lora(model, {"r": 2, "target_modules": targets, **more}, seed=0)
-        assert "no LoRA on the attention of layers 1: it is dropped" in caplog.text
+        assert "LoRA skips the attention of layers 1, because it is dropped" in caplog.text
         names = [name for name, parameter in adapted.named_parameters() if parameter.requires_grad]
         assert any("layers.0.self_attn.q_proj" in name for name in names)
         assert not any("layers.1.self_attn" in name or "out_proj" in name for name in names)
         adapted(torch.arange(20)[None], labels=torch.arange(20)[None]).loss.backward()
         assert all(parameter.grad is not None for parameter in adapted.parameters() if parameter.requires_grad)
     model = from_scratch(recipe(dropped_attention=[0, 1]), 64, seed=0)
-    with pytest.raises(UserError, match=r"every q_proj is in dropped attention \(layers 0, 1\)"):
+    with pytest.raises(UserError, match=r"every q_proj is in attention that is dropped \(layers 0, 1\)"):
         add_lora(model, {"r": 2, "target_modules": ["q_proj"]}, seed=0)

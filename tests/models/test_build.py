@@ -73,7 +73,11 @@ def test_a_config_that_makes_no_model_is_refused(config: dict[str, Any], words: 
 
 @pytest.mark.parametrize(
     ("path", "words"),
-    [("/no/such/dir", "does not exist"), ("runs/aj/tiny-base", "make it with"), (".", "without config.json")],
+    [
+        ("/no/such/dir", "does not exist"),
+        ("runs/aj/tiny-base", "run the recipe that makes it"),
+        (".", "has no config.json"),
+    ],
 )
 def test_a_path_without_a_model_is_refused(
     path: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -85,7 +89,7 @@ def test_a_path_without_a_model_is_refused(
 
 def test_a_hub_that_does_not_answer_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match="the Hub did not give it"):
+    with pytest.raises(UserError, match="the Hub did not provide it"):
         load_model(Model(path="nobody/nothing"), dtype=torch.float32)
 
 
@@ -106,7 +110,7 @@ def test_pickled_weights_are_not_read(saved: Path, tmp_path: Path) -> None:
 
 
 def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused(saved: Path) -> None:
-    with pytest.raises(CheckRefused, match="tokenised with 65 tokens"):
+    with pytest.raises(CheckRefused, match="tokenizer has 65 tokens"):
         build_model(Model(path=str(saved)), 65, seed=0, train_all=True)
 
 

@@ -55,7 +55,7 @@ def test_a_layout_that_lies_is_noticed(tmp_path: Path) -> None:
 
 def test_quantised_weights_are_refused(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(4).to(torch.float8_e4m3fn)}, tmp_path / "model.safetensors")
-    with pytest.raises(CheckRefused, match="a quantised form"):
+    with pytest.raises(CheckRefused, match="a quantised type"):
         Checkpoint(tmp_path).read("a")
 
 
@@ -66,7 +66,7 @@ def test_pickles_are_not_read(tmp_path: Path) -> None:
 
 
 def test_no_such_model() -> None:
-    with pytest.raises(UserError, match="no such directory, and it is no Hub id"):
+    with pytest.raises(UserError, match="no such directory, and it is not a Hub id"):
         checkpoint_directory("runs/nowhere/at/all")
 
 

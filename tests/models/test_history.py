@@ -38,7 +38,7 @@ def test_the_end_of_the_history_decides(expanded: Path, tmp_path: Path) -> None:
     check_history(Model(path=str(expanded), history=["pretrain", "expand"]))
     check_history(Model(path=str(expanded)))
     check_history(Model(path="org/on-the-hub", history=["graft"]))
-    with pytest.raises(CheckRefused, match="made by pretrain, graft, pretrain, expand; this recipe goes on from order"):
+    with pytest.raises(CheckRefused, match="made by pretrain, graft, pretrain, expand; this recipe needs order"):
         check_history(Model(path=str(expanded), history=["order", "expand"]))
     with pytest.raises(CheckRefused, match="no manifest"):
         check_history(Model(path=str(tmp_path), history=["expand"]))
@@ -54,6 +54,6 @@ def test_a_stage_refuses_the_checkpoint_of_another_phase(stage: object, expanded
             "surgery": {"operation": "expand", "width": "2"},
         }
     )
-    with pytest.raises(CheckRefused, match=r"goes on from graft.*model\.history=\[\]"):
+    with pytest.raises(CheckRefused, match=r"needs graft.*model\.history=\[\]"):
         stage(recipe)  # type: ignore[operator]
     assert not (tmp_path / "runs").exists()

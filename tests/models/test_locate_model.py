@@ -79,7 +79,7 @@ def test_without_a_name_the_most_faithful_that_is_not_outdated(
         ("lora", "agentforge train"),
         ("q8", "agentforge gguf"),
         ("f16", r"add 'f16' to export\.gguf"),
-        ("model", "say --model lora"),
+        ("model", "use --model lora"),
         (None, "no model of T-v0.1.0"),
         ("merge", "did you mean 'merged'"),
         ("some/where", "there is no model 'some/where'"),
@@ -93,7 +93,7 @@ def test_what_is_missing_names_the_command_that_makes_it(tmp_path: Path, which: 
 def test_an_unfinished_artefact_is_no_model(tmp_path: Path) -> None:
     recipe = recipe_in(tmp_path, **LORA)
     (make(recipe, "merged") / "manifest.json").unlink()
-    with pytest.raises(UserError, match="is not there"):
+    with pytest.raises(UserError, match="does not exist"):
         locate_model(recipe, "merged")
 
 
@@ -116,9 +116,9 @@ def test_paths(tmp_path: Path) -> None:
     (file.parent / "second.gguf").write_bytes(b"GGUF")
     with pytest.raises(UserError, match=r"2 \.gguf files; name one"):
         locate_path(str(file.parent))
-    with pytest.raises(UserError, match="is no model: it holds neither"):
+    with pytest.raises(UserError, match="is not a model: it holds neither"):
         locate_path(str(tmp_path))
-    with pytest.raises(UserError, match=r"no \.gguf"):
+    with pytest.raises(UserError, match=r"not a \.gguf"):
         locate_path(str(tmp_path / "base" / "config.json"))
 
 
@@ -138,7 +138,7 @@ def test_what_surgery_made_has_the_name_of_its_artefact(tmp_path: Path, surgery:
     with pytest.raises(UserError, match="run `agentforge surgery` on this recipe first"):
         locate_model(recipe, name)
     other = next(one for one in SURGICAL if one != name)
-    with pytest.raises(UserError, match=f"makes '{name}', not '{other}'; say --model {name}"):
+    with pytest.raises(UserError, match=f"makes '{name}', not '{other}'; use --model {name}"):
         locate_model(recipe, other)
     with pytest.raises(UserError, match=r"T-v0\.1\.0 has no surgery"):
         locate_model(recipe_in(tmp_path), name)

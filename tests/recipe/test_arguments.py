@@ -94,7 +94,7 @@ def test_a_cosine_that_ends_above_0_is_spelt_out() -> None:
 
 
 def test_a_field_of_another_method_names_it() -> None:
-    assert "one of GRPOConfig; see train.method" in problem({"num_generations": 4})
+    assert "a field of GRPOConfig; see train.method" in problem({"num_generations": 4})
 
 
 @pytest.mark.parametrize("name", sorted(OWNED))

@@ -84,18 +84,18 @@ def test_any_value_of_any_key_is_loaded_or_refused_in_sentences(key: str, value:
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("data.mix.0.weight=.inf", "data.mix.0.weight is inf, it must be a finite number"),
+        ("data.mix.0.weight=.inf", "data.mix.0.weight is inf; it must be a finite number"),
         ("train.rewards=[{options: {scale: .nan}}]", "train.rewards.0.options.scale is nan"),
         ("model.config.rope_theta=.inf", "model.config.rope_theta is inf"),
-        ("model.config.hidden_size=big", "model.config.hidden_size is 'big', it must be a whole number of at least 1"),
-        ("model.config.num_attention_heads=0", "model.config.num_attention_heads is 0, it must be a whole number"),
-        ("model.config.model_type=[1]", "model.config.model_type is [1], it must be text"),
+        ("model.config.hidden_size=big", "model.config.hidden_size is 'big'; it must be a whole number of at least 1"),
+        ("model.config.num_attention_heads=0", "model.config.num_attention_heads is 0; it must be a whole number"),
+        ("model.config.model_type=[1]", "model.config.model_type is [1]; it must be text"),
         ("train.lora.target_modules='(('", "which peft reads as a regular expression, and it is none"),
         ("train.lora.rank_pattern={'((': 8}", "which peft reads as a regular expression, and it is none"),
         ("hardware=" + "x" * 300, "there is no hardware"),
         ('output_dir="\\0"', "output_dir holds a character that no file name"),
         ("seed=4294967296", "less than 4294967296"),
-        ("seed=!!bool x", "seed is '!!bool x', it must be a whole number"),
+        ("seed=!!bool x", "seed is '!!bool x'; it must be a whole number"),
         ("environments={a: &a {b: *a}}", "more than 50 deep, or in themselves"),
         ("data.mix=" + "[" * 60 + "]" * 60, "more than 50 deep"),
         ("data.mix.²=1", "'²' must be an index from 0 to 0"),
@@ -115,7 +115,7 @@ def test_values_that_once_gave_a_traceback(override: str, says: str, tmp_path: P
     [
         ("base: 3", "base must be a mapping of config fields, it is 3"),
         ("base:", "base must be a mapping of config fields, it is None"),
-        ("base: {model_type: qwen3, hidden_size: big}", "base: hidden_size is 'big', it must be a whole number"),
+        ("base: {model_type: qwen3, hidden_size: big}", "base: hidden_size is 'big'; it must be a whole number"),
         ("base: {model_type: qwen3, num_hidden_layers: []}", "base: num_hidden_layers is []"),
     ],
 )

@@ -36,8 +36,8 @@ def test_scalars(text: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("a: 1\nb: 2\na: 3\n", "line 3: the key 'a' stands twice"),
-        ("a: {b: 1, b: 2}\n", "line 1: the key 'b' stands twice"),
+        ("a: 1\nb: 2\na: 3\n", "line 3: the key 'a' occurs twice"),
+        ("a: {b: 1, b: 2}\n", "line 1: the key 'b' occurs twice"),
         ("a: 1\n1: x\n", "line 2: the key '1' must be text"),
         ("true: x\n", "line 1: the key 'true' must be text"),
         ("[a]: x\n", "line 1: the key a list or mapping must be text"),

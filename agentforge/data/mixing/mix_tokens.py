@@ -74,21 +74,21 @@ def _ordered(tokens: Tokens, chosen: list[tuple[NDArray[np.int64], RowChoice]], 
 def _tell(data: Data, sources: Sequence[OpenSource], available: list[int], allocation: Allocation) -> None:
     for source, amount in zip(sources, available, strict=True):
         if not amount:
-            log.warning("%s: no row is left to train on; the others share its weight", source.name)
+            log.warning("%s: no rows are left to train on; the other sources share its weight", source.name)
     for index in allocation.capped:
         log.warning(
-            "%s: weight %g would repeat its %d %s more than max_repeats %g; it gives %d and the others share the rest",
+            "%s: at weight %g its %d %s would repeat more than max_repeats %g; it gives %d, the others share the rest",
             *(sources[index].name, sources[index].weight, available[index], data.weights, sources[index].max_repeats),
             allocation.quotas[index],
         )
     if (limit := allocation.limited_by) is not None:
         log.warning(
-            "%s: its %d %s, repeated %g times, set the size of the mix; with data.size the others may give more",
+            "%s limits the mix: its %d %s repeat %g times; set data.size to let the other sources give more",
             *(sources[limit].name, available[limit], data.weights, sources[limit].max_repeats),
         )
     if data.size and sum(allocation.quotas) < data.size:
         log.warning(
-            "the mix has %d %s of the %d of data.size: every source is at max_repeats",
+            "the mix has only %d %s, data.size is %d: every source has reached max_repeats",
             sum(allocation.quotas),
             data.weights,
             data.size,

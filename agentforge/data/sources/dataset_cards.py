@@ -48,11 +48,11 @@ class DatasetCard(Section):
     @model_validator(mode="after")
     def _complete(self) -> DatasetCard:
         if not self.enabled and not self.reason:
-            raise ValueError("a data set that is off needs a reason")
+            raise ValueError("a data set with `enabled: false` needs a `reason`")
         if self.enabled and sum(map(bool, (self.hub_id, self.generator, self.urls))) != 1:
-            raise ValueError("it must have one of hub_id, generator and urls")
+            raise ValueError("set exactly one of hub_id, generator and urls")
         if self.hub_id and self.enabled and not self.revision and not self.pin_note:
-            raise ValueError("without revision it needs a pin_note")
+            raise ValueError("without a `revision` it needs a `pin_note`")
         if self.enabled and self.hub_id and self.default_split not in self.files:
             raise ValueError(f"files has no split '{self.default_split}'")
         return self

@@ -173,7 +173,7 @@ def _plan(card: DatasetCard, split: str | None) -> Plan:
     if not (chosen := choose_files(by_name, globs)):
         some = ", ".join(sorted(by_name)[:5]) or "nothing"
         raise UserError(
-            f"{hub_id} has no files {' or '.join(globs)} (it has {some} ...); mend `files` in the card {card.id}"
+            f"{hub_id} has no files {' or '.join(globs)} (it has {some} ...); correct `files` in the card {card.id}"
         )
     return Plan(card, commit, [by_name[name] for name in chosen])
 
@@ -231,7 +231,7 @@ def _finish(report: DownloadReport, recipe: Recipe, problems: Sequence[UserError
         entry.weight = source.weight / total
     if report.missing:
         shares = ", ".join(f"{name} {share:.1%}" for name, share in report.weights.items())
-        log.warning("going on without %s; the mix is now %s", ", ".join(report.missing), shares)
+        log.warning("continuing without %s; the mix is now %s", ", ".join(report.missing), shares)
 
 
 def _hub_model(recipe: Recipe) -> str | None:

@@ -82,8 +82,8 @@ def fetch_file(hub_id: str, commit: str, file: RemoteFile, kind: Kind = "dataset
         path.resolve().unlink(missing_ok=True)
         path.unlink(missing_ok=True)
         raise CheckRefused(
-            f"{hub_id}: {file.name} arrived with other bytes than the Hub lists (SHA-256 {sha256[:12]}...); it was "
-            "deleted, run the same command again"
+            f"{hub_id}: {file.name} does not match the hash that the Hub lists (it has SHA-256 {sha256[:12]}...). "
+            "It was deleted; run the same command again"
         )
     return LockedFile(size=file.size, sha256=sha256)
 
@@ -107,18 +107,18 @@ def hub_errors(hub_id: str, revision: str | None) -> Iterator[None]:
         yield
     except errors.GatedRepoError:
         raise UserError(
-            f"{hub_id} is gated: accept its terms at https://huggingface.co/datasets/{hub_id}, then `hf auth login`"
+            f"{hub_id} is gated: accept its terms at https://huggingface.co/datasets/{hub_id}, then run `hf auth login`"
         ) from None
     except errors.RepositoryNotFoundError:
-        raise UserError(f"{hub_id} is not {where}, or it is private; check the name, or `hf auth login`") from None
+        raise UserError(f"{hub_id} is not {where}, or it is private; check the name, or run `hf auth login`") from None
     except errors.RevisionNotFoundError:
-        raise UserError(f"{hub_id} has no revision {revision}; mend `revision` in its card") from None
+        raise UserError(f"{hub_id} has no revision {revision}; correct `revision` in its card") from None
     except errors.OfflineModeIsEnabled:
         raise Unreachable("the Hub is switched off by HF_HUB_OFFLINE; unset it to download") from None
     except (errors.HTTPError, OSError) as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status is not None and status < 500:
-            raise UserError(f"{hub_id}: the Hub answers {status} ({first_line(error)[:160]})") from None
+            raise UserError(f"{hub_id}: the Hub answered {status} ({first_line(error)[:160]})") from None
         # A full disk is not the network's fault: its own error stays.
         if isinstance(error, OSError) and error.errno is not None and status is None and not _is_network(error):
             raise
@@ -152,12 +152,12 @@ def fetch_url(url: str, target: Path) -> None:
                 shutil.copyfileobj(answer, file)
             length = answer.headers.get("Content-Length")
         if length is not None and partial.stat().st_size != int(length) + (have if resumed else 0):
-            raise UserError(f"{url} broke off; run the same command again, it goes on where it stopped")
+            raise UserError(f"the download of {url} broke off; run the same command again to resume it")
     # Drop the partial file: an answer like 416 (it is longer than the file is now) would come back on every retry.
     except urllib.error.HTTPError as error:
         partial.unlink(missing_ok=True)
         raise UserError(
-            f"{url} answers {error.code} {error.reason}; save the file yourself and name its path"
+            f"{url} answered {error.code} {error.reason}; download the file yourself and give its path"
         ) from None
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
         raise UserError(f"{url} cannot be reached ({first_line(error)[:160]})") from None

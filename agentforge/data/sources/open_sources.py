@@ -108,7 +108,7 @@ def open_sources(data: Data) -> tuple[list[OpenSource], list[str]]:
         except MissingData as error:
             if not data.allow_missing:
                 raise MissingData(f"{error}, or set data.allow_missing=true to go on without it") from None
-            log.warning("%s is left out, and the others share its weight: %s", name, error)
+            log.warning("%s is left out; the other sources share its weight: %s", name, error)
             missing.append(name)
     if not opened:
         raise MissingData(
@@ -163,4 +163,4 @@ def _detect(files: list[Path], name: str) -> str:
                 return detect_adapter(raw)
             except UserError as error:
                 raise UserError(f"{name}: {error}") from None
-    raise UserError(f"{name}: its files ({', '.join(file.name for file in files[:3])}) hold no row that can be read")
+    raise UserError(f"{name}: its files ({', '.join(file.name for file in files[:3])}) have no readable row")

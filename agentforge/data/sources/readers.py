@@ -82,7 +82,7 @@ class ReadCounts:
             share = self.bad / (self.rows + self.bad)
             raise CheckRefused(
                 f"{what}: {self.bad} of {self.rows + self.bad} rows ({share:.1%}) cannot be read: "
-                f"{self.describe_bad()}; mend the file"
+                f"{self.describe_bad()}; correct the file"
                 + (f", or set data.max_bad_rows above {share:.2g}" if max_bad_rows else "")
             )
 
@@ -109,14 +109,16 @@ def read_rows(path: Path, counts: ReadCounts, columns: Sequence[str] | None = No
     if path.suffix == ".parquet":
         yield from _read_parquet(path, counts, columns)
     elif reader is None:
-        raise UserError(f"{path}: {path.suffix or 'no suffix'} is no kind of data file; known: {', '.join(SUFFIXES)}")
+        raise UserError(
+            f"{path}: {path.suffix or 'no suffix'} is not a known kind of data file; known: {', '.join(SUFFIXES)}"
+        )
     else:
         try:
             with path.open("rb") as packed, gzip.GzipFile(fileobj=packed) if path.suffix == ".gz" else packed as file:
                 yield from reader(file, path, counts)
         except (EOFError, gzip.BadGzipFile) as error:
             raise CheckRefused(
-                f"{path} is a damaged gzip file after {counts.rows} rows ({error}); get it again"
+                f"{path} is a gzip file that is damaged after {counts.rows} rows ({error}); download or make it again"
             ) from None
 
 
@@ -198,7 +200,7 @@ def _read_array(file: BufferedIOBase, path: Path, counts: ReadCounts) -> Iterato
         if found is None or (found[1] == len(text) and not ended):
             if ended:
                 raise CheckRefused(
-                    f"{path} ends inside its JSON array, after {number} rows: it is incomplete; get it again"
+                    f"{path} ends inside its JSON array, after {number} rows: it is cut off; download or make it again"
                 )
             # The window doubles, so that a huge element is decoded a few times, not once for each megabyte of it.
             more = file.read(max(CHUNK_CHARACTERS, len(text) - position))
@@ -209,7 +211,7 @@ def _read_array(file: BufferedIOBase, path: Path, counts: ReadCounts) -> Iterato
         number += 1
         if value is _UNREADABLE:
             raise CheckRefused(
-                f"{path}: row {number} of the JSON array is not JSON, so the rest cannot be read; get the file again"
+                f"{path}: row {number} of the JSON array is not JSON, so the rest cannot be read; get a correct file"
             )
         if (row := _array_row(value, text[position:end], path, number, counts, lax)) is not None:
             yield row
@@ -291,7 +293,7 @@ def _read_parquet(path: Path, counts: ReadCounts, columns: Sequence[str] | None)
     except (pa.ArrowInvalid, OSError) as error:
         reason = first_line(error)
         raise CheckRefused(
-            f"{path} cannot be read as Parquet after {counts.rows} rows ({reason}); get it again"
+            f"{path} cannot be read as Parquet after {counts.rows} rows ({reason}); download or make it again"
         ) from None
 
 

@@ -42,7 +42,8 @@ def registered(source: Source) -> DatasetCard | None:
     if name in (known := card_ids()):
         return load_card(name)
     raise UserError(
-        f"there is no data set '{name}'{did_you_mean(name, known)}; name one of `agentforge download --list` or a path"
+        f"there is no data set '{name}'{did_you_mean(name, known)}; give a path, or an id of "
+        "`agentforge download --list`"
     )
 
 
@@ -88,7 +89,7 @@ def refuse_disabled(card: DatasetCard, source: Source) -> None:
     if card.enabled and source.enabled is not False:
         return
     if card.enabled:
-        raise UserError(f"data set {card.id} has `enabled: false` in data.mix; take the line out")
+        raise UserError(f"data set {card.id} has `enabled: false` in data.mix; remove the line")
     if source.enabled and card.hub_id and card.files:
         return
     instead = f"; use {' or '.join(card.fallbacks)} instead" if card.fallbacks else ""

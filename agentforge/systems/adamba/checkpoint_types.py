@@ -35,7 +35,7 @@ def check_config(config: Mapping[str, Any]) -> None:
     """
     if config.get("mamba_rms_norm"):
         raise UserError(
-            "model.config.mamba_rms_norm: an Adamba cannot have it, because no width could be cut out of it"
+            "model.config.mamba_rms_norm: an Adamba cannot have it, because no width could be cut out of the model"
         )
 
 
@@ -45,7 +45,7 @@ def gguf_refusal(config: Mapping[str, Any]) -> str | None:
         return None
     parts = ", ".join(f"{name}={config[name]}" for name, plain in SWITCHES.items() if config.get(name, plain) != plain)
     return (
-        f"GGUF has no way to say {parts}, which this model has from its nanochat base; serve the merged checkpoint "
+        f"GGUF cannot express {parts}, which this model has from its nanochat base; serve the merged checkpoint "
         "with transformers instead"
     )
 

@@ -55,7 +55,9 @@ def generate(
 ) -> Any:
     """`AdaptiveGeneration.generate` for any FalconH1 model."""
     if width is not None and exit_threshold is not None:
-        raise UserError("width and exit_threshold: exits are calibrated at full width; give one of the two")
+        raise UserError(
+            "width and exit_threshold cannot be combined: exits are calibrated at full width; give one of the two"
+        )
     # The router reads the prompt once, at the narrowest width, before anything is generated.
     if width == "router":
         width = route(model, kwargs.get("input_ids", args[0] if args else None), kwargs.get("attention_mask"))
@@ -64,7 +66,7 @@ def generate(
     if exit_threshold is None:
         return _plain(model, *args, **kwargs)
     if catch_up not in get_args(CatchUp):
-        raise UserError(f"catch_up {catch_up!r}: it is {' or '.join(get_args(CatchUp))}")
+        raise UserError(f"catch_up is {catch_up!r}; it must be {' or '.join(get_args(CatchUp))}")
     # `generate` sets up cache, processors and stopping criteria as usual, then runs our loop instead of its own.
     loop = ExitLoop(exit_rules(model, exit_threshold), catch_up, kwargs.get("streamer"))
     return _plain(model, *args, custom_generate=loop.run, **kwargs)
@@ -91,7 +93,7 @@ def exit_rules(model: Model, threshold: Threshold) -> dict[int, Rule]:
     elif isinstance(threshold, int | float):
         chosen = dict.fromkeys(exits.calibrated, float(threshold))
     else:
-        raise UserError(f"exit_threshold {threshold!r}: a number, a number for each layer, or 'calibrated'")
+        raise UserError(f"exit_threshold is {threshold!r}; give a number, a number for each layer, or 'calibrated'")
     return {
         layer: Rule(value, exits.calibrated[layer].confidence, exits.gates.get(layer))
         for layer, value in chosen.items()

@@ -29,11 +29,11 @@ def check(chosen: Any) -> None:
     for name in chosen.model_dump(exclude_none=True, exclude={"operation", "max_logit_difference"}):
         if name not in takes:
             options = " and ".join(f"surgery.{option}" for option in takes)
-            raise UserError(f"surgery.{name} means nothing to {chosen.operation}, which takes {options}")
+            raise UserError(f"{chosen.operation} has no option surgery.{name}; it takes {options}")
     if chosen.operation == "truncate" and chosen.layers is None:
-        raise UserError("truncate: give surgery.layers, how many of the first layers stay")
+        raise UserError("truncate: set surgery.layers, the number of first layers to keep")
     if chosen.operation == "drop_attention" and (chosen.layers is None) == (chosen.indices is None):
-        raise UserError("drop_attention: give surgery.layers (how many) or surgery.indices (which), and not both")
+        raise UserError("drop_attention: set either surgery.layers (how many) or surgery.indices (which)")
 
 
 def _always(suffix: str) -> Callable[[Any], str]:

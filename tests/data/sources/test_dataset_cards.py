@@ -79,9 +79,9 @@ def test_the_page_has_the_cards_table() -> None:
     ("text", "message"),
     [
         ("title: t\nlicence: MIT\nhub: a/b\n", r"things\.yaml: there is no key 'hub'; did you mean 'hub_id'"),
-        ("title: t\nlicence: MIT\nhub_id: a/b\nfiles: {train: [x]}\n", "without revision it needs a pin_note"),
-        ("title: t\nlicence: MIT\n", "it must have one of hub_id, generator and urls"),
-        ("title: t\nlicence: MIT\nenabled: false\n", "a data set that is off needs a reason"),
+        ("title: t\nlicence: MIT\nhub_id: a/b\nfiles: {train: [x]}\n", "without a `revision` it needs a `pin_note`"),
+        ("title: t\nlicence: MIT\n", "set exactly one of hub_id, generator and urls"),
+        ("title: t\nlicence: MIT\nenabled: false\n", "a data set with `enabled: false` needs a `reason`"),
         ("title: t\nlicence: MIT\nhub_id: a/b\npin_note: n\n", "files has no split 'train'"),
         (
             "id: other\ntitle: t\nlicence: MIT\nhub_id: a/b\npin_note: n\nfiles: {train: [x]}\n",

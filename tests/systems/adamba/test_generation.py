@@ -280,15 +280,18 @@ def test_plain_falcon_h1_decodes_so_as_well() -> None:
     ("options", "sentence"),
     [
         ({"width": "1/3"}, "width 1/3: hidden_size 64 would be 21.3333; widths are whole numbers of"),
-        ({"width": "3/2"}, "width '3/2': a width is a share of the whole model, such as 1/2; at most 1"),
-        ({"width": ["1/2"]}, "width: a mix is a list of 4 pairs"),
-        ({"width": "wide"}, "width 'wide': a width is a share"),
-        ({"width": "1/2", "exit_threshold": 0.5}, "width and exit_threshold: exits are calibrated at full width"),
-        ({"exit_threshold": 0.5, "num_beams": 2}, "greedy decoding and sampling, not for beam_search"),
+        ({"width": "3/2"}, "width '3/2' is not valid; give a share of the whole model, such as 1/2, and at most 1"),
+        ({"width": ["1/2"]}, "width: a mix must be a list of 4 pairs"),
+        ({"width": "wide"}, "width 'wide' is not valid; give a share"),
+        (
+            {"width": "1/2", "exit_threshold": 0.5},
+            "width and exit_threshold cannot be combined: exits are calibrated at full width",
+        ),
+        ({"exit_threshold": 0.5, "num_beams": 2}, "greedy decoding and sampling, not with beam_search"),
         ({"exit_threshold": 0.5, "use_cache": False}, "exits need the cache"),
-        ({"exit_threshold": "often"}, "exit_threshold 'often': a number"),
+        ({"exit_threshold": "often"}, "exit_threshold is 'often'; give a number"),
         ({"exit_threshold": {7: 0.5}}, "no calibrated exit after layer 7; there are: 1, 2, 3"),
-        ({"exit_threshold": 0.5, "catch_up": "never"}, "catch_up 'never': it is exact or copy"),
+        ({"exit_threshold": 0.5, "catch_up": "never"}, "catch_up is 'never'; it must be exact or copy"),
     ],
 )
 def test_what_cannot_be_done_is_said(model: AdambaForCausalLM, options: dict[str, Any], sentence: str) -> None:

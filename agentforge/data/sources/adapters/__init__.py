@@ -69,6 +69,6 @@ def detect_adapter(raw: Raw) -> str:
         if columns <= raw.keys():
             return name
     raise UserError(
-        f"no adapter knows rows with the columns {', '.join(map(str, raw)) or '(none)'}; name one with `adapter:` and "
+        f"no adapter fits rows with the columns {', '.join(map(str, raw)) or '(none)'}; name one with `adapter:` and "
         f"map its columns with `columns:` (adapters: {', '.join(sorted(ADAPTERS))})"
     )

@@ -41,9 +41,9 @@ def loss_readings(model: Any, location: ModelLocation, settings: Losses) -> Adam
     if model.config.model_type not in (PLAIN_TYPE, OWN_TYPE):
         if shares != [1]:
             raise UserError(
-                f"evaluate.loss.widths: a {model.config.model_type} has no narrower models inside; set it to ['1']"
+                f"evaluate.loss.widths: a {model.config.model_type} has no narrower models inside; set this to ['1']"
             )
-        log.info("%s has no early exits: its loss is measured at full depth alone", location.label)
+        log.info("%s has no early exits; its loss is measured at full depth only", location.label)
         return None
     layers, calibrated = _exits(model, location) if asked.exits else ([], None)
     return AdambaReadings(model, [str(share) for share in shares], layers, calibrated)
@@ -56,7 +56,7 @@ def _exits(model: Any, location: ModelLocation) -> tuple[list[int], Exits | None
         calibrated = exits_of(model)  # which checks them
     layers = set(getattr(model.config, "exit_layers", None) or ()) | set(calibrated.calibrated if calibrated else ())
     if not layers:
-        log.info("%s has no early exits: its loss is measured at full depth alone", location.label)
+        log.info("%s has no early exits; its loss is measured at full depth only", location.label)
     return sorted(layers), calibrated
 
 

@@ -72,15 +72,17 @@ def calibrate_exits(
     layers = sorted(layers or gates or getattr(model.config, "exit_layers", None) or [])
     confidence = confidence or ("gate" if gates else "softmax_gap")
     if not layers:
-        raise UserError("no exits to calibrate: train gates, or name the layers (exit_layers)")
+        raise UserError("there are no exits to calibrate: train gates, or name the layers (exit_layers)")
     if not 0 < wanted < 1:
-        raise UserError(f"the wanted agreement is a share between 0 and 1, not {wanted}")
+        raise UserError(f"the wanted agreement must be between 0 and 1, not {wanted}")
     for layer in layers:
         check_exit(model, layer, confidence, gates)
     observed = observe(model, batches, layers, confidence, gates)
     rows = np.concatenate(observed.rows) if observed.rows else np.zeros(0)
     if len(np.unique(rows)) < 2:
-        raise UserError("calibrating exits needs at least two held-out rows: one half chooses, the other measures")
+        raise UserError(
+            "calibrating exits needs at least two held-out rows: half choose the threshold, the others measure it"
+        )
     # Exits are calibrated in the order in which decoding meets them: a deeper exit sees only the tokens that earlier
     # exits let pass, and those are the harder ones.
     left = np.zeros(len(rows), bool)

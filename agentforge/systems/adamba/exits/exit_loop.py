@@ -123,6 +123,6 @@ def check_mode(config: GenerationConfig) -> None:
     """Refuse what does not write one token after the other, each from the cache of those before."""
     mode = config.get_generation_mode()
     if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
-        raise UserError(f"exit_threshold: exits are for greedy decoding and sampling, not for {mode.value}")
+        raise UserError(f"exit_threshold: exits work with greedy decoding and sampling, not with {mode.value}")
     if config.use_cache is False:
-        raise UserError("exit_threshold: exits need the cache; leave use_cache as it is")
+        raise UserError("exit_threshold: exits need the cache; do not set use_cache to False")

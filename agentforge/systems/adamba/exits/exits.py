@@ -176,14 +176,16 @@ def check_exit(model: Any, layer: int, confidence: str, gates: Mapping[int, Exit
     """
     layers, width = model.config.num_hidden_layers, model.config.hidden_size
     if not 0 < layer < layers:
-        raise UserError(f"an exit after layer {layer}: this model has {layers} layers, exits are 1 to {layers - 1}")
+        raise UserError(
+            f"there can be no exit after layer {layer}: this model has {layers} layers, so exits are 1 to {layers - 1}"
+        )
     if confidence != "gate":
         return
     if layer not in gates:
         raise UserError(f"the exit after layer {layer} has no gate in {GATES}; train the gates, or use softmax_gap")
     if gates[layer].width != width:
         raise UserError(
-            f"the gate after layer {layer} reads {gates[layer].width} channels, this model has {width}; "
+            f"the gate after layer {layer} reads {gates[layer].width} channels, but this model has {width}; "
             "train and calibrate the gates again"
         )
 

@@ -42,7 +42,7 @@ class DroppedOutput(DroppedProjection):
         for name in [name for name in destination if name.startswith(prefix)]:
             value = destination[name]
             if not value.is_meta and bool(value.any()):
-                log.warning("%s is written as zeros: this layer's attention is dropped and was not run", name)
+                log.warning("%s is written as zeros, because this layer's attention is dropped", name)
             destination[name] = torch.zeros_like(value)
 
 

@@ -128,12 +128,12 @@ def check_groups(config: Config, shape: Shape) -> None:
     if shape.num_attention_heads != per_group * shape.num_key_value_heads:
         raise UserError(
             f"num_attention_heads {shape.num_attention_heads} and num_key_value_heads {shape.num_key_value_heads} do "
-            f"not go together: each key-value head serves {per_group} attention heads here, as in the other widths"
+            f"not fit: each key-value head must serve {per_group} attention heads, as in the other widths"
         )
     if config.mamba_n_groups != 1 and shape.mamba_n_heads != config.mamba_n_heads:
         raise UserError(
             f"mamba_n_heads cannot change from {config.mamba_n_heads} to {shape.mamba_n_heads}: the model has "
-            f"{config.mamba_n_groups} Mamba groups, and its heads would move from one to another"
+            f"{config.mamba_n_groups} Mamba groups, and heads would move from one group to another"
         )
 
 

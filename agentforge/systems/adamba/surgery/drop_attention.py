@@ -79,7 +79,7 @@ def _candidates(config: Any, layers: int | Sequence[int]) -> list[int]:
     if isinstance(layers, int):
         if not 0 < layers <= len(present):
             raise UserError(
-                f"drop_attention: surgery.layers is {layers}, the model has attention in {len(present)} layers"
+                f"drop_attention: surgery.layers is {layers}, but the model has attention in {len(present)} layers"
             )
         return present
     if wrong := [layer for layer in layers if layer not in present]:

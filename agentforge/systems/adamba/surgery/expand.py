@@ -60,11 +60,11 @@ def expanded_config(config: Any, shape: Shape) -> Any:
     for name, size in asdict(shape).items():
         if size < getattr(old, name):
             raise UserError(
-                f"expand: {name} would shrink from {getattr(old, name)} to {size}; to make a model smaller use "
+                f"expand: {name} would shrink from {getattr(old, name)} to {size}; to make a model smaller, use "
                 "operation: slice or truncate"
             )
     if shape == old:
-        raise UserError("expand: no size grows; give surgery.width above 1, or larger sizes in surgery.shape")
+        raise UserError("expand: no size grows; set surgery.width above 1, or larger sizes in surgery.shape")
     new = resized(config, shape)
     new.expanded_from = asdict(old)
     new.expansions = [*(new.expansions or []), new.expanded_from]

@@ -138,7 +138,7 @@ def _refuse_what_is_not_held(base: Path, fields: Mapping[str, Any]) -> None:
     kind = str(fields.get("model_type"))
     if kind not in HELD:
         why = f" has {NOT_HELD[kind]}, which FalconH1 cannot hold exactly" if kind in NOT_HELD else " is not known here"
-        raise UserError(f"graft: {base} is a {kind}, which{why}; take a {', a '.join(HELD)} or a nanochat as the base")
+        raise UserError(f"graft: {base} is a {kind}, which{why}; use a {', a '.join(HELD)} or a nanochat as the base")
     wrong = {
         "attention_bias": "biases in its attention",
         "mlp_bias": "biases in its MLP",
@@ -149,7 +149,7 @@ def _refuse_what_is_not_held(base: Path, fields: Mapping[str, Any]) -> None:
         if fields.get(name):
             raise UserError(f"graft: {base} has {what} ({name} in config.json), which an Adamba cannot hold exactly")
     if fields.get("hidden_act", "silu") != "silu":
-        raise UserError(f"graft: {base} has hidden_act {fields['hidden_act']}; Mamba's kernels know silu only")
+        raise UserError(f"graft: {base} has hidden_act {fields['hidden_act']}; Mamba's kernels support only silu")
 
 
 def write_graft(target: Path, config: Any, dtype: torch.dtype, read: Callable[[str], torch.Tensor], seed: int) -> None:

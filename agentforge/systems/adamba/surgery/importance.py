@@ -187,6 +187,8 @@ def check_orderable(source: Path, config: Any) -> None:
         UserError: it was expanded, or its Mamba heads are in groups.
     """
     if getattr(config, "expansions", None):
-        raise UserError(f"order: {source} was expanded, its old part must stay the first; order it before expanding")
+        raise UserError(
+            f"order: {source} was expanded, so its old part must stay first; order the model before expanding it"
+        )
     if config.mamba_n_groups != 1:
-        raise UserError(f"order: {source} has {config.mamba_n_groups} Mamba groups, its heads cannot change places")
+        raise UserError(f"order: {source} has {config.mamba_n_groups} Mamba groups, so its heads cannot be reordered")

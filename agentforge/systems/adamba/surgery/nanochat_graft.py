@@ -64,17 +64,17 @@ class RawCheckpoint:
         self.directory = directory
         models = sorted(directory.glob("model_*.pt"))
         if not models:
-            raise UserError(f"{directory} has no model_XXXXXX.pt: it is no nanochat checkpoint")
+            raise UserError(f"{directory} has no model_XXXXXX.pt, so it is not a nanochat checkpoint")
         meta = directory / models[-1].name.replace("model_", "meta_").replace(".pt", ".json")
         if not meta.is_file():
-            raise UserError(f"{directory} has {models[-1].name} but not {meta.name}, which says how large the model is")
+            raise UserError(f"{directory} has {models[-1].name} but not {meta.name}, which states the model's size")
         self.config: dict[str, Any] = json.loads(meta.read_text(encoding="utf-8"))["model_config"]
         self._check_config(meta)
         try:
             state = torch.load(models[-1], map_location="cpu", weights_only=True, mmap=True)
         except (UnpicklingError, RuntimeError, EOFError) as error:
             raise CheckRefused(
-                f"{models[-1]} is damaged or holds more than tensors, and was not read; fetch it again"
+                f"{models[-1]} is damaged or holds more than tensors, so it was not read; get it again"
             ) from error
         self.tensors: dict[str, Tensor] = {name.removeprefix(COMPILED): tensor for name, tensor in state.items()}
         self._cut_padding()
@@ -82,9 +82,9 @@ class RawCheckpoint:
     def _check_config(self, meta: Path) -> None:
         window = self.config.pop("window_pattern", "L")
         if set(window) != {"L"}:
-            raise CheckRefused(f"{meta}: window_pattern is {window}; an Adamba's attention sees everything")
+            raise CheckRefused(f"{meta}: window_pattern is {window}, but an Adamba's attention has no windows")
         if unknown := sorted(set(self.config) - set(MODEL_CONFIG)):
-            raise CheckRefused(f"{meta}: {unknown[0]} is not known here: this nanochat computes something else")
+            raise CheckRefused(f"{meta}: {unknown[0]} is not supported: this nanochat computes something else")
         if missing := [name for name in MODEL_CONFIG if name not in self.config]:
             raise CheckRefused(f"{meta}: model_config lacks {missing[0]}")
 
@@ -144,7 +144,7 @@ def open_nanochat(base: Path) -> tuple[NanoChatConfig, Weights, torch.dtype, Cal
     config = NanoChatConfig.from_pretrained(base)
     if config.attention_bias or config.hidden_act != "relu2":
         raise UserError(
-            f"graft: {base} has biases in its attention or another activation than relu2: it is no nanochat"
+            f"graft: {base} has biases in its attention or an activation other than relu2, so it is not a nanochat"
         )
     return config, checkpoint, main_dtype(checkpoint), lambda name: _renamed(name, ON_THE_HUB)
 

@@ -81,7 +81,7 @@ def _wanted_shape(job: Job) -> Shape:
     """
     chosen, shape = _chosen(job), Shape.of(read_config(job.base))
     if chosen.width is None and chosen.shape is None:
-        raise UserError(f"{job.chosen.operation}: give surgery.width (such as 1/2 or 5/4) or sizes in surgery.shape")
+        raise UserError(f"{job.chosen.operation}: set surgery.width (such as 1/2 or 5/4) or sizes in surgery.shape")
     if chosen.width is not None:
         shape = shape.scaled(_share(chosen.width))
     given = chosen.shape.model_dump(exclude_none=True) if chosen.shape else {}

@@ -64,7 +64,7 @@ def load(directory: Path, dtype: torch.dtype = torch.float32) -> Any:
     loaded: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, output_loading_info=True)
     model, report = loaded
     if problems := sorted(map(str, {*report["missing_keys"], *report["unexpected_keys"]})):
-        raise CheckRefused(f"{directory}: {len(problems)} weights do not fit its config, the first is {problems[0]}")
+        raise CheckRefused(f"{directory}: {len(problems)} weights do not fit its config; the first is {problems[0]}")
     return model.eval()
 
 
@@ -144,7 +144,7 @@ def compare(old: Sequence[Tensor], new: Sequence[Tensor], bound: float) -> Proof
     if not difference <= proof.bound:  # also where it is NaN
         raise CheckRefused(
             f"the new model's logits differ from the old one's by up to {difference:.3g} on {proof.tokens} tokens "
-            f"(the largest logit is {largest:.3g}), {proof.bound:.3g} is allowed; nothing was published"
+            f"(the largest logit is {largest:.3g}), but only {proof.bound:.3g} is allowed; nothing was published"
         )
     return proof
 

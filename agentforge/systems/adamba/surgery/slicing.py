@@ -59,6 +59,6 @@ def check_smaller(whole: Shape, shape: Shape) -> None:
     """
     for name, size in asdict(shape).items():
         if not 1 <= size <= getattr(whole, name):
-            raise UserError(f"{name}: a part of the model has 1 to {getattr(whole, name)}, not {size}")
+            raise UserError(f"{name} of a slice must be 1 to {getattr(whole, name)}, not {size}")
     if shape == whole:
-        raise UserError("the whole model is no slice of itself: give a surgery.width below 1, or smaller sizes")
+        raise UserError("this slice is the whole model: set surgery.width below 1, or smaller sizes")

@@ -33,11 +33,11 @@ def read_config(directory: Path) -> Any:
     fields = Checkpoint(directory).config
     kind = fields.get("model_type")
     if kind not in ("falcon_h1", "adamba"):
-        raise UserError(f"{directory} is a {kind}, not an Adamba; make one of it first (surgery: operation: graft)")
+        raise UserError(f"{directory} is a {kind}, not an Adamba; graft it first (surgery: operation: graft)")
     if biased := [
         name for name in ("attention_bias", "mlp_bias", "projectors_bias", "mamba_proj_bias") if fields.get(name)
     ]:
-        raise UserError(f"{directory}: {biased[0]} is on; agentforge cuts and grows models without biases only")
+        raise UserError(f"{directory}: {biased[0]} is on, but agentforge slices and expands only models without biases")
     config: Any = AdambaConfig.from_pretrained(directory)
     config.head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     config.mamba_d_ssm = config.mamba_n_heads * config.mamba_d_head
@@ -89,14 +89,14 @@ def check_tensors(checkpoint: Weights, wanted: Mapping[str, tuple[int, ...]], ti
         embedding = next(name for name in wanted if name.endswith("embed_tokens.weight"))
         if not torch.equal(checkpoint.read(HEAD), checkpoint.read(embedding)):
             raise CheckRefused(
-                f"{where}: config.json ties {HEAD} to {embedding}, the file has another {HEAD}; "
-                "set tie_word_embeddings to false if the head was trained apart"
+                f"{where}: config.json ties {HEAD} to {embedding}, but the file has a different {HEAD}; "
+                "set tie_word_embeddings to false if the head was trained separately"
             )
         del found[HEAD]
     if not tied and HEAD not in found:
         raise CheckRefused(
-            f"{where}: config.json says that {HEAD} is not tied, the file has none; set tie_word_embeddings to true if "
-            "the head is the embedding"
+            f"{where}: config.json says that {HEAD} is not tied, but the file has none; set tie_word_embeddings to "
+            "true if the head is the embedding"
         )
     for kind, names in (("lacks", set(wanted) - set(found)), ("has unknown", set(found) - set(wanted))):
         if names:
@@ -104,7 +104,7 @@ def check_tensors(checkpoint: Weights, wanted: Mapping[str, tuple[int, ...]], ti
             raise CheckRefused(f"{where} {kind} {min(names)}{more}: it is not the model that its config.json describes")
     for name, shape in wanted.items():
         if (stored := tuple(found[name].shape)) != shape:
-            raise CheckRefused(f"{where}: {name} is {stored}, its config asks for {shape}")
+            raise CheckRefused(f"{where}: {name} is {stored}, but its config asks for {shape}")
 
 
 def open_adamba(directory: Path) -> tuple[Any, Checkpoint]:

@@ -42,7 +42,7 @@ def calibrate_after_training(trainer: GuardedTrainer, train: AdambaTrain, direct
         if train.nested is not None and (tolerance := train.nested.router) is not None:
             made["router"] = _fit(model, batches, train.nested.widths, tolerance, directory)
     except UserError as error:
-        log.warning("the eval rows do not do for calibrated exits or a router: %s", error)
+        log.warning("the eval rows are not enough to calibrate exits or fit a router: %s", error)
     return made
 
 

@@ -32,10 +32,10 @@ def lora_options(model: nn.Module, options: dict[str, Any]) -> dict[str, Any]:
     for target in [] if isinstance(targets, str) else targets or []:
         if not any(name == target or name.endswith(f".{target}") for name in names):
             raise UserError(
-                f"train.lora.target_modules: every {target} is in dropped attention (layers {layers}), which is not "
+                f"train.lora.target_modules: every {target} is in attention that is dropped (layers {layers}) and not "
                 "run; leave it out"
             )
-    log.info("no LoRA on the attention of layers %s: it is dropped and not run", layers)
+    log.info("LoRA skips the attention of layers %s, because it is dropped", layers)
     given = options.get("exclude_modules") or []
     if isinstance(given, str):  # a regular expression over whole names
         return options | {"exclude_modules": "|".join([f"(?:{given})", *map(re.escape, dropped)])}

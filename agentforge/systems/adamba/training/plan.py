@@ -43,7 +43,11 @@ def training_plan(recipe: Recipe, arguments: Arguments) -> NestedPlan | None:
         return NestedPlan(recipe, arguments)
     path = recipe.model.path
     if path is not None and (Path(path) / GATES_FILE).is_file():
-        log.warning("%s has %s; without train.exits the result has none, for its layers move", path, GATES_FILE)
+        log.warning(
+            "%s has %s; without train.exits the result will have no exits, because training changes the layers",
+            path,
+            GATES_FILE,
+        )
     return None
 
 
@@ -105,11 +109,14 @@ class NestedPlan(TrainingPlan):
         ]
         if launched:
             raise UserError(
-                f"train.{keys[0]} reads parts of whole weights, {launched[0]} gives each process a shard of them; "
+                f"train.{keys[0]} needs whole weights, but {launched[0]} gives each process only a shard; "
                 "launch with DDP (torchrun, or accelerate without it)"
             )
         if any(word in str(self.args.optim) for word in ("lomo", "layerwise")):
-            raise UserError(f"train.args.optim {self.args.optim} updates weights before all widths have been trained")
+            raise UserError(
+                f"train.args.optim {self.args.optim} updates weights before all widths have been trained; "
+                "use another one"
+            )
 
     def _check_widths(self, config: Any) -> None:
         if self.train.nested is None:
@@ -118,7 +125,7 @@ class NestedPlan(TrainingPlan):
         for given in self.train.nested.widths:
             width = parse_width(given)
             if width == 1:
-                raise UserError("train.nested.widths: 1 is trained anyway; name narrower ones, such as 1/2")
+                raise UserError("train.nested.widths: width 1 is always trained; name narrower ones, such as 1/2")
             try:
                 resized(config, shape.scaled(width))
             except UserError as error:
@@ -130,7 +137,7 @@ class NestedPlan(TrainingPlan):
         layers, depth = self.train.exits.layers, config.num_hidden_layers
         if layers != sorted(set(layers)) or layers[0] < 1 or layers[-1] >= depth:
             raise UserError(
-                f"train.exits.layers {layers}: exits are rising numbers from 1 to {depth - 1}, for the model has "
+                f"train.exits.layers {layers}: give rising numbers from 1 to {depth - 1}, because the model has "
                 f"{depth} layers"
             )
 
@@ -141,10 +148,10 @@ class NestedPlan(TrainingPlan):
         if not before:
             raise CheckRefused(
                 f"train.expanded: {self.recipe.model.path or 'the model'} has not been expanded (its config has no "
-                "expanded_from); run `agentforge surgery` with operation expand first, and train what it makes"
+                "expanded_from); run `agentforge surgery` with operation expand first, and train its result"
             )
         if not Shape(**before).fits_in(Shape.of(config)):
-            raise CheckRefused(f"expanded_from {before} does not fit into {self.recipe.model.path}; expand it again")
+            raise CheckRefused(f"expanded_from {before} does not fit {self.recipe.model.path}; expand the model again")
 
     def _check_teacher(self, config: Any) -> None:
         if self.train.distill is None:
@@ -153,8 +160,8 @@ class NestedPlan(TrainingPlan):
         size = config_of(Model(path=teacher)).vocab_size
         if size != config.vocab_size:
             raise UserError(
-                f"train.distill.teacher: {teacher} has {size} tokens, the model {config.vocab_size}; a teacher speaks "
-                "the model's own vocabulary, as the base it was grafted from does"
+                f"train.distill.teacher: {teacher} has {size} tokens, but the model has {config.vocab_size}; use a "
+                "teacher with the model's vocabulary, such as the base it was grafted from"
             )
 
     def inputs(self) -> dict[str, Path | str]:

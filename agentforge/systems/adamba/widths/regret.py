@@ -67,7 +67,7 @@ def measure_regrets(model: Model, batches: Iterable[Mapping[str, Tensor]], width
             row_losses.append(mean_loss(head(narrow, hidden[:, :-1]), ids[:, 1:], scored)[usable])
         losses.append(torch.stack(row_losses, 1).cpu())
     if not losses:
-        raise UserError("no held-out rows to measure regrets on")
+        raise UserError("there are no held-out rows to measure regrets on")
     table = torch.cat(losses)
     return Regrets(torch.cat(features), table - table[:, -1:])
 

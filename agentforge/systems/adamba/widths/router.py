@@ -168,12 +168,12 @@ def route(model: Model, input_ids: Tensor | None, attention_mask: Tensor | None 
     """
     router = router_of(model)
     if input_ids is None:
-        raise UserError("width 'router': the router reads the prompt; give it as input_ids")
+        raise UserError("width 'router': the router reads the prompt; pass it as input_ids")
     narrow = submodel(model, router.widths[0])
     if narrow.config.hidden_size != len(router.mean):
         raise UserError(
-            f"width 'router': the router reads {len(router.mean)} channels, width {router.widths[0]} of this model has "
-            f"{narrow.config.hidden_size}; fit it again"
+            f"width 'router': the router reads {len(router.mean)} channels, but width {router.widths[0]} of this model "
+            f"has {narrow.config.hidden_size}; fit it again"
         )
     mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
     with torch.no_grad():

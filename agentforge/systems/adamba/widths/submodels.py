@@ -36,7 +36,7 @@ def parse_width(width: Widths) -> Fraction:
     except (ValueError, TypeError, ZeroDivisionError):
         share = Fraction(0)
     if not 0 < share <= 1:
-        raise UserError(f"width {width!r}: a width is a share of the whole model, such as 1/2; at most 1")
+        raise UserError(f"width {width!r} is not valid; give a share of the whole model, such as 1/2, and at most 1")
     return share
 
 
@@ -60,9 +60,7 @@ def cut(model: Model, shape: Shape) -> Model:
     try:
         state = {name: take(whole[name], index_of(name, config, model.config)) for name in small.state_dict()}
     except KeyError as missing:
-        raise UserError(
-            f"no slice of this model can be made: it has no tensor {missing}; merge its adapter first"
-        ) from None
+        raise UserError(f"this model cannot be sliced: it has no tensor {missing}; merge its adapter first") from None
     small.load_state_dict({name: part.contiguous() for name, part in state.items()}, assign=True)
     small.tie_weights()  # a FalconH1 does not do so itself
     small.requires_grad_(False)
@@ -121,7 +119,7 @@ def mixed_shapes(whole: Shape, width: Mix) -> tuple[Shape, ...]:
     """
     if len(width) != whole.num_hidden_layers or any(isinstance(pair, str) or len(pair) != 2 for pair in width):
         raise UserError(
-            f"width: a mix is a list of {whole.num_hidden_layers} pairs, for each layer the width of its MLP and that "
-            "of its mixers"
+            f"width: a mix must be a list of {whole.num_hidden_layers} pairs: for each layer, the width of its MLP and "
+            "that of its mixers"
         )
     return tuple(mixed_shape(whole, parse_width(mlp), parse_width(mixers)) for mlp, mixers in width)

@@ -187,17 +187,17 @@ def test_a_threshold_without_calibrated_gates_is_refused(tmp_path: Path, gates: 
 
 
 def test_gates_of_another_width_are_refused(model: AdambaForCausalLM, batches: Any) -> None:
-    with pytest.raises(UserError, match="reads 32 channels, this model has 64"):
+    with pytest.raises(UserError, match="reads 32 channels, but this model has 64"):
         calibrate_exits(model, batches, 0.9, gates={2: ExitGate(32)})
 
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"layers": [4]}, "an exit after layer 4: this model has 4 layers, exits are 1 to 3"),
+        ({"layers": [4]}, "no exit after layer 4: this model has 4 layers, so exits are 1 to 3"),
         ({"layers": [2], "confidence": "gate"}, "has no gate"),
         ({}, "no exits to calibrate"),
-        ({"layers": [2], "wanted": 1.0}, "a share between 0 and 1"),
+        ({"layers": [2], "wanted": 1.0}, "must be between 0 and 1"),
         ({"layers": [2], "batches": []}, "at least two held-out rows"),
     ],
 )

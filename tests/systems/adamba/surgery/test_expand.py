@@ -164,8 +164,8 @@ def test_what_waits_a_step_in_a_tied_model_learns_at_the_second(tmp_path: Path) 
     [
         (replace(BASE, hidden_size=48), "hidden_size would shrink from 64 to 48"),
         (replace(BASE, hidden_size=80, num_hidden_layers=1), "num_hidden_layers would shrink"),
-        (replace(BASE, num_attention_heads=5), "each key-value head serves 2 attention heads"),
-        (replace(BASE, num_attention_heads=6), "num_attention_heads 6 and num_key_value_heads 2 do not go together"),
+        (replace(BASE, num_attention_heads=5), "each key-value head must serve 2 attention heads"),
+        (replace(BASE, num_attention_heads=6), "num_attention_heads 6 and num_key_value_heads 2 do not fit"),
         (BASE, "no size grows"),
     ],
 )

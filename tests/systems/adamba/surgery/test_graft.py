@@ -103,7 +103,7 @@ def test_the_sizes_of_the_mixers_can_be_chosen_and_the_seed_decides_their_values
         ({"hidden_act": "gelu"}, "hidden_act gelu"),
         ({"model_type": "qwen2"}, "a qwen2, which has biases on queries, keys and values"),
         ({"model_type": "qwen3"}, "norms on queries and keys"),
-        ({"model_type": "bert"}, "is a bert, which is not known here; take a llama"),
+        ({"model_type": "bert"}, "is a bert, which is not known here; use a llama"),
         ({"quantization_config": {"bits": 4}}, "quantised weights"),
     ],
 )
@@ -126,10 +126,10 @@ def test_tensors_must_be_those_of_the_config(tmp_path: Path) -> None:
     norm = "model.layers.1.post_attention_layernorm.weight"
     refused(tensors | {"model.layers.0.self_attn.q_norm.weight": torch.ones(16)}, "has unknown .*q_norm")
     refused({name: tensor for name, tensor in tensors.items() if name != norm}, f"lacks {norm}")
-    refused(tensors | {norm: torch.ones(65)}, r"is \(65,\), its config asks for \(64,\)")
+    refused(tensors | {norm: torch.ones(65)}, r"is \(65,\), but its config asks for \(64,\)")
     refused({name: tensor for name, tensor in tensors.items() if name != "lm_head.weight"}, "is not tied")
     edit(base, tie_word_embeddings=True)
-    refused(tensors, "ties lm_head.weight to model.embed_tokens.weight, the file has another")
+    refused(tensors, "ties lm_head.weight to model.embed_tokens.weight, but the file has a different")
     # a tied model whose file has the head once more, and buffers of older releases, is the same model
     inverse = {f"model.layers.{n}.self_attn.rotary_emb.inv_freq": torch.ones(8) for n in range(2)}
     save_file(tensors | inverse | {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}, file)

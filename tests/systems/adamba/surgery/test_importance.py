@@ -108,7 +108,7 @@ def test_an_expanded_model_or_one_with_groups_keeps_its_order(tmp_path: Path) ->
     source = adamba(tmp_path / "whole", WHOLE)
     (tmp_path / "grown").mkdir()
     expand(source, tmp_path / "grown", Shape(80, 8, 4, 96, 6, 3), 0)
-    with pytest.raises(UserError, match="was expanded, its old part must stay the first"):
+    with pytest.raises(UserError, match="was expanded, so its old part must stay first"):
         ordered(tmp_path / "grown", tmp_path / "a", random_importance(0))
     with pytest.raises(UserError, match="has 2 Mamba groups"):
         ordered(adamba(tmp_path / "groups", WHOLE, mamba_n_groups=2), tmp_path / "b", random_importance(0))

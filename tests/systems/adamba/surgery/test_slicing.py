@@ -71,10 +71,10 @@ def test_exits_and_dropped_layers_beyond_the_depth_leave_the_config(tmp_path: Pa
 @pytest.mark.parametrize(
     ("shape", "says"),
     [
-        (replace(WHOLE, hidden_size=80), "hidden_size: a part of the model has 1 to 64, not 80"),
-        (replace(WHOLE, num_hidden_layers=0), "num_hidden_layers: a part of the model has 1 to 3, not 0"),
-        (replace(WHOLE, num_attention_heads=2), "each key-value head serves 1 attention heads"),
-        (WHOLE, "the whole model is no slice of itself"),
+        (replace(WHOLE, hidden_size=80), "hidden_size of a slice must be 1 to 64, not 80"),
+        (replace(WHOLE, num_hidden_layers=0), "num_hidden_layers of a slice must be 1 to 3, not 0"),
+        (replace(WHOLE, num_attention_heads=2), "each key-value head must serve 1 attention heads"),
+        (WHOLE, "this slice is the whole model"),
     ],
 )
 def test_refused(tmp_path: Path, shape: Shape, says: str) -> None:
@@ -88,5 +88,5 @@ def test_another_kind_of_model_is_refused(tmp_path: Path) -> None:
         sliced(source, tmp_path / "slice", WHOLE.scaled(Fraction(1, 2)))
     config = source / "config.json"
     config.write_text(config.read_text().replace('"falcon_h1"', '"llama"'))
-    with pytest.raises(UserError, match="is a llama, not an Adamba; make one of it first"):
+    with pytest.raises(UserError, match="is a llama, not an Adamba; graft it first"):
         sliced(source, tmp_path / "other", WHOLE.scaled(Fraction(1, 2)))

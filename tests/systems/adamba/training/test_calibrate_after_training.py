@@ -64,5 +64,5 @@ def test_a_training_without_eval_rows_ends_all_the_same(
     monkeypatch.setattr(supervised, "load_prepared", without_eval)
     with caplog.at_level(logging.WARNING):
         made = train(make_adamba("uncalibrated", "sft", EXITS, max_steps=2))
-    assert "the eval rows do not do for calibrated exits" in caplog.text
+    assert "the eval rows are not enough to calibrate exits" in caplog.text
     assert not (made / "exits.json").exists()

@@ -131,8 +131,8 @@ def test_two_processes_train_as_one_with_twice_the_batch(
     ("method", "keys", "args", "words"),
     [
         ("pretrain", {"nested": {"widths": ["1/3"]}}, {}, r"train\.nested\.widths: width 1/3: hidden_size 32 would be"),
-        ("pretrain", {"nested": {"widths": ["half"]}}, {}, "a width is a share of the whole model"),
-        ("pretrain", {"nested": {"widths": ["1"]}}, {}, "1 is trained anyway"),
+        ("pretrain", {"nested": {"widths": ["half"]}}, {}, "give a share of the whole model"),
+        ("pretrain", {"nested": {"widths": ["1"]}}, {}, "width 1 is always trained"),
         ("pretrain", {"exits": {"layers": [2, 4]}}, {}, "rising numbers from 1 to 3"),
         ("pretrain", {"exits": {"layers": [0]}}, {}, "rising numbers from 1 to 3"),
         ("pretrain", {"trainable": ["*.mambo.*"]}, {}, "no parameter is named like .*did you mean 'mamba'"),

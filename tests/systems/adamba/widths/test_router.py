@@ -165,5 +165,5 @@ def test_a_model_without_a_router_or_with_another_models_is_refused(model: Adamb
     with pytest.raises(UserError, match=r"there is no router\.json beside the checkpoint"):
         other.generate(rows(1, 0), width="router", max_new_tokens=2)
     other.router = router
-    with pytest.raises(UserError, match="the router reads 16 channels, width 1/4 of this model has 32"):
+    with pytest.raises(UserError, match="the router reads 16 channels, but width 1/4 of this model has 32"):
         other.generate(rows(1, 0), width="router", max_new_tokens=2)
