@@ -132,7 +132,7 @@ def test_all_weights_trained(tmp_path: Path, wide_base: Path) -> None:
     with pytest.raises(UserError, match="-model does not exist; run the stage that makes it first"):
         gguf(recipe)
     shutil.copytree(wide_base, recipe.trained)
-    (recipe.trained / "manifest.json").write_text('{"content": "x"}')
+    (recipe.trained / "manifest.json").write_text('{"fingerprint": "f", "content": "x", "identity": {}}')
     (made,) = gguf(recipe)
     assert read_manifest(made)["metrics"]["kl"] < 5e-3
 

@@ -34,7 +34,8 @@ def make(recipe: Recipe, suffix: str, finished: str = "2026-01-01T00:00:00Z") ->
         (directory / "config.json").write_text("{}")
     else:
         (directory / f"T-{suffix}.gguf").write_bytes(b"GGUF")
-    (directory / "manifest.json").write_text(json.dumps({"finished": finished}))
+    manifest = {"fingerprint": "f", "content": "c", "identity": {}, "finished": finished}
+    (directory / "manifest.json").write_text(json.dumps(manifest))
     return directory
 
 

@@ -236,7 +236,8 @@ def test_comparison_marks_what_does_not_overlap(tmp_path: Path, recipe: Callable
     other = one.artifact("eval-worse")
     other.mkdir()
     (other / "scores.json").write_text(json.dumps(worse))
-    (other / "manifest.json").write_text(json.dumps({"finished": "2026"}))
+    manifest = {"fingerprint": "f", "content": "c", "identity": {}, "finished": "2026"}
+    (other / "manifest.json").write_text(json.dumps(manifest))
     assert evaluations(one) == [one.artifact("eval-base"), other]
     text = rendered(compare_table(evaluations(one)))
     assert "0.0% [0.0%, 20.0%] ▼" in text and "100.0% [35.1%, 100.0%] ≈" in text and "50.0%" in text

@@ -62,7 +62,7 @@ def gguf_figures(directory: Path, model: Path) -> dict[str, Any]:
     recipe = make_recipe(directory, model, gguf=["f16"], max_kl={"f16": 1e-3}, min_top1={"f16": 0.98})
     recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"lora": None})})
     shutil.copytree(model, recipe.trained)
-    (recipe.trained / "manifest.json").write_text('{"content": "x"}')
+    (recipe.trained / "manifest.json").write_text('{"fingerprint": "f", "content": "x", "identity": {}}')
     return read_manifest(gguf(recipe)[0])["metrics"]
 
 
