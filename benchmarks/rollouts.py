@@ -35,9 +35,10 @@ from agentforge.data.tokenizer import train_tokenizer
 from agentforge.environments.actions import find_action
 from agentforge.environments.base import Environment, Info, Step
 from agentforge.rollouts.environment_pool import EnvironmentPool
-from agentforge.rollouts.play import Task, play
-from agentforge.rollouts.policies.policies import Sampling
+from agentforge.rollouts.play import play
+from agentforge.rollouts.policies.base import Sampling
 from agentforge.rollouts.policies.transformers_policy import TransformersPolicy
+from agentforge.rollouts.scheduler import Task
 
 EPISODES = 32
 NEW_TOKENS = 64

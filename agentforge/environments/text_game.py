@@ -1,4 +1,4 @@
-"""What the text games share: one action a turn, taken from the assistant's text, within a number of turns."""
+"""What the text games share: one action per turn, taken from the assistant's text, and a limit on the turns."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FORMAT = "Write your thoughts if you like, then one action on a line of its own:
 
 
 class Outcome(NamedTuple):
-    """What an action led to; ``score`` is that of the whole episode so far, ``over``: the game goes no further."""
+    """The result of an action; ``score`` is that of the whole episode so far, ``over`` ends the game."""
 
     observation: str
     reward: float = 0.0
@@ -27,7 +27,7 @@ class Outcome(NamedTuple):
 
 
 TASKS = 1 << 31
-"""How many there are where tasks are drawn."""
+"""Number of tasks of an environment that draws them."""
 
 
 class InvalidAction(Exception):
@@ -74,6 +74,7 @@ class Game(Environment):
     def step(self, text: str) -> Step:
         if self._last.over:
             raise RuntimeError(f"{self.id}: the episode is over; reset begins the next")
+        # Counted before anything else: an invalid action costs a turn, or a model could try for ever.
         self._turn += 1
         problem = None
         try:
@@ -82,14 +83,17 @@ class Game(Environment):
                 raise InvalidAction("there is no line `Action: ...` in your turn")
             self._last = self.act(action)
         except InvalidAction as error:
+            # Nothing was done: score and success stay those of the last valid action, the reward is this turn's.
             problem = str(error)
             self._last = self._last._replace(observation=self._refusal(problem), reward=0.0)
         info = Info(success=self._last.success, valid_action=problem is None, score=self._last.score)
         if problem is not None:
             info["problem"] = problem
+        # Asked after the action: what is listed is what the next turn may do.
         if not self._last.over and (actions := self.available()):
             info["available_actions"] = actions
         over = self._last.over
+        # A game that is won in its last turn is terminated, not truncated.
         return Step(self._last.observation, self._last.reward, over, not over and self._turn >= self.max_turns, info)
 
     def _refusal(self, problem: str) -> str:
@@ -111,11 +115,12 @@ def say(action: str) -> str:
 
 
 def belongs(environment_id: str, task_id: int, content: str) -> bool:
-    """Tell whether a task may be this: what a reserved task shows is never shown by a task of training.
+    """Tell whether a task may have this content: no training task ever shows what a reserved one shows.
 
     Where tasks are drawn, two ids may get the same one. So a drawn task has a split of its own, decided by its content,
     and an id takes the first draw that falls into its split.
     """
     digest = hashlib.blake2b(f"{environment_id}/{content}".encode(), digest_size=8).digest()
     reserved = int.from_bytes(digest, "big") % EVAL_SHARE == 0
+    # One draw in five is reserved; an id of the other split takes the next draw instead.
     return reserved == (split_of(environment_id, task_id) == "eval")

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agentforge.errors import UserError
-from agentforge.rollouts.policies.policies import Conversation, Policy
+from agentforge.rollouts.policies.base import Conversation, Policy
 
 Decoding = Mapping[str, Any]
 

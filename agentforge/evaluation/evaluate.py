@@ -24,7 +24,8 @@ from agentforge.evaluation.tool_calls.questions import Answer, Question, judge, 
 from agentforge.models.locate_model import ModelLocation, locate_model, model_inputs
 from agentforge.recipe.schema import Recipe, ToolCalls
 from agentforge.rollouts.experts import Actor
-from agentforge.rollouts.policies.policies import Policy, Sampling, open_policy
+from agentforge.rollouts.policies.base import Policy, Sampling
+from agentforge.rollouts.policies.open_policy import open_policy
 from agentforge.systems.registry import names_of, without_unused_keys
 
 log = logging.getLogger(__name__)

@@ -27,6 +27,11 @@ def gae(
         gamma: discount from turn to turn.
         lam: decay of the trace from turn to turn.
     """
+    # A row of two turns (m: the model's tokens, e: the environment's):
+    #
+    #     token  m m m e e m m
+    #     last   0 0 1 0 0 0 1
+    #     turn   0 0 0 1 1 1 1    what lies between turns falls to the next one, and the mask drops it
     inside, last = mask.bool(), ends.long()
     turn = last.cumsum(1) - last  # (B, T), the turn a token belongs to
     turns = int(last.sum(1).max()) + 1 if last.numel() else 1

@@ -29,6 +29,7 @@ def sandwich(widths: Sequence[Fraction], *, count: int, mixed: bool, seed: int, 
     """
     falling = sorted(set(widths), reverse=True)
     between: list[Fraction | str] = [*falling[:-1], *([MIXED] if mixed else [])]
+    # A text as seed is hashed first, so neighbouring steps draw independently.
     draw = random.Random(f"{seed}/{step}")
     return [*falling[-1:], *draw.sample(between, min(count, len(between)))]
 

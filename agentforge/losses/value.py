@@ -29,6 +29,7 @@ def value_loss(
     error = (values - returns) ** 2
     if clip_range is not None:
         clipped = old_values + (values - old_values).clamp(-clip_range, clip_range)
+        # The worse of the two: clipping may take away the gain of a large step, never its cost.
         error = torch.maximum(error, (clipped - returns) ** 2)
     return (error * mask).sum() / (mask.sum().clamp(min=1) if count is None else count)
 

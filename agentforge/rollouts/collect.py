@@ -21,21 +21,23 @@ from agentforge.rollouts.environment_pool import EnvironmentPool
 from agentforge.rollouts.episode_store import read_episodes, write_episodes
 from agentforge.rollouts.episodes import Episode
 from agentforge.rollouts.experts import Actor, Baseline, Expert
-from agentforge.rollouts.play import Task, play
-from agentforge.rollouts.policies.policies import Policy, Sampling, open_policy
+from agentforge.rollouts.play import play
+from agentforge.rollouts.policies.base import Policy, Sampling
+from agentforge.rollouts.policies.open_policy import open_policy
+from agentforge.rollouts.scheduler import Task
 
 log = logging.getLogger(__name__)
 
 EPISODES = "episodes.parquet"
 PART = 64
-"""Episodes after which what was played is written, so that a stopped run goes on there."""
+"""Episodes between two writes to disk; a killed run loses fewer than that."""
 
 
 def collect(recipe: Recipe, replace: bool = False) -> Path:
     """Play `collect.episodes` episodes in each environment and keep those that reach `collect.min_score`.
 
     Only ids of the train split are played, each as often as it takes: again with other seeds where there are fewer
-    tasks than episodes. A run that was stopped goes on behind the last episodes it has written.
+    tasks than episodes. A run that was stopped continues after the last episodes that it wrote.
 
     Args:
         recipe: its sections `collect`, `environments`, `rollouts` and `seed`.
@@ -50,13 +52,15 @@ def collect(recipe: Recipe, replace: bool = False) -> Path:
         CheckRefused: no episode was played to its end, or none passes the filters.
     """
     names = environment_names(recipe)
-    names = environment_names(recipe)
     with EnvironmentPool(recipe.environments) as pool:
+        # Chosen before the directory is opened: a policy that does not exist must leave nothing behind.
         player = choose_player(recipe, {name: _borrowed(pool, name) for name in names})
         location = player if isinstance(player, ModelLocation) else None
         depends = {
             "collect": recipe.collect.model_dump(),
             "environments": {name: recipe.environments[name] for name in names},
+            # How many are played at once changes the speed and not the episodes, so it does not make the artefact
+            # stale.
             "rollouts": recipe.rollouts.model_dump(exclude={"batch_size"}),
             "max_length": recipe.episode_length,
             "template": location.template if location else None,
@@ -74,6 +78,7 @@ def collect(recipe: Recipe, replace: bool = False) -> Path:
             replace=replace,
         ) as work:
             if not work.done:
+                # Opened only now: weights take long to load, and an artefact that is up to date does not need them.
                 engine = recipe.rollouts.engine
                 policy = open_policy(player, engine=engine) if isinstance(player, ModelLocation) else player
                 tasks = [task for name in names for task in train_tasks(recipe, name, _borrowed(pool, name))]
@@ -84,6 +89,7 @@ def collect(recipe: Recipe, replace: bool = False) -> Path:
 def _make(recipe: Recipe, pool: EnvironmentPool, policy: Policy | Actor, tasks: list[Task], work: Workspace) -> None:
     lost: Counter[str] = Counter()
     parts = Parts(work.path)
+    # A task names its episode, so a run that was stopped needs no other record of what it has played.
     left = [task for task in tasks if task not in parts.episodes]
     rollouts = recipe.rollouts
     with tqdm(
@@ -110,9 +116,11 @@ def _make(recipe: Recipe, pool: EnvironmentPool, policy: Policy | Actor, tasks: 
                 on_episode=keep,
                 on_failure=lose,
             )
+    # In the order of the tasks, not in the one in which they ended: that depends on batch_size and on the machine.
     episodes = [parts.episodes[task] for task in tasks if task in parts.episodes]
     write_episodes(work.path / EPISODES, episodes)
     work.metrics = {"policy": policy.label} | write_rows(work.path / ROWS, episodes, recipe.collect.min_score, lost)
+    # Only now: until the artefact's own file is complete, the parts are the only copy of the episodes.
     parts.remove()
     log.info("%s: %d episodes, %d rows", policy.label, len(episodes), work.metrics["rows"])
     if not work.metrics["rows"]:
@@ -124,10 +132,10 @@ def _make(recipe: Recipe, pool: EnvironmentPool, policy: Policy | Actor, tasks: 
 
 
 class Parts:
-    """What was played so far, written every `PART` episodes and when the run is stopped.
+    """The episodes played so far, written to disk every `PART` episodes and whenever the run ends.
 
     Attributes:
-        episodes: by task, those of an earlier run with them.
+        episodes: by task, including those of an earlier run.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -150,6 +158,7 @@ class Parts:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        # Ctrl-C and errors come this way too: a run that is stopped loses only the episodes that were still running.
         if self._unwritten:
             self._write()
 
@@ -166,7 +175,7 @@ class Parts:
 
 
 def choose_player(recipe: Recipe, environments: Mapping[str, Environment]) -> ModelLocation | Actor:
-    """Return who `collect.policy` names: an actor, or where the model lies.
+    """Return the player that `collect.policy` names: an actor, or the location of a model.
 
     Raises:
         UserError: an environment has no expert or no such baseline, or there is no such model.
@@ -174,6 +183,7 @@ def choose_player(recipe: Recipe, environments: Mapping[str, Environment]) -> Mo
     wanted = recipe.collect.policy
     if wanted == "expert":
         for name, environment in environments.items():
+            # The base class's `expert` only says that there is none; an environment that has one overrides it.
             if type(environment).expert is Environment.expert:
                 raise UserError(f"{name} has no expert: leave it out of collect.environments, or set collect.policy")
         return Expert()
@@ -207,7 +217,7 @@ def environment_names(recipe: Recipe) -> list[str]:
 
 
 def train_tasks(recipe: Recipe, name: str, environment: Environment) -> list[Task]:
-    """Return the episodes that are tried in one environment: training tasks, in an order that the seed decides."""
+    """Return the tasks to play in one environment: ids of the train split, in an order set by the seed."""
     wanted = recipe.collect.episodes
     listed = None if environment.tasks <= COUNTABLE else wanted
     ids = task_ids(environment, "train", listed, recipe.seed)
@@ -215,11 +225,12 @@ def train_tasks(recipe: Recipe, name: str, environment: Environment) -> list[Tas
         raise UserError(f"{name} has no training tasks with these options")
     if len(ids) < wanted:
         log.info("%s has %d training tasks: they are played again with other seeds", name, len(ids))
+    # Three tasks and five episodes from seed 0: tasks 0 1 2 0 1, with the seeds 0 0 0 1 1.
     return [Task(name, ids[i % len(ids)], recipe.seed + i // len(ids)) for i in range(wanted)]
 
 
 def _borrowed(pool: EnvironmentPool, name: str) -> Environment:
-    """Return an environment to be asked about itself; the first episode plays in it."""
+    """Return an environment to ask about its tasks; it stays in the pool, and the first episode plays in it."""
     environment = pool.take(name)
     pool.give_back(name, environment)
     return environment

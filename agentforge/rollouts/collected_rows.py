@@ -1,4 +1,4 @@
-"""Which episodes become rows to train on, and what is said of those that do not."""
+"""Which episodes become training rows, and how the others are counted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def write_rows(path: Path, episodes: Sequence[Episode], min_score: float, lost: 
 
     Args:
         min_score: episodes below are dropped.
-        lost: episodes of each environment that it broke.
+        lost: how many episodes each environment lost by breaking.
     """
     groups: dict[str, list[Episode]] = defaultdict(list)
     kept: Counter[str] = Counter()
@@ -30,6 +30,7 @@ def write_rows(path: Path, episodes: Sequence[Episode], min_score: float, lost: 
             groups[episode.environment].append(episode)
             row: dict[str, Any] = {"messages": episode.messages, **({"tools": episode.tools} if episode.tools else {})}
             reason = _reason(episode, min_score)
+            # Two seeds of a task without chance give one conversation; it would weigh double if it were trained twice.
             if reason is None and (content := hash_json(row)) in seen:
                 reason = "duplicate"
             if reason is not None:

@@ -1,4 +1,4 @@
-"""Environments that are made when they are needed, and kept: some take seconds to start."""
+"""Environments made on demand and kept for reuse: some take seconds to start."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 class EnvironmentPool:
-    """The environments of a recipe by name, as many of each as play at once. A context manager; closes them all.
+    """The environments of a recipe by name, as many of each as run at once. A context manager that closes them all.
 
     Args:
         options: the recipe's `environments`: name to options.
@@ -26,7 +26,7 @@ class EnvironmentPool:
         self._taken: list[Environment] = []
 
     def take(self, name: str) -> Environment:
-        """Return an environment that nobody plays in.
+        """Return a free environment, made if there is none.
 
         Raises:
             UserError: see `make`.
@@ -36,13 +36,14 @@ class EnvironmentPool:
         return environment
 
     def give_back(self, name: str, environment: Environment) -> None:
-        """Return one for the next episode."""
+        """Return an environment to the pool, for the next episode."""
         self._taken.remove(environment)
         self._free[name].append(environment)
 
     def drop(self, environment: Environment) -> None:
-        """Close one that has failed."""
+        """Close an environment that has failed, and forget it."""
         self._taken.remove(environment)
+        # What has failed may fail again when it is closed; that must not hide the error that the caller is handling.
         try:
             environment.close()
         except (EnvironmentFailed, OSError) as error:
@@ -52,6 +53,7 @@ class EnvironmentPool:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        # Some are still taken if an error ended the run in the middle of episodes: nobody knows what state they are in.
         while self._taken:
             self.drop(self._taken[-1])
         for environments in self._free.values():

@@ -47,13 +47,14 @@ SCHEMA = pa.schema(
         "seconds": pa.float64(),
     }.items()
 )
+# A struct column would give every message every key that any message has, with null for those it lacks.
 JSON_COLUMNS = ("messages", "tools")
 ROWS = 512
 """Episodes of a row group."""
 
 
 def write_episodes(path: Path, episodes: Iterable[Episode]) -> int:
-    """Write a file that is there completely or not at all; returns the number of episodes."""
+    """Write the episodes atomically; returns their number."""
     count = 0
     with atomic_file(path) as temporary, pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
         remaining = iter(episodes)
@@ -76,6 +77,7 @@ def read_episodes(path: Path) -> Iterator[Episode]:
     with file:
         if missing := set(SCHEMA.names) - set(file.schema_arrow.names):
             raise UserError(f"{path} is no file of episodes: it has no column {', '.join(sorted(missing))}")
+        # A row group at a time: a file may be larger than the memory.
         for batch in file.iter_batches(ROWS, columns=SCHEMA.names):
             yield from map(_episode, batch.to_pylist())
 

@@ -48,6 +48,12 @@ class Episode:
         seconds: wall time from reset to end.
     """
 
+    # Two turns in tokens (P: prompt, A: sampled, E: written by the environment or the template):
+    #
+    #     prompt_ids  P P P
+    #     token_ids         A A A E E E A A
+    #     mask              1 1 1 0 0 0 1 1
+    #     turns             [0, 3)      [6, 8)
     environment: str
     task_id: int
     seed: int

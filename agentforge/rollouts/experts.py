@@ -1,4 +1,4 @@
-"""Those who act by knowing the environment instead of reading what it says: its expert and its trivial strategies."""
+"""Players without a model: they look into the environment instead of reading its text."""
 
 from __future__ import annotations
 
@@ -62,6 +62,7 @@ def as_call(text: str, tool: ToolSchema) -> dict[str, Any]:
     if action is None:
         action = find_answer(text)
     else:
+        # The last occurrence: a thought may name the action before the line that takes it.
         thought = text[: text.rindex(action)].rpartition("\n")[0].strip()
     call = {"type": "function", "function": {"name": tool["function"]["name"], "arguments": {"action": action}}}
     return {"role": "assistant", "content": thought, "tool_calls": [call]}

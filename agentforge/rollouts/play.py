@@ -5,18 +5,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from random import Random
+from typing import Any
 
 from agentforge.environments.base import EnvironmentFailed
-from agentforge.errors import CheckRefused
 from agentforge.rollouts.environment_pool import EnvironmentPool
 from agentforge.rollouts.episodes import Episode
 from agentforge.rollouts.experts import Actor, as_call, written
-from agentforge.rollouts.policies.policies import Completion, Decoder, Policy, Request, Sampling
-from agentforge.rollouts.scheduler import Game, OnEpisode, OnFailure, Table, Task
+from agentforge.rollouts.policies.base import Completion, Decoder, Policy, Request, Sampling
+from agentforge.rollouts.scheduler import EpisodeQueue, OnEpisode, OnFailure, RunningEpisode, Task
 from agentforge.rollouts.transcript import Act, Dialogue, SampledDialogue
 
-__all__ = ["Task", "play"]
+ONLY_SLOT = 0
+"""Of players without a model: they gain nothing by playing several episodes at once."""
 
 
 def play(
@@ -53,105 +55,115 @@ def play(
     Raises:
         CheckRefused: every environment failed.
     """
-    table = Table(pool, tasks, on_episode, on_failure)
+    if not tasks:
+        return []
+    queue: EpisodeQueue[Any]
     if isinstance(policy, Actor):
-        while (game := table.begin()) is not None:
-            _perform(table, game, policy, act, sampling.seed)
-    elif tasks:
-        seats = min(batch_size, len(tasks), policy.most_seats or batch_size)
-        with policy.decoder(sampling, seats) as decoder:
-            length = min(max_length or policy.context_length, policy.context_length)
-            _Hall(table, policy, decoder, sampling, length, act).run(seats)
-    if tasks and not table.episodes:
-        raise CheckRefused(f"all {len(tasks)} episodes were lost with their environment, the last by: {table.problem}")
-    return [table.episodes[number] for number in sorted(table.episodes)]
+        queue = EpisodeQueue(pool, tasks, partial(Dialogue, act=act), policy.label, on_episode, on_failure)
+        while (running := queue.start_next(ONLY_SLOT)) is not None:
+            _play_out(queue, running, policy, sampling.seed)
+    else:
+        open_dialogue = partial(SampledDialogue, act=act, policy=policy)
+        queue = EpisodeQueue(pool, tasks, open_dialogue, policy.label, on_episode, on_failure)
+        slots = min(batch_size, len(tasks), policy.max_slots or batch_size)
+        length = min(max_length or policy.context_length, policy.context_length)
+        with policy.decoder(sampling, slots) as decoder:
+            _DecodingLoop(queue, decoder, sampling, length).run(slots)
+    return queue.results()
 
 
 def turn_seed(seed: int, task: Task, turn: int) -> int:
     """Return what decides the tokens of one turn; no two turns of a run have the same."""
+    # A hash and not a sum: with seed + task_id + turn, turn 1 of a task would draw what turn 0 of the next one draws.
+    # And blake2b, because Python's own hash of a string differs from process to process.
     return int.from_bytes(hashlib.blake2b(repr((seed, *task, turn)).encode(), digest_size=8).digest(), "big")
 
 
-class _Hall:
-    """A policy's episodes, each in a seat of its decoder."""
+class _DecodingLoop:
+    """Plays a policy's episodes, each in a slot of its decoder.
+
+    In one round the decoder works on the turns of all slots until at least one turn is complete. The environment of
+    that slot takes the turn; then the slot asks for its next turn or, if its episode has ended, for the first turn of
+    another. The other slots are left alone: their turns stay half-written in the decoder.
+    """
 
     def __init__(
-        self, table: Table, policy: Policy, decoder: Decoder, sampling: Sampling, length: int, act: Act
+        self, queue: EpisodeQueue[SampledDialogue], decoder: Decoder, sampling: Sampling, max_length: int
     ) -> None:
-        self.table = table
-        self.policy = policy
+        self.queue = queue
         self.decoder = decoder
         self.sampling = sampling
-        self.length = length
-        self.act: Act = act
-        self.games: dict[int, tuple[Game, SampledDialogue]] = {}
+        self.max_length = max_length
 
-    def run(self, seats: int) -> None:
-        """Play until nothing waits and every seat is empty."""
-        for seat in range(seats):
-            self._fill(seat)
-        while self.games:
-            for seat, completion in self.decoder.advance():
-                game, dialogue = self.games.pop(seat)
-                if self._take(game, dialogue, completion):
-                    self._ask(seat, game, dialogue)
+    def run(self, slots: int) -> None:
+        """Play until no task waits and every slot is free."""
+        for slot in range(slots):
+            self._start_next(slot)
+        while self.queue.running:
+            for slot, completion in self.decoder.advance():
+                if self._step(slot, completion):
+                    self._request_turn(slot)
                 else:
-                    self._fill(seat)
+                    self._start_next(slot)
 
-    def _fill(self, seat: int) -> None:
-        """Begin the next episode in a seat; one whose prompt is too long ends at once."""
-        while (game := self.table.begin()) is not None:
-            dialogue = SampledDialogue(game.environment, game.observation, self.act, self.policy)
-            if len(dialogue.prompt_ids) < self.length:
-                self._ask(seat, game, dialogue)
+    def _start_next(self, slot: int) -> None:
+        """Start the next episode in a free slot; one whose prompt leaves no room for a turn ends at once."""
+        while (running := self.queue.start_next(slot)) is not None:
+            if len(running.dialogue.prompt_ids) < self.max_length:
+                self._request_turn(slot)
                 return
-            game.cut = True
-            self.table.end(game, dialogue, self.policy.label)
+            running.truncated = True
+            self.queue.finish(slot)
 
-    def _ask(self, seat: int, game: Game, dialogue: SampledDialogue) -> None:
+    def _request_turn(self, slot: int) -> None:
         """Let the policy begin its next turn."""
-        read = dialogue.read
-        seed = turn_seed(self.sampling.seed, game.task, len(game.turns))
-        self.decoder.begin(seat, Request(read, min(self.sampling.max_new_tokens, self.length - len(read)), seed))
-        self.games[seat] = game, dialogue
+        running = self.queue.running[slot]
+        input_ids = running.dialogue.input_ids
+        max_new_tokens = min(self.sampling.max_new_tokens, self.max_length - len(input_ids))
+        seed = turn_seed(self.sampling.seed, running.task, len(running.turns))
+        self.decoder.begin(slot, Request(input_ids, max_new_tokens, seed))
 
-    def _take(self, game: Game, dialogue: SampledDialogue, completion: Completion) -> bool:
-        """Let the environment take the policy's turn; tells whether the episode goes on."""
+    def _step(self, slot: int, completion: Completion) -> bool:
+        """Give the environment the turn that the policy has written; tells whether the episode goes on."""
+        running = self.queue.running[slot]
+        dialogue = running.dialogue
         start = len(dialogue.token_ids)
-        text = dialogue.write(completion)
+        text = dialogue.add_turn(completion)
         try:
-            step = game.step(text, start, len(dialogue.token_ids))
+            step = running.step(text, start, len(dialogue.token_ids))
         except EnvironmentFailed as error:
-            self.table.lose(game, error)
+            self.queue.fail(slot, error)
             return False
         if not (step.terminated or step.truncated):
-            if dialogue.hear(step.observation, self.length):
+            # The environment would go on, so an episode that ends for want of room is truncated, not terminated.
+            if dialogue.add_observation(step.observation, self.max_length):
                 return True
-            game.cut = True
-        self.table.end(game, dialogue, self.policy.label)
+            running.truncated = True
+        self.queue.finish(slot)
         return False
 
 
-def _perform(table: Table, game: Game, actor: Actor, act: Act, seed: int) -> None:
-    """Play an episode without a model."""
-    dialogue = Dialogue(game.environment, game.observation, act)
-    random = Random(turn_seed(seed, game.task, 0))
+def _play_out(queue: EpisodeQueue[Dialogue], running: RunningEpisode[Dialogue], actor: Actor, seed: int) -> None:
+    """Play the episode in the only slot to its end, without a model."""
+    dialogue = running.dialogue
+    random = Random(turn_seed(seed, running.task, 0))
     try:
-        while (said := actor.turn(game.environment, random)) is not None:
+        while (said := actor.turn(running.environment, random)) is not None:
             message = as_call(said, dialogue.tools[0]) if dialogue.tools else {"role": "assistant", "content": said}
             dialogue.messages.append(message)
-            step = game.step(written(message))
+            step = running.step(written(message))
             if step.terminated or step.truncated:
                 break
-            dialogue.messages.append(dialogue.reply(step.observation))
+            dialogue.messages.append(dialogue.observation_message(step.observation))
     except EnvironmentFailed as error:
-        table.lose(game, error)
+        queue.fail(ONLY_SLOT, error)
         return
     if said is None:
-        game.cut = True
-        if game.turns:
+        running.truncated = True
+        if running.turns:
             dialogue.messages.pop()  # the observation to which the actor knew no answer
-    if actor.tokenizer is not None and game.turns:
+    # Nothing was sampled, so there are no tokens to keep: the whole conversation is tokenised as `prepare` would.
+    if actor.tokenizer is not None and running.turns:
         spans = dialogue.tokenise(actor.tokenizer)
-        game.turns = [replace(turn, start=a, end=b) for turn, (a, b) in zip(game.turns, spans, strict=True)]
-    table.end(game, dialogue, actor.label)
+        running.turns = [replace(turn, start=a, end=b) for turn, (a, b) in zip(running.turns, spans, strict=True)]
+    queue.finish(ONLY_SLOT)

@@ -1,4 +1,4 @@
-"""An episode as a conversation, and the same token by token: what was sampled stays as it was sampled."""
+"""An episode as a conversation and as tokens: what was sampled is kept exactly as it was sampled."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from agentforge.data.tool_calls import CALL, parse_assistant
 from agentforge.environments.base import Environment
-from agentforge.rollouts.policies.policies import Completion, Message, Policy, ToolSchema
+from agentforge.rollouts.policies.base import Completion, Message, Policy, ToolSchema
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -23,8 +23,8 @@ class Dialogue:
         act: actions as plain text, or as calls of the environment's tool.
 
     Attributes:
-        messages: system (the environment's instructions), user (what it says), assistant ...; what the environment
-            says behind the assistant's last turn is not among them.
+        messages: system (the environment's instructions), user (the observation), assistant ...; the
+            environment's answer to the last turn is left out.
         tools: on offer.
         prompt_ids, token_ids, mask, logprobs: as in `Episode`; empty without tokens.
     """
@@ -40,16 +40,17 @@ class Dialogue:
         self.mask: list[int] = []
         self.logprobs: list[float] = []
 
-    def reply(self, observation: str) -> Message:
-        """Return what the environment says as a message: the result of the call, if the assistant made one."""
+    def observation_message(self, observation: str) -> Message:
+        """Return the observation as a message: a tool result if the assistant made a call, else a user turn."""
         if calls := self.messages[-1].get("tool_calls"):
             return {"role": "tool", "name": calls[0]["function"]["name"], "content": observation}
         return {"role": "user", "content": observation}
 
     def tokenise(self, tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, int]]:
-        """Give a conversation that is over the tokens that `prepare` would; returns the span of each assistant turn."""
+        """Tokenise a finished conversation as `prepare` would; returns the span of each assistant turn."""
         from agentforge.data.chat_template import encode
 
+        # `encode` gives the whole conversation with its mask; what stands before the first trained token is the prompt.
         row = encode(tokenizer, self.messages, self.tools or None)
         first = row.assistant_masks.index(1)
         self.prompt_ids, self.token_ids = row.input_ids[:first], row.input_ids[first:]
@@ -64,7 +65,7 @@ class Dialogue:
 
 
 class SampledDialogue(Dialogue):
-    """The conversation of a policy: what it samples is kept as it is, and only what comes in between is tokenised."""
+    """A policy's conversation: the tokens it samples are kept as they are; only the text in between is tokenised."""
 
     def __init__(self, environment: Environment, observation: str, act: Act, policy: Policy) -> None:
         super().__init__(environment, observation, act)
@@ -73,27 +74,29 @@ class SampledDialogue(Dialogue):
         self._stopped = True
 
     @property
-    def read(self) -> list[int]:
-        """Everything so far: what the policy is given for its next turn."""
+    def input_ids(self) -> list[int]:
+        """All tokens so far: the policy's input for its next turn."""
         return self.prompt_ids + self.token_ids
 
-    def write(self, completion: Completion) -> str:
+    def add_turn(self, completion: Completion) -> str:
         """Append a turn as the policy sampled it; returns its text without the stop token."""
         written = completion.token_ids
         self._append(written, 1, completion.logprobs or [0.0] * len(written))
         self._stopped = completion.stopped
         text = self.policy.decode(written[:-1] if completion.stopped else written)
         turn: Message = {"role": "assistant", "content": text}
+        # A call that cannot be read stays text: that is what the model wrote, and the environment will find it invalid.
         if self.tools and CALL in text and not (parsed := parse_assistant(text)).malformed:
             turn = parsed.message()
         self.messages.append(turn)
         return text
 
-    def hear(self, observation: str, limit: int) -> bool:
-        """Append what the environment says, unless that leaves no room for a turn among ``limit`` tokens."""
-        message = self.reply(observation)
+    def add_observation(self, observation: str, limit: int) -> bool:
+        """Append the observation; returns False and appends nothing if ``limit`` tokens leave no room for a turn."""
+        message = self.observation_message(observation)
         closing = [] if self._stopped else self.policy.stop_ids[:1]  # a turn that was cut short is closed for it
         between = [*closing, *self.policy.continuation([message])]
+        # Looked at before anything is appended: an episode that is cut off ends with the policy's own turn.
         if len(self.prompt_ids) + len(self.token_ids) + len(between) >= limit:
             return False
         self.messages.append(message)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from jinja2 import TemplateError
 
 from agentforge.errors import UserError
-from agentforge.rollouts.policies.policies import Policy
+from agentforge.rollouts.policies.base import Policy
 from agentforge.rollouts.policies.steering import Steering
 from agentforge.serving.openai_api import ChatRequest
 from agentforge.serving.openai_errors import BadRequest, refuse

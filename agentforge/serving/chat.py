@@ -18,7 +18,8 @@ from agentforge.errors import UserError, did_you_mean
 from agentforge.evaluation.evaluate import load_questions
 from agentforge.models.locate_model import locate_model
 from agentforge.recipe.schema import Recipe
-from agentforge.rollouts.policies.policies import Policy, Sampling, open_policy
+from agentforge.rollouts.policies.base import Policy, Sampling
+from agentforge.rollouts.policies.open_policy import open_policy
 from agentforge.serving.chat_session import Listener, Session
 from agentforge.serving.local_tools import LocalTools, ToolMode, read_files
 from agentforge.serving.turns import Delta

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from agentforge.data.tools import ToolSet
-from agentforge.rollouts.policies.policies import Conversation, Message, Policy, Sampling
+from agentforge.rollouts.policies.base import Conversation, Message, Policy, Sampling
 from agentforge.rollouts.policies.steering import Steering
 from agentforge.serving.local_tools import LocalTools
 from agentforge.serving.turns import Delta, speak

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from agentforge.errors import did_you_mean
-from agentforge.rollouts.policies.policies import Conversation, Policy, Sampling
+from agentforge.rollouts.policies.base import Conversation, Policy, Sampling
 from agentforge.serving.forms import Form, form_of
 from agentforge.serving.openai_errors import BadRequest, read_json, refuse
 from agentforge.serving.openai_messages import checked_messages, checked_tools

@@ -21,7 +21,8 @@ from starlette.exceptions import HTTPException
 from agentforge.errors import UserError
 from agentforge.models.locate_model import locate_model
 from agentforge.recipe.schema import Recipe
-from agentforge.rollouts.policies.policies import Policy, open_policy
+from agentforge.rollouts.policies.base import Policy
+from agentforge.rollouts.policies.open_policy import open_policy
 from agentforge.serving.answering import Event, answer
 from agentforge.serving.openai_api import ChatRequest, Response
 from agentforge.serving.openai_errors import BadRequest, error_body

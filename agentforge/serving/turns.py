@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic_core import from_json
 
 from agentforge.data.tool_calls import CALL, END_CALL, END_THINK, THINK, parse_assistant, split_reasoning, unescape_tags
-from agentforge.rollouts.policies.policies import Conversation, Generation, Policy
+from agentforge.rollouts.policies.base import Conversation, Generation, Policy
 from agentforge.rollouts.policies.steering import Steering, Step
 
 Delta = tuple[Literal["content", "reasoning"], str]

@@ -21,6 +21,7 @@ class AveragedWeights:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self.steps = 0
+        # These are the very tensors that the optimiser changes in place; the averages are copies in fp32.
         self._weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         self._averages = {name: weight.detach().float().clone() for name, weight in self._weights.items()}
 
@@ -35,6 +36,7 @@ class AveragedWeights:
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
         """Put the average into the model; afterwards it has its own weights again, bit for bit."""
+        # A copy of what is trained, because the average is written over it.
         trained = {name: weight.detach().clone() for name, weight in self._weights.items()}
         self._write(self._averages)
         try:
@@ -45,6 +47,7 @@ class AveragedWeights:
     @torch.no_grad()
     def _write(self, values: dict[str, Tensor]) -> None:
         for name, weight in self._weights.items():
+            # In place, because optimiser and DDP hold on to these tensors.
             weight.copy_(values[name])
 
     def save(self, file: Path) -> None:

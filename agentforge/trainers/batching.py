@@ -31,6 +31,11 @@ class PackedRows(DataCollatorForLanguageModeling):
     borders, but every other attention then computes a `(B*T)^2` mask. Rows cost B times less.
     """
 
+    # Two documents, a b c and d e, in a row of six:
+    #
+    #     input_ids     a  b  c  d  e  .
+    #     position_ids  0  1  2  0  1  0    where it returns to 0 a document begins, and attention stops
+    #     labels        -  b  c  -  e  -    no document predicts the first token of the next
     def __init__(self, pad_token_id: int) -> None:
         super().__init__(pad_token_id, return_position_ids=True)
 
@@ -91,6 +96,7 @@ def training_rows(dataset: Dataset, *, max_length: int, packing: bool, masked: b
             f"a prepared row has {longest} tokens, max_length is {max_length}; run `agentforge prepare` again"
         )
     cache.parent.mkdir(parents=True, exist_ok=True)
+    # As Arrow columns, not row by row in Python.
     labelled = dataset.with_format("arrow").map(
         _label,
         fn_kwargs={"masked": masked},
@@ -108,6 +114,7 @@ def training_rows(dataset: Dataset, *, max_length: int, packing: bool, masked: b
 
 def _label(table: pa.Table, masked: bool) -> pa.Table:
     ids = table.column("input_ids").combine_chunks()
+    # The offsets of a slice begin where the slice does, but `flatten` gives its values from 0 on.
     values, offsets = ids.flatten(), pc.subtract(ids.offsets, ids.offsets[0])
     labels = values
     if masked:

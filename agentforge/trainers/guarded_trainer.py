@@ -1,4 +1,18 @@
-"""What both Trainers get: a NaN guard, exact counts of tokens, sealed checkpoints. Nothing of the loop is rewritten."""
+"""What every trainer gets: a guard against NaN, exact counts of tokens, sealed checkpoints. The parent's loop stays."""
+
+# The life of one optimiser step. The parent's loop calls the methods below in this order:
+#
+#   get_batch_samples   fetches the step's micro-batches and counts their labels, over all processes. The supervised
+#                       loss of each is its sum over tokens divided by that count, so short ones do not weigh more.
+#   training_step       forward and backward of one micro-batch. Loss and tokens are added up on the device, unread.
+#   _clip_grad_norm     clips the accumulated gradients and returns the norm that they had before.
+#   _get_grad_norm      here all processes decide together whether the step counts. A bad one loses its gradients, so
+#                       that optimizer.step() changes neither weights nor moments; schedule and data go on all the same.
+#   log                 at the steps that are logged: the mean loss of the steps that counted.
+#   _save_checkpoint    at the steps that are saved: the parent writes weights, optimiser, random states and its own
+#                       state; then come our state and the counters, and last the seal, a hash of every file.
+#
+# Killed at any point, the run goes on from the newest sealed checkpoint and makes the same steps again.
 
 from __future__ import annotations
 
@@ -84,7 +98,7 @@ class GuardedTrainer(Trainer):
     Attributes:
         extra_modules: submodules of the model by name that are only needed for training (a critic): each is saved in a
             file of its own, so that what is trained opens as any model or adapter does.
-        train_sampler: draws the numbers of the training rows; None: the parent shuffles them.
+        train_sampler: draws the indices of the training rows; None: the parent shuffles them.
     """
 
     def __init__(self, *args: Any, guards: Guards, **kwargs: Any) -> None:
@@ -95,6 +109,7 @@ class GuardedTrainer(Trainer):
         self.train_sampler: Sampler[int] | None = None
         self.extra_modules: dict[str, torch.nn.Module] = {}
         self._clock = time.monotonic()
+        # On the device, whose numbers cost a wait to read: they are read once a step, not once a micro-batch.
         self._step_loss = torch.zeros((), device=self.args.device)
         self._step_tokens = torch.zeros(2, dtype=torch.long, device=self.args.device)
 
@@ -103,6 +118,7 @@ class GuardedTrainer(Trainer):
         if self.optimizer is None and self.guards.make_optimizer is not None:
             trained = self.model if model is None else model
             assert trained is not None
+            # The parent makes an optimiser only where there is none yet.
             self.optimizer = self.guards.make_optimizer(trained)
         made: torch.optim.Optimizer = super().create_optimizer(model)
         if self.guards.ema_decay is not None and self.average is None:
@@ -128,18 +144,18 @@ class GuardedTrainer(Trainer):
             yield
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """Return who draws the rows: a schedule over sources, if there is one, else the parent's shuffle."""
+        """Return the sampler of the rows: a schedule over sources, if there is one, else the parent's shuffle."""
         return self.train_sampler if self.train_sampler is not None else super()._get_train_sampler(train_dataset)
 
     def get_decay_parameter_names(self, model: Any) -> list[str]:
-        """Return the parent's without the rates of state-space layers, whose logarithms must not be drawn to 0.
+        """Return the parent's without the rates of state-space layers, whose logarithms must not be pulled towards 0.
 
-        mamba_ssm marks them the same; the parent leaves out only those with `bias` in their names.
+        mamba_ssm exempts them as well; the parent leaves out only those with `bias` in their names.
         """
         return [n for n in super().get_decay_parameter_names(model) if n.rpartition(".")[2] not in UNDECAYED]
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
-        """Return no batch after the last step: the parent, resumed from the last step's checkpoint, makes one more."""
+        """Return no batch after the last step: the parent, resumed from its checkpoint, would make one step more."""
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return [], None
@@ -149,6 +165,7 @@ class GuardedTrainer(Trainer):
         """Count the micro-batch; keep a non-finite loss from the parent's running sum, which it would spoil."""
         loss = super().training_step(model, inputs, num_items_in_batch)
         self._step_tokens += torch.stack(self._count(inputs)).to(self._step_tokens)
+        # Not cleaned, unlike what is returned: a NaN here is how `_get_grad_norm` learns of it.
         self._step_loss = self._step_loss + loss
         return torch.nan_to_num(loss, nan=0.0, posinf=0.0, neginf=0.0)
 
@@ -165,7 +182,7 @@ class GuardedTrainer(Trainer):
         return (columns * inside).amax(dim=1).sum()
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        """Before the optimiser's step: drop the gradients of a step that is not finite on one of the processes.
+        """Drop the gradients before the optimiser's step if loss or norm is not finite on any of the processes.
 
         The parent calls this once a step, with all micro-batches accumulated and the norm reduced over processes.
         """
@@ -173,6 +190,8 @@ class GuardedTrainer(Trainer):
         # fp16's loss scaler expects gradients that overflow, and skips such steps itself
         scaled = self.accelerator.scaler is not None
         finite = torch.isfinite(self._step_loss) & (scaled or math.isfinite(norm))
+        # Summed over processes, because a process that skipped alone would have other weights from here on. As doubles,
+        # which hold counts of tokens exactly up to 2^53.
         totals = torch.cat([(~finite).view(1), self._step_tokens, self._step_loss.view(1)]).double()
         if self.args.world_size > 1:
             torch.distributed.all_reduce(totals)
@@ -185,6 +204,7 @@ class GuardedTrainer(Trainer):
             self._skip(model, scaled)
         else:
             self.counters.skipped_in_a_row = 0
+            # Each process's share was multiplied by their number, for DDP's mean, so the loss is a mean here too.
             self.counters.loss_sum += loss / self.args.world_size
             self.counters.loss_steps += 1
         return norm
@@ -210,10 +230,12 @@ class GuardedTrainer(Trainer):
         return "lower train.args.learning_rate or set train.args.max_grad_norm; the last checkpoint is from before"
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Put the loss of the steps that counted in place of the parent's, and what the run has done beside it."""
+        """Replace the parent's loss by that of the steps that counted, and add the counters."""
         if "loss" in logs:
             counters = self.counters
             del logs["loss"]
+            # The parent divides its sum by all steps since the last line, the skipped ones too; and if all were skipped
+            # there is no loss to show.
             if counters.loss_steps:
                 counters.loss = logs["loss"] = counters.loss_sum / counters.loss_steps
             if not math.isfinite(logs.get("grad_norm", 0.0)):
@@ -237,6 +259,7 @@ class GuardedTrainer(Trainer):
         for name, module in self.extra_modules.items():
             assert self.model is not None
             whole = self.model.state_dict() if state_dict is None else state_dict
+            # Whoever opens the model knows nothing of a critic: its weights would be unexpected keys.
             state_dict = {key: value for key, value in whole.items() if not key.startswith(f"{name}.")}
             target.mkdir(parents=True, exist_ok=True)
             save_model(module, str(target / f"{name}.safetensors"))
@@ -263,9 +286,12 @@ class GuardedTrainer(Trainer):
         """Save, then seal: only a checkpoint with its marker is ever resumed from."""
         super()._save_checkpoint(model, trial)
         checkpoint = Path(str(self.args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        # The parent has deleted older checkpoints by now, and this one has no seal yet: with a save_total_limit of 1 a
+        # kill here would leave none to go on from.
         self._save_state(checkpoint)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             write_json(checkpoint / COUNTERS, asdict(self.counters) | {"seconds": self.seconds()})
+            # Behind the barrier: the hashes must cover what the other processes have written.
             seal(checkpoint, world_size=self.args.world_size)
         self.accelerator.wait_for_everyone()

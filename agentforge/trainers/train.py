@@ -1,4 +1,4 @@
-"""The training stage: a base and what a method reads in, an adapter (``-lora``) or a whole model (``-model``) out."""
+"""The training stage: from a base and data or environments to an adapter (``-lora``) or a whole model (``-model``)."""
 
 from __future__ import annotations
 
@@ -58,6 +58,7 @@ def train(recipe: Recipe, replace: bool = False, restart: bool = False) -> Path:
     check_history(recipe.model)
     if recipe.model.quantize and recipe.train.lora is None:
         raise UserError("model.quantize: 4-bit weights cannot be trained themselves; give train.lora")
+    # Made before the directory is opened: whatever can be refused is refused in its constructor.
     method: Method = resolve(METHODS[recipe.train.method].implementation)(recipe)
     try:
         check_launch(recipe, method.args)
@@ -78,6 +79,7 @@ def _shared_directory(method: Method, replace: bool) -> Iterator[Workspace]:
     """Open the artefact's directory on the first process only; the others get its path and write nothing."""
     target = method.recipe.trained
     if not main_rank():
+        # `share` is a broadcast: the others wait here until the first process holds the lock and knows the path.
         path, done = share(None)
         yield Workspace(Path(path), target, done=done)
         return
@@ -100,20 +102,24 @@ def _train_in(directory: Path, method: Method, restart: bool) -> None:
     price = load_hardware(method.recipe.hardware).dollars_per_hour
     limits = LimitsCallback(method.recipe.budget, price, counters.seconds)
     trainer = method.make_trainer(directory, counters, limits, [MetricsCallback(directory)])
+    # The parent adds it where tqdm is off; it prints each logged line to stdout as a dict.
     trainer.remove_callback(PrinterCallback)
     progress = ProgressCallback()
     trainer.add_callback(progress)
     if checkpoint:
         log.info("going on from %s", checkpoint.name)
+        # What the parent does not know of; it reads the rest itself in `train`.
         trainer.restore(checkpoint)
     try:
         with limits.listening():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         progress.close()
+    # An early end returns from `train` like a proper one; without this it would be published as a finished model.
     _raise_if_ended(limits, trainer)
     method.check(trainer)
     metrics = _final_metrics(trainer, limits) | method.metrics(trainer)
+    # Everything that is published is made from the same weights as the evaluation: the average, where one is kept.
     with trainer.published_weights():
         _save_final(trainer, method.recipe, directory)
         metrics |= method.finish(trainer, directory)
@@ -145,6 +151,7 @@ def _final_metrics(trainer: GuardedTrainer, limits: LimitsCallback) -> dict[str,
     last = [
         line for line in trainer.state.log_history if line["step"] == trainer.state.global_step and "eval_loss" in line
     ]
+    # The loop may have evaluated the last step already.
     evaluated = last[-1] if last else trainer.evaluate() if trainer.eval_dataset is not None else {}
     seconds = trainer.seconds()
     parameters = [(p.numel(), p.requires_grad) for p in trainer.accelerator.unwrap_model(trainer.model).parameters()]

@@ -8,7 +8,7 @@ import pytest
 
 from agentforge.errors import UserError
 from agentforge.evaluation.comparable import decoding_rows, differing, refuse_mixed, summary, template_of
-from agentforge.rollouts.policies.policies import Conversation
+from agentforge.rollouts.policies.base import Conversation
 from agentforge.rollouts.policies.scripted import ScriptedPolicy
 
 GREEDY: dict[str, Any] = {"temperature": 0.0, "max_new_tokens": 40, "top_p": 1.0, "seed": 42, "template": "a1"}

@@ -25,6 +25,7 @@ from agentforge.export.llama_cpp import converter_source
 from agentforge.export.merge import merge_stage
 from agentforge.recipe.schema import Recipe
 from tests.export.export_models import MakeBase, make_adapter, make_recipe, needs_llama_cpp
+from tests.manifests import write_manifest
 
 pytestmark = [pytest.mark.gguf, needs_llama_cpp]
 
@@ -132,7 +133,7 @@ def test_all_weights_trained(tmp_path: Path, wide_base: Path) -> None:
     with pytest.raises(UserError, match="-model does not exist; run the stage that makes it first"):
         gguf(recipe)
     shutil.copytree(wide_base, recipe.trained)
-    (recipe.trained / "manifest.json").write_text('{"fingerprint": "f", "content": "x", "identity": {}}')
+    write_manifest(recipe.trained)
     (made,) = gguf(recipe)
     assert read_manifest(made)["metrics"]["kl"] < 5e-3
 

@@ -11,6 +11,7 @@ import pytest
 from agentforge.errors import UserError
 from agentforge.models.locate_model import ModelLocation, locate_model, locate_path
 from agentforge.recipe.schema import Recipe
+from tests.manifests import write_manifest
 
 SURGICAL = ("grafted", "expanded", "ordered", "attention-dropped", "width-1of2", "depth-4")
 LORA = {"train": {"lora": {"r": 4}}}
@@ -34,8 +35,7 @@ def make(recipe: Recipe, suffix: str, finished: str = "2026-01-01T00:00:00Z") ->
         (directory / "config.json").write_text("{}")
     else:
         (directory / f"T-{suffix}.gguf").write_bytes(b"GGUF")
-    manifest = {"fingerprint": "f", "content": "c", "identity": {}, "finished": finished}
-    (directory / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(directory, finished=finished)
     return directory
 
 

@@ -17,6 +17,7 @@ from agentforge.planning.tables import plan_table
 from agentforge.recipe.hardware import load_hardware
 from agentforge.recipe.loading import load_recipe
 from agentforge.recipe.schema import Recipe
+from tests.manifests import write_manifest
 
 
 def test_aj_on_one_h200() -> None:
@@ -106,9 +107,7 @@ def test_prepared_data_replace_the_guess(tmp_path: Path) -> None:
     directory = recipe.artifact("data")
     directory.mkdir(parents=True)
     train = {"rows": 1000, "tokens": 500_000, "packed_rows": 250, "packed_fill": 0.98}
-    (directory / "manifest.json").write_text(
-        json.dumps({"fingerprint": "", "content": "", "identity": {}, "metrics": {"train": train}})
-    )
+    write_manifest(directory, metrics={"train": train})
     tokens = count_tokens(recipe)
     assert tokens is not None and tokens.measured
     assert (tokens.real, tokens.epochs) == (round(163_840_000 * 0.98), 320.0)

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from agentforge.data import chat_template
-from agentforge.rollouts.policies.policies import Completion, Message, OnToken, Policy, Request, Sampling, ToolSchema
+from agentforge.rollouts.policies.base import Completion, Message, OnToken, Policy, Request, Sampling, ToolSchema
 from agentforge.rollouts.policies.transformers_policy import TransformersPolicy
 
 TOYS: dict[str, dict[str, Any]] = {

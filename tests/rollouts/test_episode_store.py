@@ -14,8 +14,9 @@ from agentforge.rollouts import episode_store
 from agentforge.rollouts.environment_pool import EnvironmentPool
 from agentforge.rollouts.episode_store import read_episodes, write_episodes
 from agentforge.rollouts.experts import Expert
-from agentforge.rollouts.play import Task, play
-from agentforge.rollouts.policies.policies import Sampling
+from agentforge.rollouts.play import play
+from agentforge.rollouts.policies.base import Sampling
+from agentforge.rollouts.scheduler import Task
 from tests.data.small_tokenizers import chatml_tokenizer
 from tests.rollouts.players import TOYS, random_policy
 

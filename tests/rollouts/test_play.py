@@ -14,9 +14,10 @@ from agentforge.errors import CheckRefused, UserError
 from agentforge.rollouts.environment_pool import EnvironmentPool
 from agentforge.rollouts.episodes import Episode
 from agentforge.rollouts.experts import Actor, Baseline, Expert
-from agentforge.rollouts.play import Task, play
-from agentforge.rollouts.policies.policies import Conversation, Policy, Sampling
+from agentforge.rollouts.play import play
+from agentforge.rollouts.policies.base import Conversation, Policy, Sampling
 from agentforge.rollouts.policies.scripted import ScriptedPolicy
+from agentforge.rollouts.scheduler import Task
 from tests.data.small_tokenizers import chatml_tokenizer, r1_tokenizer
 from tests.rollouts.players import TOYS, Scripted
 from tests.rollouts.toys import Count

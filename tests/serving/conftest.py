@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from agentforge.models.locate_model import locate_path
-from agentforge.rollouts.policies.policies import open_policy
+from agentforge.rollouts.policies.open_policy import open_policy
 
 from .live import client_of, running
 

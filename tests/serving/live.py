@@ -11,7 +11,7 @@ from typing import Any
 import openai
 import uvicorn
 
-from agentforge.rollouts.policies.policies import Policy
+from agentforge.rollouts.policies.base import Policy
 from agentforge.serving.openai_server import create_app, listen
 
 

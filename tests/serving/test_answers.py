@@ -13,7 +13,7 @@ import pytest
 from pydantic import BaseModel
 
 from agentforge.models.locate_model import locate_path
-from agentforge.rollouts.policies.policies import open_policy
+from agentforge.rollouts.policies.open_policy import open_policy
 from agentforge.rollouts.policies.scripted import ScriptedPolicy
 
 from .live import ask, client_of, running

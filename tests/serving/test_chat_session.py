@@ -19,7 +19,8 @@ from agentforge.evaluation.evaluate import load_questions
 from agentforge.models.locate_model import locate_path
 from agentforge.recipe.loading import load_recipe
 from agentforge.recipe.schema import Recipe
-from agentforge.rollouts.policies.policies import Conversation, Sampling, open_policy
+from agentforge.rollouts.policies.base import Conversation, Sampling
+from agentforge.rollouts.policies.open_policy import open_policy
 from agentforge.rollouts.policies.scripted import ScriptedPolicy
 from agentforge.serving import chat as chat_module
 from agentforge.serving.chat import Terminal, chat, example_prompts

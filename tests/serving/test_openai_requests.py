@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from agentforge.data import chat_template
 from agentforge.errors import UserError
-from agentforge.rollouts.policies.policies import Sampling
+from agentforge.rollouts.policies.base import Sampling
 from agentforge.rollouts.policies.scripted import ScriptedPolicy
 from agentforge.serving.answering import answer
 from agentforge.serving.openai_api import ONLY_DEFAULT, UNREAD, ChatRequest, Response

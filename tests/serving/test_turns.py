@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agentforge.rollouts.policies.policies import Conversation, Sampling
+from agentforge.rollouts.policies.base import Conversation, Sampling
 from agentforge.rollouts.policies.scripted import ScriptedPolicy
 from agentforge.rollouts.policies.steering import Steering
 from agentforge.serving.turns import Delta, TurnStream, read_turn, speak

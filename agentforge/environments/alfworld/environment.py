@@ -53,6 +53,7 @@ class ALFWorld(Game):
     def difficulty(self, task_id: int) -> int:
         if self._files:
             name = str(self._files[task_id])
+            # The type is in the name of the folder that ALFRED gave the game.
             number = next((i for i, type_ in enumerate(TYPES) if type_ in name), 0)
         else:
             number = task_id % len(TYPES)
@@ -70,6 +71,7 @@ class ALFWorld(Game):
         return list(self._world.commands)
 
     def act(self, action: str) -> Outcome:
+        # Commands are compared as text, and models end them with a full stop.
         command = " ".join(action.lower().rstrip(".").split())
         command = _PUT.sub(r"move \1 to \2", command)  # AgentGym's version of ALFWorld says it like this
         if command not in self._world.commands:
@@ -78,6 +80,7 @@ class ALFWorld(Game):
         return Outcome(observation, float(won), float(won), won, won)
 
     def expert(self) -> str | None:
+        # Planned anew at every turn, from where the episode is: so an expert goes on from wherever a model has led it.
         plan = self._world.plan()
         return say(plan[0]) if plan else None
 
@@ -86,7 +89,7 @@ class ALFWorld(Game):
 
 
 class _World:
-    """TextWorld's simulator of PDDL games, with lists in a fixed order: it keeps facts in sets."""
+    """TextWorld's simulator of PDDL games. It keeps facts in sets, so its lists are sorted here."""
 
     def __init__(self) -> None:
         if find_spec("alfworld") is None or find_spec("textworld") is None:
@@ -117,6 +120,7 @@ class _World:
         state = self._env.reset()
         self.commands = list(state["admissible_commands"])
         text = str(state.feedback)
+        # What comes before is TextWorld's banner, which ends in `=-`.
         return in_order(text.split("=-", 1)[-1].strip())
 
     def step(self, command: str) -> tuple[str, bool]:
@@ -140,6 +144,7 @@ def readable(identifiers: list[str]) -> list[str]:
 
     Identifiers of one name are numbered from the last in alphabetical order down, as ALFWorld does.
     """
+    # For example knife_bar_2 is `knife 1` and knife_bar_1 is `knife 2`; a word without `_bar_` keeps its name.
     counts: dict[str, int] = {}
     names: dict[str, str] = {}
     for word in sorted(identifiers, reverse=True):
@@ -158,6 +163,7 @@ def in_order(text: str) -> str:
 
     def sort(found: re.Match[str]) -> str:
         things = re.split(r", and |, | and ", found[2])
+        # Numbers as numbers: cabinet 2 comes before cabinet 10.
         things.sort(key=lambda thing: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", thing)])
         return f"{found[1]} {', '.join(things)}."
 

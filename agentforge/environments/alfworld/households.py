@@ -106,6 +106,7 @@ class Household:
             facts.append(f"(objectAtLocation {thing} {location[place]})")
             facts += [f"({property} {thing})" for property in _properties(kind(name))]
         holders, things = sorted(set(map(kind, self.receptacles))), sorted(set(map(kind, self.places)))
+        # Which sort may be put where is data of the problem, not of the domain.
         facts += [f"(canContain {_type_of(h)} {_type_of(t)})" for h in holders for t in things if fits(t, h)]
         return (
             "(define (problem household) (:domain alfred)\n"
@@ -157,6 +158,7 @@ def household(task_id: int) -> Household:
     """Return game ``task_id``; its type is ``TYPES[task_id % 6]``. The goal is never met at the start."""
     random = Random(f"alfworld/{task_id}")
     number = task_id % len(TYPES)
+    # A lamp stands on desks and bedside tables; heating and cooling take a kitchen, cleaning a room with a sink.
     room = {1: "bedroom", 3: "kitchen", 4: "kitchen"}.get(number) or random.choice(sorted(ROOMS))
     if number == 2:
         room = random.choice(("kitchen", "bathroom"))
@@ -168,6 +170,7 @@ def household(task_id: int) -> Household:
         {kind(name) for name in receptacles if fits(target, kind(name)) and kind(name) != "sinkbasin"}
     )
     through = {3: "microwave", 4: "fridge"}.get(number)
+    # Not the appliance that heats or cools: things pass through it anyway.
     destination = random.choice([name for name in destinations if name != through])
     task, goal = _goal(number, target, destination)
     game = Household(task, goal, receptacles)
@@ -201,6 +204,7 @@ def _goal(number: int, target: str, destination: str) -> tuple[str, str]:
             f"(exists (?o - object) (and (objectType ?o {thing}) (holds agent1 ?o))))"
         )
         return f"look at {target} under the desklamp", goal
+    # Any thing of the type in any place of the type: `put a hot apple in cabinet` names no number.
     there = f"(objectType ?o {thing}) (receptacleType ?r {place}) (inReceptacle ?o ?r)"
     if number == 5:
         second = f"(objectType ?s {thing}) (inReceptacle ?s ?r) (not (= ?o ?s))"

@@ -37,6 +37,7 @@ class Bot:
 
     def took(self, action: int) -> None:
         """Note an action that the environment has done."""
+        # The bot plans from what it was told, so it hears of every action, also of those that are not its own.
         if self._next is not None:
             self._next = _plan(self._bot, action)
 
@@ -53,6 +54,7 @@ class Bot:
         crosses them may have it go in circles. So a walk is taken only if the bot, played to its end from there, is
         done sooner than from here.
         """
+        # What is left after the bot's own next action is the measure; a walk must not leave more.
         future, poses = self._future([])
         best, least = None, len(future) - 1
         for action, moves in _candidates(view, future, poses):
@@ -67,6 +69,7 @@ class Bot:
         Returns:
             The actions, none of them if it fails; and the poses before each of them and after the last.
         """
+        # In one call: the bot holds the environment, and its copy has to hold the copied one.
         env, bot = copy.deepcopy((self._env, self._bot))
         actions: list[int] = []
         poses = [_pose(env)]
@@ -95,7 +98,8 @@ def _pose(env: Any) -> Pose:
 
 
 def _candidates(view: View, future: list[int], poses: list[Pose]) -> list[tuple[str, list[int]]]:
-    """Return the walks that the bot seems to be about: to what it next acts upon, through a door on its way."""
+    """Return the walks that the bot may be on: to the thing that it acts on next, or through a door on its way."""
+    # The moves up to the first action that is none end in front of what that action is for.
     moves = next((i for i, action in enumerate(future) if action not in MOVES), len(future))
     wanted: list[tuple[str, Seen]] = []
     if target := _at(view, front(poses[moves])):

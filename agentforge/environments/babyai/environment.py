@@ -93,8 +93,10 @@ class BabyAI(Game):
 
     def begin(self, seed: int, task_id: int) -> str:
         level = self._level(task_id)
+        # Made when a level is first played, and kept: `levels` may name eighty.
         if level not in self._made:
             self._made[level] = _make(gym_id(level))
+        # The bot is made when an expert asks for it: it replans at every action, which other players need not pay for.
         self.env, self._bot = self._made[level], None
         self._lay_out(task_id)
         return f"{'Mission' if self.style == 'short' else 'Your goal'}: {self.env.mission}\n{self._observe()}"
@@ -102,6 +104,7 @@ class BabyAI(Game):
     def _lay_out(self, task_id: int) -> None:
         """Make the world with the first seed whose layout may be that of the task: small levels have few layouts."""
         with redirect_stdout(io.StringIO()):  # minigrid prints each layout that it rejects
+            # The seeds n, n + 2^31, n + 2 * 2^31, ...: all but the first are beyond the ids, so no two tasks share one.
             for seed in count(task_id, TASKS):
                 self.env.reset(seed=seed)
                 pose = (*map(int, self.env.agent_pos), int(self.env.agent_dir))
@@ -128,6 +131,7 @@ class BabyAI(Game):
         return primitives + (actions_of(view) if self.high else [])
 
     def act(self, action: str) -> Outcome:
+        # Models write `Go to red ball 1.` and `pickup`; neither is a reason to lose a turn.
         action = " ".join(re.sub(r"[^a-z0-9 ]", " ", action.lower()).split()).replace("pickup", "pick up")
         if action in PRIMITIVES:
             if action not in self.available():
@@ -141,6 +145,7 @@ class BabyAI(Game):
         found = re.fullmatch(r"(go to|pick up|toggle and go through|go through) (.+)", action)
         if found is None:
             raise InvalidAction(f"an action is one of {self.grammar}")
+        # A door may be named with its state, as it is shown, but the state is no part of its name.
         verb, name = found[1], re.sub(r"\b(open|closed|locked) ", "", found[2])
         thing = self.view.thing(name)
         if thing is None:
@@ -154,10 +159,12 @@ class BabyAI(Game):
         reward, terminated, truncated = 0.0, False, False
         for action in actions:
             _, reward, terminated, truncated, _ = self.env.step(action)
+            # Each primitive action of a walk: the bot would lose its place if it only heard of the last one.
             if self._bot is not None:
                 self._bot.took(action)
             if terminated or truncated:
                 break
+        # A mission that can no longer be fulfilled ends too, with a reward of 0.
         success = bool(terminated and reward > 0)
         over = bool(terminated or truncated)
         observation = self._observe()

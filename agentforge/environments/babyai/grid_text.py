@@ -22,6 +22,7 @@ PRIMITIVES = {
     "toggle": TOGGLE,
 }
 _THINGS = ("key", "ball", "box", "door")
+# minigrid's order: right, down, left, up, with y growing downwards. Adding 1 to a direction turns right.
 _DIRECTIONS = ((1, 0), (0, 1), (-1, 0), (0, -1))
 Cell = tuple[int, int]
 Pose = tuple[Cell, int]
@@ -79,6 +80,7 @@ class View:
     def path(self, accept: Callable[[Pose], bool]) -> list[int] | None:
         """Return the fewest moves over visible free cells to an accepted pose."""
         start = self.pose
+        # Breadth first over places and directions, because a turn costs an action like a step does.
         came: dict[Pose, tuple[Pose, int] | None] = {start: None}
         queue = deque([start])
         while queue:
@@ -122,6 +124,7 @@ def moved(pose: Pose, action: int) -> Pose:
 
 def look(env: Any) -> View:
     """Return the view of the agent of a minigrid environment."""
+    # The view is turned so that the agent looks up from the middle of its bottom row.
     grid, visible = env.gen_obs_grid()
     size = env.agent_view_size
     pose = ((int(env.agent_pos[0]), int(env.agent_pos[1])), int(env.agent_dir))
@@ -134,6 +137,7 @@ def look(env: Any) -> View:
                 continue
             cell = _absolute(pose, ahead, right)
             content = grid.get(column, row)
+            # An open door can be stood in; a closed one, a thing and a wall cannot.
             if content is None or content.can_overlap():
                 free.add(cell)
             if content is not None and content.type in _THINGS:
@@ -147,12 +151,14 @@ def look(env: Any) -> View:
 def _absolute(pose: Pose, ahead: int, right: int) -> Cell:
     (x, y), direction = pose
     fx, fy = _DIRECTIONS[direction]
+    # (fx, fy) points ahead and (-fy, fx) to the right of it.
     return x + fx * ahead - fy * right, y + fy * ahead + fx * right
 
 
 def _named(found: list[tuple[int, int, Cell, Any]]) -> list[Seen]:
     things: list[Seen] = []
     counts: dict[str, int] = {}
+    # The nearest first, so `red ball 1` is the nearest red ball now; numbers change as the agent moves.
     for ahead, right, cell, content in sorted(found, key=lambda f: (f[0] + abs(f[1]), f[0], f[1])):
         label = f"{content.color} {content.type}"
         counts[label] = counts.get(label, 0) + 1
@@ -204,7 +210,7 @@ def _steps(count: int) -> str:
 
 
 def actions_of(view: View) -> list[str]:
-    """Return the walks to, and what can be done at their ends, as far as there is a way."""
+    """Return the walks that are possible now, each with what is done at its end."""
     actions: list[str] = []
     for thing in view.things:
         for verb in ("go to", "pick up", "go through", "toggle and go through"):
@@ -235,6 +241,7 @@ def _end(view: View, verb: str, thing: Seen) -> list[int] | str:
     if thing.kind != "door":
         return f"{thing.name} is no door"
     if verb == "go through":
+        # Into the doorway, and out of it on the other side.
         return [FORWARD, FORWARD] if thing.state == "open" else f"{thing.name} is {thing.state}"
     if thing.state == "open":
         return f"{thing.name} is open: go through it"

@@ -72,6 +72,7 @@ class Entry:
 
     def read(self) -> Row:
         """Read the row."""
+        # By bytes: an offset into text would mean reading all the lines before it.
         with self.path.open("rb") as file:
             file.seek(self.offset)
             row: dict[str, Any] = json.loads(file.readline())
@@ -96,6 +97,8 @@ class Corpus:
         for entry in self.entries:
             if task in entry.tasks and (max_difficulty is None or entry.difficulty <= max_difficulty):
                 pools["eval" if entry.key % EVAL_SHARE == 0 else "train"].append(entry)
+        # Ids have their splits by hash, say 0 train, 1 train, 2 eval. Then id 0 is the first training problem, id 1 the
+        # second and id 2 the first reserved one. Ids have no gaps, so they end where one split runs dry.
         chosen: list[Entry] = []
         while pool := pools[split_of(environment_id, len(chosen))]:
             chosen.append(pool.popleft())
@@ -142,6 +145,7 @@ def _index(paths: tuple[Path, ...]) -> Corpus:
             offset = 0
             for line in file:
                 entry = _entry(line, path, offset, corpus.left_out)
+                # A copy would be a second task with the same answer; the first row is kept.
                 if entry is not None and entry.key in seen:
                     corpus.left_out["repeat a problem"] += 1
                 elif entry is not None:
@@ -160,6 +164,7 @@ def _entry(line: bytes, path: Path, offset: int, left_out: Counter[str]) -> Entr
         raw = json.loads(line)
         row = parse_row(raw)
     except (ValueError, RecursionError, MemoryError, AttributeError, TypeError):
+        # A line of somebody else's file may be anything, even ten thousand brackets; the other lines are still good.
         left_out["cannot be read"] += 1
         return None
     tasks: set[Task] = set()
@@ -170,14 +175,13 @@ def _entry(line: bytes, path: Path, offset: int, left_out: Counter[str]) -> Entr
     if not tasks:
         left_out["have neither a program with its output nor a problem with its tests"] += 1
         return None
+    # Of the problem if there is one: two solutions of it must not lie on both sides of the split. Spaces do not count,
+    # because copies of a data set differ in them.
     key = hashlib.blake2b(" ".join((row.prompt or row.program).split()).encode("utf-8", "replace"), digest_size=8)
     level = raw.get("difficulty")
     if not isinstance(level, int):
         level = row.program.count("\n") // LINES_A_LEVEL
     return Entry(path, offset, int.from_bytes(key.digest(), "big"), level, frozenset(tasks))
-
-
-# -- one row --------------------------------------------------------------------------------------------------------
 
 
 def parse_row(raw: dict[str, Any]) -> Row:
@@ -214,6 +218,7 @@ def parse_cases(tests: Any) -> tuple[Case, ...]:
         tests = tests.get("test_cases")
     cases = [_case(raw) if isinstance(raw, dict) else None for raw in tests] if isinstance(tests, list) else []
     known = [case for case in cases if case is not None]
+    # All or none: without the tests that are not understood, a wrong program could pass the others.
     return tuple(case for case in known if case.tells) if len(known) == len(cases) else ()
 
 
@@ -223,6 +228,7 @@ def _parse_text(text: str) -> Any:
     except ValueError:
         pass
     try:
+        # It reads constants and runs nothing: a row is text that a stranger wrote.
         return ast.literal_eval(text)
     except SyntaxError as error:
         raise ValueError(f"neither JSON nor a Python literal: {error}") from None
@@ -244,6 +250,7 @@ def as_text(value: Any) -> str:
         return ""
     if isinstance(value, str):
         return value
+    # Some rows hold a list of what the program reads line by line.
     if isinstance(value, list):
         return "\n".join(as_text(item) for item in value)
     return json.dumps(value, ensure_ascii=False)

@@ -87,7 +87,7 @@ class Programs(Environment):
         return Step("", 1.0, True, False, Info(success=True, valid_action=True, score=1.0))
 
     def _wrong(self, observation: str, valid: bool) -> Step:
-        """Return a step without success: the only answer ends the task, the last of several uses up the turns."""
+        """Return a failed step: a single answer ends the task (terminated), the last of several is truncated."""
         info = Info(success=False, valid_action=valid, score=0.0)
         if not valid:
             info["problem"] = observation
@@ -96,6 +96,7 @@ class Programs(Environment):
 
     def _other(self, random: Random) -> Row:
         """Return the row of another task, never of a reserved one."""
+        # A baseline's turns may be collected as rows, and rows must not show what a reserved task holds.
         others = [i for i in range(self.tasks) if i != self._task_id and split_of(self.id, i) == "train"]
         return self._entries[random.choice(others or [self._task_id])].read()
 
@@ -134,6 +135,8 @@ class Abduction(Programs):
 
     def _begin(self, row: Row) -> str:
         self._row = row
+        # What is asked for must be what our sandbox prints, and the stated output may be that of another machine. So an
+        # unverified program runs once here; if it fails, the stated output stays.
         self._expected = row.output
         if not row.verified:
             result = self._runner.run(row.program, row.inputs)
@@ -142,6 +145,7 @@ class Abduction(Programs):
 
     def _answer(self, text: str) -> str | None:
         called = find_call(text)
+        # A call may hold the input in its tags, or bare.
         found = _INPUT.findall(find_answer(text))
         return found[-1].strip(NEWLINES) if found else called
 
@@ -190,6 +194,7 @@ class Deduction(Programs):
     def _answer(self, text: str) -> str | None:
         called = find_call(text)
         shown = find_answer(text)
+        # A block without a language only counts where no block of Python stands: it may quote an example.
         found = _PYTHON.findall(shown) or _PLAIN.findall(shown)
         return found[-1] if found else called
 

@@ -76,6 +76,7 @@ class Runner:
             CheckRefused: this machine cannot isolate it.
             EnvironmentFailed: the sandbox broke.
         """
+        # As in a file: a program may drop the last character of every line that it reads.
         text = stdin if stdin.endswith("\n") else stdin + "\n"
         try:
             return run_program(
@@ -137,6 +138,7 @@ def calling(program: str, case: Case) -> str:
     arguments = json.dumps(case.given)  # a JSON text as a literal of Python: both write ASCII strings alike
     return (
         f"{program}\n\nimport json as _json\n_value = {case.function}(*_json.loads({arguments}))\n"
+        # The empty print ends a line that the program may have left open: only the last line is read.
         "print()\nprint(_json.dumps(_value, default=str))\n"
     )
 
@@ -195,7 +197,9 @@ def _same(value: Any, wanted: Any) -> bool:
     if isinstance(value, dict) and isinstance(wanted, dict):
         return value.keys() == wanted.keys() and all(_same(value[key], wanted[key]) for key in wanted)
     if isinstance(value, float) and isinstance(wanted, float):
+        # NaN is equal to nothing, not even to itself, but a program that should return it and does is right.
         return value == wanted or _near(value, wanted) or (math.isnan(value) and math.isnan(wanted))
+    # In Python True == 1, in JSON true is not 1.
     return isinstance(value, bool) == isinstance(wanted, bool) and bool(value == wanted)
 
 

@@ -31,6 +31,8 @@ def last_satisfiable(n_vars: int, k: int, random: Random) -> int:
                 if not solver.solve():
                     return count
                 model = set(solver.get_model())
+                # The solver leaves out variables that it has not met; a clause to come may hold them, so they count as
+                # true.
                 model |= {v for v in range(1, n_vars + 1) if v not in model and -v not in model}
     raise AssertionError("all clauses together are unsatisfiable")
 

@@ -35,6 +35,7 @@ FEW = 1_000_000
 MOST_VARIABLES, MOST_CLAUSES = 999_999, 100_000
 """An answer names a variable in six digits at most; and no model reads so many clauses."""
 
+# The \b behind the value: `x1 = 10` is no answer, and must not be read as x1 = 1.
 _ANSWER = re.compile(r"\bx(\d{1,6})\s*=\s*(true|false|1|0)\b|\bUNSAT\b", re.IGNORECASE)
 _GRAMMAR = "x1=True, x2=False, ... with a value for every variable"
 
@@ -120,6 +121,7 @@ class Sat(Environment):
         ``auto`` half are satisfiable by measurement, and only the sizes with few formulas are looked at.
         """
         count = self._count(n, k)
+        # Of many clauses there are always many formulas, and `comb` of them would be a number of millions of digits.
         few = comb(clauses_possible(n, k), count) < FEW if clauses_possible(n, k) < FEW else False
         if not few and (self.planted or self.ratio is None):
             return
@@ -175,6 +177,8 @@ class Sat(Environment):
         if not 0 <= task_id < self.tasks:
             raise UserError(f"affine:sat: there is no task {task_id}; ids are 0 to {self.tasks - 1}")
         random = self._random(task_id)
+        # All draws of a task come from one generator, so their order is part of what the task is: draw something
+        # between them, and every formula is another one.
         n, k = self._shape(random)
         satisfiable = random.random() >= self.unsat_share
         count = self._count(n, k)
@@ -220,12 +224,14 @@ class Sat(Environment):
         values: dict[int, bool] | None = {}
         for found in _ANSWER.finditer(text):
             if found[1] is not None:
+                # A value after UNSAT takes it back, and starts an assignment afresh.
                 values = values or {}
                 values[int(found[1])] = found[2].lower() in ("true", "1")
             elif self.unsat_share:
                 values = None
         if values is None:
             return None
+        # No default for what is missing: a model that names the variables it is sure of has not answered.
         missing = [f"x{v}" for v in range(1, self._formula.n_vars + 1) if v not in values]
         if not values:
             return "There is no answer; write " + _GRAMMAR + "."
@@ -237,7 +243,7 @@ class Sat(Environment):
         return Step(observation, float(right), True, False, Info(success=right, valid_action=True, score=float(right)))
 
     def _wrong(self, observation: str, valid: bool) -> Step:
-        """Return a step without success: the only answer ends the task, the last of several uses up the turns."""
+        """Return a failed step: a single answer ends the task (terminated), the last of several is truncated."""
         info = Info(success=False, valid_action=valid, score=0.0)
         if not valid:
             info["problem"] = observation
@@ -268,8 +274,10 @@ def _find(
     draw = planted if plant else uniform
     for _ in range(tries):
         formula = draw(n, k, count, random)
+        # Before the solver: the split costs one hash, and turns four of five formulas of a reserved task away.
         if (formula.digest() % EVAL_SHARE == 0) != reserved:
             continue
+        # A planted formula has a solution by the way it was made, and may be too large for the solver.
         if plant or (formula.solve() is not None) == satisfiable:
             return formula
     return None

@@ -49,12 +49,14 @@ class Formula:
         """
         from pysat.solvers import Solver
 
+        # MiniSat tries these values first, so it leaves the majority only where a clause forces it to.
         majority = self.majority()
         with Solver(name=SOLVER, bootstrap_with=self.clauses) as solver:
             solver.set_phases([variable if value else -variable for variable, value in majority.items()])
             if not solver.solve():
                 return None
             model = {abs(literal): literal > 0 for literal in solver.get_model()}
+        # A variable that stands in no clause may be missing from the model; any value will do for it.
         return majority | {v: value for v, value in model.items() if v <= self.n_vars}
 
     def digest(self) -> int:
@@ -84,13 +86,16 @@ def planted(n_vars: int, k: int, count: int, random: Random) -> Formula:
     hidden = {v if random.random() < 0.5 else -v for v in range(1, n_vars + 1)}
     q = unbiased_weight(k)
     drawn = ((clause, len(hidden.intersection(clause))) for clause in draw_clauses(n_vars, k, random))
+    # A clause with no true literal would rule the hidden assignment out; one with all k true is kept least often.
     kept = (clause for clause, true in drawn if true and random.random() < q ** (true - 1))
     return _formula(n_vars, k, count, kept)
 
 
 def unbiased_weight(k: int) -> float:
     """Return q with (1 - q) (1 + q)^(k - 1) = 1: true and false literals are then as frequent."""
+    # q = 0 always solves the equation. For k = 2 it is the only root; for more the one that is wanted lies above it.
     low, high = (0.0, 1.0) if k == 2 else (1e-9, 1.0)
+    # 60 halvings are more than a double can tell apart.
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if (1 - middle) * (1 + middle) ** (k - 1) > 1 else (low, middle)
@@ -98,6 +103,7 @@ def unbiased_weight(k: int) -> float:
 
 
 def _formula(n_vars: int, k: int, count: int, clauses: Iterator[Clause]) -> Formula:
+    # More clauses than there are can never be drawn, so that is not even tried.
     drawn = tuple(islice(clauses, count)) if count <= clauses_possible(n_vars, k) else ()
     if len(drawn) < count:
         raise UserError(
@@ -112,6 +118,8 @@ def draw_clauses(n_vars: int, k: int, random: Random) -> Iterator[Clause]:
     variables = range(1, n_vars + 1)
     seen: set[Clause] = set()
     while len(seen) < clauses_possible(n_vars, k):
+        # Which variables, and which signs: drawn apart, every clause is as likely as any other. One that was drawn
+        # before is thrown away, which costs little while far fewer are wanted than there are.
         signs = random.getrandbits(k)
         clause = tuple(v if signs >> i & 1 else -v for i, v in enumerate(sorted(random.sample(variables, k))))
         if clause not in seen:

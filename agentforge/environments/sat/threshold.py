@@ -44,10 +44,12 @@ def threshold_ratio(n_vars: int, k: int) -> float:
     sizes = [n for n, _ in row]
     if n_vars < sizes[0]:
         raise UserError(f"affine:sat: ratio 'auto' needs at least {sizes[0]} variables for k = {k}")
+    # For 17 variables between the measured 15 and 20: the straight line in 1/n between them.
     place = bisect_left(sizes, n_vars)
     if place < len(row) and sizes[place] == n_vars:
         return row[place][1]
     n_before, before = row[place - 1]
     inverse_after, after = (1 / row[place][0], row[place][1]) if place < len(row) else (0.0, limit(k))
+    # 0 at the size below, 1 at the size above; above the largest size the next one is infinity, where 1/n is 0.
     weight = (1 / n_before - 1 / n_vars) / (1 / n_before - inverse_after)
     return before + weight * (after - before)

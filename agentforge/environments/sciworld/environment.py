@@ -113,6 +113,7 @@ class SciWorld(Game):
 
     def _start(self, gold: bool) -> str:
         """Start the task afresh and return what is seen."""
+        # Machines are shared, so one may have died under another environment's episode.
         if self._machine is None or not self._machine.alive:
             self.close()
             self._machine = rent()
@@ -138,10 +139,12 @@ class SciWorld(Game):
         observation = str(self._ask("step", action)).strip()
         if observation.startswith(UNKNOWN):
             raise InvalidAction(f"the simulator does not know '{action[:80]}' here; the actions are {GRAMMAR}")
+        # The solution is a list of actions from the start. Who leaves it once cannot come back to it.
         if self._gold is not None and self._gold[self._taken : self._taken + 1] != [action]:
             self._gold = []
         self._taken += 1
         before, self._score = self._score, round(float(self._ask("getScore")), 4)
+        # The Java side counts from 0 to 1, and a wrong focus as -1: the task is lost then.
         over = bool(self._ask("getCompleted")) or self._score < 0
         return Outcome(observation, self._score - before, max(0.0, self._score), self._score >= 1, over)
 
@@ -158,6 +161,7 @@ class SciWorld(Game):
         """Return a turn of ``random``: one of the actions valid now (there are thousands, and asking is slow)."""
         if name != "random":
             return super().baseline(name, random)
+        # Sorted, because the simulator lists them in an order of its own.
         return say(random.choice(sorted(self._ask("getValidActionObjectCombinations"))))
 
     def close(self) -> None:

@@ -36,6 +36,7 @@ class Machine:
             cwd=self._folder.name,
             die_on_exit=True,
             return_proc=True,
+            # Ctrl-C goes to the whole group of a terminal: it must reach Python, which ends the episode, and not Java.
             create_new_process_group=True,
         )
         self._gateway = JavaGateway(gateway_parameters=GatewayParameters(auto_field=True, port=port))
@@ -48,6 +49,7 @@ class Machine:
         """
         game = self._gateway.jvm.scienceworld.runtime.pythonapi.PythonInterface()
         generator = self._gateway.jvm.java.lang.Class.forName("scala.util.Random$").getField("MODULE$").get(None)
+        # Loading draws and resetting draws: seeded before each, a game does not depend on those played before it.
         generator.setSeed(variation)
         game.load(task, variation, "", gold)
         generator.setSeed(variation)
@@ -77,6 +79,7 @@ def rent() -> Machine:
     """Return the machine with the fewest games, a new one while there are fewer than `MACHINES`."""
     with _lock:
         _machines[:] = [machine for machine in _machines if machine.alive]
+        # A start takes seconds and half a gigabyte, so a machine is shared rather than started, once there are four.
         if len(_machines) < MACHINES and all(machine.games for machine in _machines):
             try:
                 _machines.append(Machine())
@@ -88,7 +91,7 @@ def rent() -> Machine:
 
 
 def give_back(machine: Machine) -> None:
-    """Give a machine back; it is stopped when nobody has it any more."""
+    """Return a machine; it is stopped once nobody uses it."""
     with _lock:
         machine.games -= 1
         if machine.games == 0:

@@ -131,6 +131,7 @@ def catalogue(size: int) -> tuple[Product, ...]:
 
 
 def _product(number: int) -> Product:
+    # Each product has a generator of its own, so product 17 is the same in every catalogue that has it.
     random = Random(f"shop/product/{number}")
     kind = random.choice(KINDS)
     attributes = tuple(random.sample(kind.attributes, random.randint(2, 4)))
@@ -144,6 +145,7 @@ def _product(number: int) -> Product:
 
 def _values(name: str, random: Random) -> tuple[str, ...]:
     sold = random.sample(VALUES[name], random.randint(2, len(VALUES[name])))
+    # In the order of `VALUES`, not in that of the draw: small before large.
     return tuple(value for value in VALUES[name] if value in sold)
 
 
@@ -152,6 +154,7 @@ def goal_of(random: Random, products: tuple[Product, ...]) -> Goal:
     product = random.choice(products)
     attributes = tuple(random.sample(product.attributes, random.randint(1, min(3, len(product.attributes)))))
     options = {name: random.choice(values) for name, values in product.options.items()}
+    # The product's own price rounded up, and up to 20 dollars more, so there is always a purchase with the full reward.
     return Goal(product, attributes, options, int(product.price) + 1 + 10 * random.randint(0, 2))
 
 

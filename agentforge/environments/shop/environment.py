@@ -71,6 +71,7 @@ class Shop(Game):
     def _goal(self, task_id: int) -> Goal:
         """Return the first goal drawn for a task whose instruction is of its split."""
         random = Random(f"shop/goal/{task_id}")
+        # The split is decided by what the model reads: two ids may draw the same instruction.
         while not belongs(self.id, task_id, (goal := goal_of(random, self.products)).instruction):
             pass
         return goal
@@ -128,6 +129,7 @@ class Shop(Game):
         found = _ACTION.fullmatch(action.strip().lower())
         if found is None:
             raise InvalidAction(f"an action is one of {GRAMMAR}")
+        # Lower case and single spaces: links are written so, and models copy them with other capitals.
         text = " ".join(found[2].split())
         if found[1] == "search":
             return self._search(text)
@@ -145,11 +147,13 @@ class Shop(Game):
 
     def _click(self, link: str) -> Outcome:
         product = self._product
+        # The order matters: `< prev` means the page before among the results, but the results on a product's page.
         if link == BACK:
             self._to_search()
         elif product is None and link in (NEXT, PREVIOUS):
             self._page += 1 if link == NEXT else -1
         elif product is None:
+            # A code is B and the product's number. Options chosen for another product are forgotten.
             self._product, self._chosen = self.products[int(link[1:])], {}
         elif link == PREVIOUS:
             self._product, self._features = None, False
@@ -179,6 +183,7 @@ class Shop(Game):
         return say(f"click[{lacking[0] if lacking else BUY}]")
 
     def _meets(self, product: Product) -> bool:
+        # As if every option had been chosen: a wish that is still open then is one that this product cannot meet.
         sold = {name: value for name, value in self.goal.options.items() if value in product.options.get(name, ())}
         return reward_of(self.goal, product, sold) == 1.0
 
@@ -191,6 +196,7 @@ class Shop(Game):
         return say(self.available()[0] if self._query else f"search[{self.goal.instruction}]")
 
 
+# Indexed once for all environments of a process: a catalogue depends on its size alone.
 @cache
 def _index(size: int) -> Index:
     return Index([f"{p.title} {' '.join(p.attributes)} {p.kind.department}" for p in catalogue(size)])

@@ -34,8 +34,10 @@ class Index:
     def search(self, query: str, limit: int) -> list[int]:
         """Return the numbers of the best documents, best first; equal ones in their order."""
         scores: dict[int, float] = {}
+        # Each word once, in the order of the query: sums of floats depend on their order, and so might the ranking.
         for word in dict.fromkeys(words_of(query)):
             found = self._postings.get(word, [])
+            # The 1 in it keeps the weight of a word positive that stands in more than half of the documents.
             rarity = math.log(1 + (len(self._lengths) - len(found) + 0.5) / (len(found) + 0.5))
             for number, count in found:
                 norm = K1 * (1 - B + B * self._lengths[number] / self._mean)

@@ -26,6 +26,7 @@ RULES = f"""You make an item out of others. Each turn you take one action:
 Where a command asks for a kind of item ("planks"), name an item of that kind ("oak planks"). The task is done when the
 goal has been crafted. {FORMAT}"""
 SHORT_RULES = say("get N ITEM | craft N ITEM using N ITEM, N ITEM")
+# Six digits at most: a model in a loop writes thousands, and they would come back in the inventory.
 _GET = re.compile(r"get ([0-9]{1,6}) (.+)")
 _CRAFT = re.compile(r"craft (?:([0-9]{1,6}) )?(.+?) using (.+)")
 _AMOUNT = re.compile(r"([0-9]{1,6}) (.+)")
@@ -83,6 +84,7 @@ class TextCraft(Game):
         needed = _needed(self.book, self.goal, every=self.style == "full")
         parts = {part for recipe in needed for part, _ in recipe.inputs}
         others = [recipe for made in self.book.recipes.values() for recipe in made if recipe not in needed]
+        # Sorted before the draw, so that the distractors depend on the seed alone.
         others = sorted(recipe for recipe in others if any(part in parts for part, _ in recipe.inputs))
         shown = [*needed, *random.sample(others, min(self.distractors, len(others)))]
         if self.style == "short":
@@ -107,6 +109,7 @@ class TextCraft(Game):
     def _get(self, count: int, item: str) -> Outcome:
         if not self.book.is_raw(item):
             raise InvalidAction(f"could not find {item}" + self._hint(item))
+        # It would change nothing and be a valid action, with which a model could pass its turns.
         if count == 0:
             raise InvalidAction("nothing is not worth a turn")
         self.inventory[item] += count
@@ -125,6 +128,7 @@ class TextCraft(Game):
             found = _AMOUNT.fullmatch(part.strip())
             if found is None:
                 raise InvalidAction(f"'{part.strip()}' is no amount and item, as in '2 oak planks'")
+            # `1 stick, 1 stick` is two sticks: a recipe knows each item once.
             inputs[found[2]] += int(found[1])
         for item, count in inputs.items():
             if self.inventory[item] < count:
@@ -132,6 +136,7 @@ class TextCraft(Game):
         recipe = self.book.match(output, inputs)
         if recipe is None:
             raise InvalidAction(f"no recipe makes {output} from exactly these amounts")
+        # A Counter's minus drops what is used up, so the inventory lists no zeros.
         self.inventory = self.inventory - inputs
         self.inventory[output] += recipe.count
         done = output == self.goal
@@ -143,6 +148,7 @@ class TextCraft(Game):
     def available(self) -> list[str]:
         """Return what the shown recipes suggest: their raw ingredients and the crafts that are possible."""
         recipes = [_concrete(self.book, recipe) for recipe in self._shown]
+        # A set, because two recipes may be one command once their kinds are replaced by items.
         crafts = {recipe.command() for recipe in recipes if all(self.inventory[i] >= n for i, n in recipe.inputs)}
         gets = {f"get {n} {i}" for r in recipes for i, n in r.inputs if self.book.is_raw(i)}
         return [*sorted(gets), *sorted(crafts), "inventory"]

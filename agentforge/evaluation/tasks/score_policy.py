@@ -19,8 +19,9 @@ from agentforge.recipe.schema import Recipe
 from agentforge.rollouts.environment_pool import EnvironmentPool
 from agentforge.rollouts.episodes import Episode
 from agentforge.rollouts.experts import Actor
-from agentforge.rollouts.play import Task, play
-from agentforge.rollouts.policies.policies import Conversation, Policy, Sampling
+from agentforge.rollouts.play import play
+from agentforge.rollouts.policies.base import Conversation, Policy, Sampling
+from agentforge.rollouts.scheduler import Task
 from agentforge.rollouts.transcript import Dialogue
 
 

@@ -15,7 +15,7 @@ from agentforge.data.tool_calls import ParsedTurn, parse_assistant
 from agentforge.data.tools import ToolSet
 from agentforge.errors import UserError
 from agentforge.evaluation.statistics.intervals import beta_jeffreys
-from agentforge.rollouts.policies.policies import Conversation, Generation
+from agentforge.rollouts.policies.base import Conversation, Generation
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Decoding many episodes at once with a key-value cache per episode that lives as long as the episode.
 
-Against `generate` for every turn: what an episode has read is not read again, what prompts share is read once, a seat
-that is done takes the next episode while the others go on, and a token costs one forward without anything around it.
+Compared with `generate` for every turn: an episode's earlier tokens are not read again, a beginning that prompts share
+is read once, a free slot takes the next episode while the others go on, and a token costs one forward pass alone.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agentforge.rollouts.policies.policies import Completion, Decoder, Request, Sampling
+from agentforge.rollouts.policies.base import Completion, Decoder, Request, Sampling
 from agentforge.rollouts.policies.ragged_cache import RaggedCache
 from agentforge.rollouts.policies.sampling import draw_next
 
 WORTH_SHARING = 16
 """Tokens that two prompts must share so that one waits a forward for the other to read them."""
 GATHER = 4
-"""Prompts are read together once one in so many seats has one: a forward for each of them would cost more."""
+"""Prompts are read together once one in so many slots has one: a forward for each of them would cost more."""
 
 
 @dataclass
 class Row:
-    """A row of the cache, and the turn that is written in it.
+    """A row of the cache, and the turn being written in it.
 
     Attributes:
         held: tokens whose keys are in the cache.
@@ -50,7 +50,7 @@ class CachedDecoder(Decoder):
         model: in evaluation mode; it is called and not changed. The caller switches gradients off.
         stop_ids: tokens that end a turn.
         sampling: how tokens are drawn; the room and the seed are each request's own.
-        seats: episodes at once; a seat is a row of the cache.
+        slots: episodes at once; a slot is a row of the cache.
         additive_mask: the model's attention adds its mask instead of selecting by it.
 
     Attributes:
@@ -58,22 +58,22 @@ class CachedDecoder(Decoder):
     """
 
     def __init__(
-        self, model: Any, stop_ids: Sequence[int], sampling: Sampling, seats: int, additive_mask: bool = False
+        self, model: Any, stop_ids: Sequence[int], sampling: Sampling, slots: int, additive_mask: bool = False
     ) -> None:
         self.model = model
         self.stop_ids = frozenset(stop_ids)
         self.sampling = sampling
         self.additive_mask = additive_mask
-        self.cache = RaggedCache(seats)
-        self.rows = [Row() for _ in range(seats)]
+        self.cache = RaggedCache(slots)
+        self.rows = [Row() for _ in range(slots)]
         self.forwards = 0
         self.tokens_read = 0
 
-    def begin(self, seat: int, request: Request) -> None:
-        # An episode comes back to its seat with all its tokens, most of which this row still holds: its own earlier
-        # turns, or what another episode in this seat began with. Only the rest is read. The last token always is, even
+    def begin(self, slot: int, request: Request) -> None:
+        # An episode comes back to its slot with all its tokens, most of which this row still holds: its own earlier
+        # turns, or what another episode in this slot began with. Only the rest is read. The last token always is, even
         # if it is held: the logits after it are what the first token is drawn from.
-        row = self.rows[seat]
+        row = self.rows[slot]
         token_ids = list(request.token_ids)
         kept = min(common_length(row.held, token_ids), len(token_ids) - 1)
         row.held, row.unread = token_ids[:kept], token_ids[kept:]

@@ -19,7 +19,7 @@ from agentforge.errors import UserError
 
 
 class GrammarRefused(UserError):
-    """A grammar that cannot be held to: it is wrong, too large, or uses what is not known."""
+    """A grammar that cannot be enforced: it is wrong, too large, or uses unknown features."""
 
 
 class Vocabulary:
@@ -74,7 +74,7 @@ class GrammarTokenizer:
         """Compile a grammar in llguidance's Lark dialect.
 
         Raises:
-            GrammarRefused: it is none, a schema in it has keywords that are not known, or it is too large.
+            GrammarRefused: it is not a grammar, a schema in it has unknown keywords, or it is too large.
         """
         from llguidance import LLMatcher
 
@@ -85,14 +85,14 @@ class GrammarTokenizer:
 
 
 class TokenConstraint:
-    """Where in a grammar one turn is."""
+    """The position of one turn in a grammar."""
 
     def __init__(self, matcher: Any, vocab_size: int) -> None:
         self._matcher = matcher
         self._bits: Any = np.zeros((1, (vocab_size + 31) // 32), dtype=np.int32)
 
     def allowed(self, size: int) -> Tensor:
-        """Return which of the next tokens may come, `(size,)` booleans; a stop token may where the text is complete.
+        """Return which tokens may come next, `(size,)` booleans; a stop token may once the text is complete.
 
         Args:
             size: of the logits, which models pad beyond their tokenizer's vocabulary.
@@ -102,13 +102,14 @@ class TokenConstraint:
         fill_next_token_bitmask(self._matcher, self._bits)
         if self._matcher.is_error():
             raise GrammarRefused(f"the grammar cannot be followed on: {_first_line(self._matcher.get_error())}")
+        # One bit a token in words of 32. What a model pads its logits with is beyond them, and never allowed.
         bits = torch.from_numpy(np.unpackbits(self._bits[0].view(np.uint8), bitorder="little").astype(bool))
         mask = torch.zeros(size, dtype=torch.bool)
         mask[: len(bits)] = bits[:size]
         return mask
 
     def take(self, token: int) -> None:
-        """Go on by one token."""
+        """Advance by one token."""
         self._matcher.consume_token(token)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import LogitsProcessor, StoppingCriteria
 
-from agentforge.rollouts.policies.policies import OnToken, Request, Sampling
+from agentforge.rollouts.policies.base import OnToken, Request, Sampling
 from agentforge.rollouts.policies.sampling import draw_next
 from agentforge.rollouts.policies.steering import Steering
 
@@ -35,6 +35,8 @@ class Drawing(LogitsProcessor):
         contexts = ([*r.token_ids, *new] for r, new in zip(self._requests, written, strict=True))
         tokens, logprobs = draw_next(scores, self.sampling, uniforms, contexts)
         self.logprobs.append(logprobs)
+        # All but the drawn token are impossible, so a greedy `generate` takes it and the global generator is never
+        # used.
         chosen = torch.tensor(tokens, device=scores.device)[:, None]
         return torch.full_like(scores, -torch.inf).scatter(-1, chosen, 0.0)
 

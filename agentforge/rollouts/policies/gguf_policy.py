@@ -18,8 +18,8 @@ from agentforge.data.messages import escape, normalize
 from agentforge.errors import UserError
 from agentforge.models.locate_model import ModelLocation
 from agentforge.recipe.hardware import available_cores
+from agentforge.rollouts.policies.base import Completion, Message, OnToken, Policy, Request, Sampling, ToolSchema
 from agentforge.rollouts.policies.constraints import GrammarTokenizer, Vocabulary, require_llguidance
-from agentforge.rollouts.policies.policies import Completion, Message, OnToken, Policy, Request, Sampling, ToolSchema
 from agentforge.rollouts.policies.sampling import draw_next
 from agentforge.rollouts.policies.steering import Steering
 
@@ -70,7 +70,7 @@ class GGUFPolicy(Policy):
         label: see `ModelLocation`.
     """
 
-    most_seats: ClassVar[int | None] = 1  # it holds one conversation: a second would push the first out
+    max_slots: ClassVar[int | None] = 1  # it holds one conversation: a second would push the first out
 
     def __init__(self, llama: Any, template: str, label: str) -> None:
         import llama_cpp

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from agentforge.errors import UserError
-from agentforge.rollouts.policies.policies import Sampling
+from agentforge.rollouts.policies.base import Sampling
 
 
 def draw_next(

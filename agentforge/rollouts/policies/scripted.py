@@ -7,15 +7,7 @@ from collections.abc import Callable, Sequence
 
 from agentforge.data.tool_calls import parse_assistant
 from agentforge.rollouts.experts import written
-from agentforge.rollouts.policies.policies import (
-    Completion,
-    Conversation,
-    Message,
-    OnToken,
-    Policy,
-    Sampling,
-    ToolSchema,
-)
+from agentforge.rollouts.policies.base import Completion, Conversation, Message, OnToken, Policy, Sampling, ToolSchema
 
 STOP, SAID, SAYS = 256, 257, 258
 """Ends a turn; begins something given, as JSON; begins what the assistant says, as it is."""
@@ -69,6 +61,7 @@ class ScriptedPolicy(Policy):
             turns[-1].append(token)
             if token == STOP:
                 turns.append([])
+        # The first piece holds the tools, and behind the last STOP an empty one begins.
         messages: list[Message] = [
             json.loads(self.decode(turn)) if turn[0] == SAID else parse_assistant(self.decode(turn)).message()
             for turn in turns[1:-1]

@@ -1,4 +1,4 @@
-"""One turn, drawn token by token where somebody wants more than a distribution: a grammar, or probabilities to read.
+"""One turn drawn token by token, for callers who want more than sampling: a grammar, or the probabilities.
 
 An engine hands the logits of each step to `Steering.choose` and writes the token that it returns. So a request means
 the same for a checkpoint and for a GGUF file, whatever the engine's own sampler would have done.
@@ -13,14 +13,14 @@ from random import Random
 import torch
 from torch import Tensor
 
+from agentforge.rollouts.policies.base import Sampling
 from agentforge.rollouts.policies.constraints import TokenConstraint
-from agentforge.rollouts.policies.policies import Sampling
 from agentforge.rollouts.policies.sampling import draw_next
 
 
 @dataclass(frozen=True)
 class Step:
-    """What was drawn, and how likely the model itself held it: at temperature 1, before any filter or grammar.
+    """A token that was drawn, and its log-probability under the model itself: temperature 1, no filter, no grammar.
 
     Attributes:
         top: the likeliest tokens with their log-probabilities, likeliest first.
@@ -66,7 +66,7 @@ class Steering:
 
     @property
     def needs_logits(self) -> bool:
-        """Whether an engine that draws by itself cannot do it."""
+        """Whether an engine that samples by itself cannot do it."""
         return self.constraint is not None or self.top_logprobs is not None
 
     def begin(self, prompt: Sequence[int]) -> None:
@@ -82,6 +82,7 @@ class Steering:
         Raises:
             UserError: they are NaN, or the grammar leaves no token.
         """
+        # The grammar masks the logits before temperature and filters: they then see only tokens that may come.
         allowed = logits
         if self.constraint is not None:
             mask = self.constraint.allowed(len(logits)).to(logits.device)
@@ -90,6 +91,7 @@ class Steering:
         if self.constraint is not None:
             self.constraint.take(token)
         if self.top_logprobs is not None:
+            # From the logits before the mask: what the model held likely, not what the grammar has left of it.
             self.steps.append(_step(logits, token, self.top_logprobs))
         self._context.append(token)
         return token

@@ -22,10 +22,7 @@ from agentforge.errors import UserError, first_line
 from agentforge.models.locate_model import ModelLocation
 from agentforge.models.open_model import open_model
 from agentforge.models.row_isolation import isolation_of
-from agentforge.rollouts.policies.cached_decoding import CachedDecoder
-from agentforge.rollouts.policies.constraints import GrammarTokenizer, grammar_tokenizer_of
-from agentforge.rollouts.policies.generate_hooks import Drawing, Steered, Watch
-from agentforge.rollouts.policies.policies import (
+from agentforge.rollouts.policies.base import (
     Completion,
     Decoder,
     Message,
@@ -36,6 +33,9 @@ from agentforge.rollouts.policies.policies import (
     Sampling,
     ToolSchema,
 )
+from agentforge.rollouts.policies.cached_decoding import CachedDecoder
+from agentforge.rollouts.policies.constraints import GrammarTokenizer, grammar_tokenizer_of
+from agentforge.rollouts.policies.generate_hooks import Drawing, Steered, Watch
 from agentforge.rollouts.policies.steering import Steering
 
 
@@ -62,6 +62,7 @@ class TransformersPolicy(Policy):
         self.model = model
         self.tokenizer = tokenizer
         self.label = label
+        # A state-space model's config names no longest context, for it has none.
         self.context_length = context_length or getattr(model.config, "max_position_embeddings", None) or 1 << 30
         self.stop_ids = chat_template.stop_token_ids(tokenizer)
         self._grammar_tokenizer: GrammarTokenizer | None = None
@@ -74,6 +75,7 @@ class TransformersPolicy(Policy):
             UserError: the checkpoint cannot be read, or the adapter does not fit its base.
         """
         model = load_weights(location)
+        # The revision of an adapter is that of its base; the adapter's tokenizer lies in a local directory.
         revision = location.revision if location.kind == "hf" else None
         tokenizer = load_tokenizer(location.path, revision)
         if location.template is not None:
@@ -111,6 +113,7 @@ class TransformersPolicy(Policy):
             output = generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
+                # Greedy, because the logits processor has drawn already and leaves one token.
                 generation_config=self._decoding(Sampling(0), room),
                 logits_processor=LogitsProcessorList([Steered(steering)]),
                 stopping_criteria=StoppingCriteriaList(watch),
@@ -124,11 +127,11 @@ class TransformersPolicy(Policy):
         return self._grammar_tokenizer
 
     @contextmanager
-    def decoder(self, sampling: Sampling, seats: int) -> Iterator[Decoder]:
+    def decoder(self, sampling: Sampling, slots: int) -> Iterator[Decoder]:
         with self._answering():
             if self.keeps_cache:
                 eager = self._config()._attn_implementation == "eager"
-                yield CachedDecoder(self.model, self.stop_ids, sampling, seats, additive_mask=eager)
+                yield CachedDecoder(self.model, self.stop_ids, sampling, slots, additive_mask=eager)
             else:
                 yield PlainDecoder(self, sampling)
 
@@ -189,6 +192,7 @@ class TransformersPolicy(Policy):
         A checkpoint's own (repetition penalty, top-k ...) would change what is measured.
         """
         base = self._base()
+        # Module by module: a frozen part may have been in evaluation mode before, and `train()` would end that.
         training = [module for module in self.model.modules() if module.training]
         settings = base.generation_config
         base.generation_config = GenerationConfig(eos_token_id=self.stop_ids, pad_token_id=self._pad_id())
@@ -225,6 +229,7 @@ class TransformersPolicy(Policy):
         if watch is not None:
             criteria.append(watch)
         devices = [self.model.device] if self.model.device.type == "cuda" else []
+        # Forked: an answer must not move on the generator that the training around it draws its dropout from.
         with self._answering(), torch.random.fork_rng(devices):
             torch.manual_seed(sampling.seed)
             generate: Any = self.model.generate
@@ -253,6 +258,7 @@ class TransformersPolicy(Policy):
             max(map(list, prompts)),
         )  # in lexicographic order these two share what all share
         length = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+        # At least one token of each prompt is read on its own: its logits are what the first new token is drawn from.
         return min(length, min(len(prompt) for prompt in prompts) - 1)
 
     def _read_once(self, prefix: Sequence[int], copies: int) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 from agentforge.data import chat_template
 from agentforge.errors import UserError
 from agentforge.models.locate_model import ModelLocation
-from agentforge.rollouts.policies.policies import Completion, Message, OnToken, Policy, Request, Sampling, ToolSchema
+from agentforge.rollouts.policies.base import Completion, Message, OnToken, Policy, Request, Sampling, ToolSchema
 
 
 class VLLMPolicy(Policy):
@@ -80,6 +80,7 @@ class VLLMPolicy(Policy):
     def draw(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         from vllm import SamplingParams
 
+        # One for each request, because each has its own seed: a turn must not depend on what is beside it in the batch.
         settings = [
             SamplingParams(
                 max_tokens=request.room,

@@ -52,6 +52,7 @@ class CollapseCallback(TrainerCallback):
         if problem is None:
             return
         log.warning("step %d: %s (%d of %d)", state.global_step, problem, self._in_a_row, self.bounds.patience)
+        # A signal or the budget has to leave a checkpoint all the same, or the paid steps are lost.
         if not (self._limits.stopped or self._limits.exceeded):
             control.should_save = False
         if self._in_a_row >= self.bounds.patience:
@@ -69,6 +70,7 @@ class CollapseCallback(TrainerCallback):
             return f"the KL to the reference is {kl:.2f} nats a token, train.collapse.max_kl is {bounds.max_kl:g}"
         if tokens is None:
             return None
+        # The first lines set the measure and cannot be judged by it.
         if len(self._first) < FIRST:
             self._first.append(tokens)
             return None

@@ -39,6 +39,7 @@ class LimitsCallback(TrainerCallback):
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Take SIGINT and SIGTERM as the wish to stop after this step; a second one acts at once."""
+        # Python delivers signals to the main thread only, and refuses handlers elsewhere.
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -52,6 +53,7 @@ class LimitsCallback(TrainerCallback):
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signalled = True
+        # The old handlers at once: a second Ctrl-C must work even if saving hangs.
         for known, handler in self._handlers.items():
             signal.signal(known, handler)
         log.warning("%s: saving a checkpoint after this step; once more to stop at once", signal.Signals(number).name)
@@ -73,10 +75,13 @@ class LimitsCallback(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Agree with the other processes: one that saved alone would wait for them for ever."""
         overrun = self._overrun()
+        # A signal reaches one process, and clocks differ: without the maximum over all, one would stop and the others
+        # wait for it.
         flags = torch.tensor([self._signalled, overrun is not None], dtype=torch.int, device=args.device)
         if args.world_size > 1:
             torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
         stopped, exceeded = flags.tolist()
+        # After the last step there is nothing to stop: the result is complete.
         if state.global_step >= state.max_steps or not (stopped or exceeded):
             return
         self.stopped = bool(stopped)

@@ -34,6 +34,7 @@ class MetricsCallback(TrainerCallback):
         self._since = self._started = time.monotonic()
         self._first_step = state.global_step
         lines = read_metrics(self.path)
+        # The count goes on over restarts, so the first speed must be measured from where it stood.
         self._tokens = max((line.get("tokens", 0) for line in lines if line["step"] <= state.global_step), default=0)
         if state.is_world_process_zero:
             kept = [json.dumps(line) + "\n" for line in lines if line["step"] <= state.global_step]
@@ -53,6 +54,7 @@ class MetricsCallback(TrainerCallback):
         now = time.monotonic()
         if "tokens" in logs:
             logs["tokens_per_second"] = round((logs["tokens"] - self._tokens) / max(now - self._since, 1e-9), 1)
+            # Only steps of this process: those before a restart took time that its clock has not seen.
             done = state.global_step - self._first_step
             logs["remaining_seconds"] = round(
                 (state.max_steps - state.global_step) * (now - self._started) / max(done, 1), 1

@@ -20,7 +20,7 @@ from agentforge.recipe.schema import Recipe
 from agentforge.rollouts.environment_pool import EnvironmentPool
 from agentforge.rollouts.episodes import Episode
 from agentforge.rollouts.play import play
-from agentforge.rollouts.policies.policies import Sampling
+from agentforge.rollouts.policies.base import Sampling
 from agentforge.rollouts.policies.transformers_policy import TransformersPolicy
 from agentforge.rollouts.scheduler import Task
 from agentforge.trainers.arguments import build_arguments

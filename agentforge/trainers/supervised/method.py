@@ -89,6 +89,7 @@ class SupervisedMethod(Method):
         if isinstance(self.args, SFTConfig):
             self.args.dataset_kwargs = {"skip_prepare_dataset": True}  # they are ready: TRL would map over them again
         trainer_class, more = self.trainer_class, {}
+        # The plan sees the bare model: it may add modules, and LoRA comes last.
         if self.plan is not None:
             trainer_class, more = self.objective_trainer_class, {"additions": self.plan.prepare(base)}
         trainer = trainer_class(
@@ -102,11 +103,12 @@ class SupervisedMethod(Method):
             guards=self.guards(counters),
             **more,
         )
+        # The parent asks for a sampler when `train` begins.
         trainer.train_sampler = sampler
         return trainer
 
     def _rows(self, cache: Path, packing: bool) -> tuple[dict[str, Dataset], ScheduledSampler | None]:
-        """Return labelled and packed rows of the splits that have any, and who draws them if a schedule does.
+        """Return labelled and packed rows of the splits that have any, and the sampler if there is a schedule.
 
         The first process writes them, the rest map them.
         """
@@ -128,6 +130,7 @@ class SupervisedMethod(Method):
             rows = {split: make(dataset, split) for split, dataset in by_split.items()}
             if self.schedule is None:
                 return {"train": make(train, "train"), **rows}, None
+            # Each source is packed by itself: a row with two of them could not be drawn by either's share.
             rows["train"], sources = rows_by_source(train, make)
         drawn = self.args.max_steps * rows_per_step(self.args)
         return rows, ScheduledSampler(self.schedule, sources, drawn, self.recipe.seed)

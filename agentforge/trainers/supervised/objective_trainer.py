@@ -33,10 +33,12 @@ class ObjectiveTrainer(GuardedTrainer):
         self._parts: dict[str, Tensor] = {}  # name: (sum, tokens)
 
     def _wrap_model(self, model: nn.Module, training: bool = True, dataloader: Any = None) -> nn.Module:
-        """Have the objective wrapped for several processes, and the model itself saved."""
+        """Wrap the objective for several processes, but let the model itself be saved."""
         wrapped = super()._wrap_model(model, training, dataloader)
         if self.additions.objective is None or not training or wrapped is not self.model:
             return wrapped
+        # DDP watches the forward of what it wraps. An objective may run the model several times in one step, so it is
+        # the objective that has to be wrapped; `self.model` stays the bare model that is saved.
         return self.accelerator.prepare_model(self.additions.objective)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
@@ -59,6 +61,7 @@ class ObjectiveTrainer(GuardedTrainer):
         if self.additions.objective is None or not model.training:
             with self.accelerator.autocast():  # the parent's model has not been wrapped, the objective was
                 return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        # 0 at the first step and 1 at the last.
         progress = 1.0 if self.additions.continued else self.state.global_step / max(self.state.max_steps - 1, 1)
         loss, parts = model(
             moment=Moment(self.state.global_step, progress),
@@ -77,6 +80,7 @@ class ObjectiveTrainer(GuardedTrainer):
     def _add(self, parts: dict[str, Tensor], tokens: Tensor, finite: Tensor) -> None:
         for name, value in parts.items():
             pair = torch.stack([value.float(), tokens.float()])
+            # A step that is skipped must not spoil the means either.
             pair = torch.where(finite, pair, torch.zeros_like(pair))
             self._parts[name] = self._parts.get(name, torch.zeros_like(pair)) + pair
 

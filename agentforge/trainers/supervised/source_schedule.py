@@ -63,6 +63,7 @@ class ScheduledSampler(Sampler[int]):
         self.schedule, self.rows, self.seed = schedule, rows, seed
         names = np.array(sources)
         self._places = {str(name): np.flatnonzero(names == name) for name in np.unique(names)}
+        # Beginning, middle and end: a source without rows should stop the run here, and not hours later.
         for progress in (0.0, 0.5, 1 - 1 / max(rows, 2)):
             self._checked(schedule.shares(progress))
 
@@ -80,6 +81,7 @@ class ScheduledSampler(Sampler[int]):
         return self.rows
 
     def __iter__(self) -> Iterator[int]:
+        # Always from the beginning: a resumed loader runs through the rows that it skips, so the draws stay in step.
         draw = np.random.default_rng(self.seed)
         orders = {name: self._order(name) for name in self._places}
         for place in range(self.rows):
@@ -87,6 +89,7 @@ class ScheduledSampler(Sampler[int]):
             yield int(next(orders[names[int(draw.choice(len(names), p=weights))]]))
 
     def _order(self, name: str) -> Iterator[int]:
+        # A generator for each source: how often one is drawn must not change the order of another.
         shuffled = np.random.default_rng([self.seed, sorted(self._places).index(name)])
         while True:
             yield from shuffled.permutation(self._places[name])

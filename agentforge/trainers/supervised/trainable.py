@@ -42,6 +42,7 @@ def matching(model: nn.Module, patterns: list[str]) -> set[str]:
     names = [name for name, _ in model.named_parameters()]
     found = set()
     for pattern in patterns:
+        # `*` runs over dots too: `*.mlp.*` fits `model.layers.0.mlp.up_proj.weight`.
         fitting = {name for name in names if fnmatchcase(name, pattern)}
         if not fitting:
             words = sorted({word for name in names for word in name.split(".") if not word.isdigit()})

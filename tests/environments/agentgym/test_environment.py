@@ -223,7 +223,7 @@ def test_a_failing_close_hides_nothing(game: tuple[Remote, World]) -> None:
 
 
 def test_a_server_that_is_away_in_the_middle_of_a_run_is_no_error_of_the_recipe() -> None:
-    """`rollouts.games.Table` makes a new environment for the second attempt: that must not end the run."""
+    """`rollouts.scheduler.EpisodeQueue` takes a new environment for the second attempt: that must not end the run."""
     port = free_port()
     with fake("textcraft", port) as (url, _):
         Remote("textcraft", url).close()

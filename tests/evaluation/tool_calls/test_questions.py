@@ -19,8 +19,9 @@ from agentforge.evaluation.contamination import refuse_trained_questions
 from agentforge.evaluation.evaluate import answer_questions, evaluate
 from agentforge.evaluation.tool_calls.questions import Question, judge, read_questions, score
 from agentforge.recipe.schema import Recipe
-from agentforge.rollouts.policies.policies import Generation, Sampling
+from agentforge.rollouts.policies.base import Generation, Sampling
 from agentforge.rollouts.policies.scripted import ScriptedPolicy
+from tests.manifests import write_manifest
 
 
 def write(path: Path, rows: list[Any]) -> Path:
@@ -236,8 +237,7 @@ def test_comparison_marks_what_does_not_overlap(tmp_path: Path, recipe: Callable
     other = one.artifact("eval-worse")
     other.mkdir()
     (other / "scores.json").write_text(json.dumps(worse))
-    manifest = {"fingerprint": "f", "content": "c", "identity": {}, "finished": "2026"}
-    (other / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(other, finished="2026")
     assert evaluations(one) == [one.artifact("eval-base"), other]
     text = rendered(compare_table(evaluations(one)))
     assert "0.0% [0.0%, 20.0%] ▼" in text and "100.0% [35.1%, 100.0%] ≈" in text and "50.0%" in text

@@ -13,10 +13,11 @@ from transformers import PreTrainedTokenizerFast
 from agentforge.data import chat_template
 from agentforge.rollouts.environment_pool import EnvironmentPool
 from agentforge.rollouts.episodes import Episode
-from agentforge.rollouts.play import Task, play
+from agentforge.rollouts.play import play
+from agentforge.rollouts.policies.base import Request, Sampling
 from agentforge.rollouts.policies.cached_decoding import CachedDecoder, common_length
-from agentforge.rollouts.policies.policies import Request, Sampling
 from agentforge.rollouts.policies.transformers_policy import TransformersPolicy
+from agentforge.rollouts.scheduler import Task
 from tests.data.small_tokenizers import chatml_tokenizer
 from tests.rollouts.players import SIZES, TOYS, random_policy
 
@@ -124,7 +125,7 @@ def test_models_that_keep_no_such_cache_read_again(tokenizer: PreTrainedTokenize
 
 
 def test_what_was_read_is_not_read_again(policy: TransformersPolicy) -> None:
-    """Of eight episodes in two seats every token is read once, and the common beginning of all prompts once for all."""
+    """Of eight episodes in two slots every token is read once, and the common beginning of all prompts once for all."""
     tasks = [Task("count", task) for task in range(3, 11)]
     with policy.decoder(GREEDY, 2) as decoder, EnvironmentPool(TOYS) as pool:
         assert isinstance(decoder, CachedDecoder)
@@ -143,13 +144,13 @@ def test_what_was_read_is_not_read_again(policy: TransformersPolicy) -> None:
 def test_equal_prompts_are_read_once(policy: TransformersPolicy) -> None:
     prompt = policy.encode([{"role": "user", "content": "word " * 50}])
     with policy.decoder(DRAWN, 6) as decoder:
-        for seat in range(6):
-            decoder.begin(seat, Request(prompt, 1, seat))
+        for slot in range(6):
+            decoder.begin(slot, Request(prompt, 1, slot))
         done = decoder.advance()
         while len(done) < 6:
             done += decoder.advance()
     assert isinstance(decoder, CachedDecoder) and decoder.tokens_read == len(prompt) + 5
-    assert {seat for seat, _ in done} == set(range(6))
+    assert {slot for slot, _ in done} == set(range(6))
 
 
 def test_a_seat_forgets_what_its_next_episode_does_not_share(policy: TransformersPolicy) -> None:

@@ -10,8 +10,10 @@ import pytest
 from agentforge.errors import UserError
 from agentforge.models.locate_model import locate_path
 from agentforge.rollouts.environment_pool import EnvironmentPool
-from agentforge.rollouts.play import Task, play
-from agentforge.rollouts.policies.policies import Conversation, Policy, Sampling, open_policy
+from agentforge.rollouts.play import play
+from agentforge.rollouts.policies.base import Conversation, Policy, Sampling
+from agentforge.rollouts.policies.open_policy import open_policy
+from agentforge.rollouts.scheduler import Task
 from tests.rollouts.players import TOYS
 
 pytestmark = pytest.mark.gguf

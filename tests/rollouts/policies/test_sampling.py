@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from agentforge.data import chat_template
-from agentforge.rollouts.policies.policies import Request, Sampling
+from agentforge.rollouts.policies.base import Request, Sampling
 from agentforge.rollouts.policies.sampling import draw, draw_next, filtered, penalize
 from agentforge.rollouts.policies.transformers_policy import TransformersPolicy
 
@@ -113,11 +113,11 @@ def test_every_way_of_writing_a_turn_heeds_the_options(policy: TransformersPolic
     ids = policy.encode([{"role": "user", "content": "abc"}])
     requests = [Request(ids, 12, seed=5), Request([*ids, *ids[:3]], 12, seed=6)]
     read_again = policy.draw(requests, sampling)
-    with policy.decoder(sampling, seats=2) as decoder:
-        for seat, request in enumerate(requests):
-            decoder.begin(seat, request)
+    with policy.decoder(sampling, slots=2) as decoder:
+        for slot, request in enumerate(requests):
+            decoder.begin(slot, request)
         kept: dict[int, list[int]] = {}
         while len(kept) < 2:
-            kept |= {seat: turn.token_ids for seat, turn in decoder.advance()}
+            kept |= {slot: turn.token_ids for slot, turn in decoder.advance()}
     assert [turn.token_ids for turn in read_again] == [kept[0], kept[1]]
     assert read_again != policy.draw(requests, Sampling(max_new_tokens=12, temperature=1.5))

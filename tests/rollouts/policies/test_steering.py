@@ -10,8 +10,9 @@ import torch
 
 from agentforge.errors import UserError
 from agentforge.models.locate_model import locate_path
+from agentforge.rollouts.policies.base import Conversation, Policy, Sampling
 from agentforge.rollouts.policies.constraints import GrammarRefused
-from agentforge.rollouts.policies.policies import Conversation, Policy, Sampling, open_policy
+from agentforge.rollouts.policies.open_policy import open_policy
 from agentforge.rollouts.policies.scripted import ScriptedPolicy
 from agentforge.rollouts.policies.steering import Steering
 

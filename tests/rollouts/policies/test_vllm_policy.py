@@ -13,9 +13,11 @@ from agentforge.data import chat_template
 from agentforge.errors import UserError
 from agentforge.models.locate_model import ModelLocation
 from agentforge.rollouts.environment_pool import EnvironmentPool
-from agentforge.rollouts.play import Task, play
-from agentforge.rollouts.policies.policies import Sampling, open_policy
+from agentforge.rollouts.play import play
+from agentforge.rollouts.policies.base import Sampling
+from agentforge.rollouts.policies.open_policy import open_policy
 from agentforge.rollouts.policies.vllm_policy import VLLMPolicy
+from agentforge.rollouts.scheduler import Task
 from tests.data.small_tokenizers import chatml_tokenizer
 from tests.rollouts.players import TOYS
 

@@ -24,6 +24,7 @@ from agentforge.systems.adamba.modeling.configuration import AdambaConfig
 from agentforge.systems.adamba.modeling.modeling import AdambaForCausalLM
 from agentforge.systems.adamba.modeling.shape import Shape, resized
 from tests.export.export_models import make_adapter, make_recipe, needs_llama_cpp
+from tests.manifests import write_manifest
 
 
 def save_adamba(
@@ -62,7 +63,7 @@ def gguf_figures(directory: Path, model: Path) -> dict[str, Any]:
     recipe = make_recipe(directory, model, gguf=["f16"], max_kl={"f16": 1e-3}, min_top1={"f16": 0.98})
     recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"lora": None})})
     shutil.copytree(model, recipe.trained)
-    (recipe.trained / "manifest.json").write_text('{"fingerprint": "f", "content": "x", "identity": {}}')
+    write_manifest(recipe.trained)
     return read_manifest(gguf(recipe)[0])["metrics"]
 
 

@@ -22,7 +22,7 @@ from agentforge.rollouts.environment_pool import EnvironmentPool
 from agentforge.rollouts.episode_store import write_episodes
 from agentforge.rollouts.episodes import Episode
 from agentforge.rollouts.play import play
-from agentforge.rollouts.policies.policies import Sampling
+from agentforge.rollouts.policies.base import Sampling
 from agentforge.rollouts.policies.transformers_policy import TransformersPolicy
 from agentforge.rollouts.scheduler import Task
 from agentforge.trainers.preference.kto import EpisodeCollator, _neighbours

@@ -19,7 +19,7 @@ from agentforge.losses.value import value_loss
 from agentforge.models.locate_model import locate_model
 from agentforge.recipe.arguments import argument_problems
 from agentforge.recipe.schema import Recipe
-from agentforge.rollouts.policies.policies import open_policy
+from agentforge.rollouts.policies.open_policy import open_policy
 from agentforge.trainers.rl import ppo
 from agentforge.trainers.rl.grpo import OF_ROWS
 from agentforge.trainers.rl.ppo import PPOTrainer, place_rewards

@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from agentforge.data import chat_template
@@ -17,8 +15,8 @@ from agentforge.data.tokenizer import load_tokenizer
 from agentforge.data.tool_calls import parse_assistant
 from agentforge.errors import UserError
 from agentforge.models.locate_model import locate_path
-from agentforge.rollouts.policies.policies import Conversation, Policy, Sampling, TextStream, open_policy
-from agentforge.rollouts.policies.scripted import ScriptedPolicy
+from agentforge.rollouts.policies.base import Conversation, Policy, Sampling
+from agentforge.rollouts.policies.open_policy import open_policy
 from agentforge.rollouts.policies.transformers_policy import TransformersPolicy
 
 GREEDY = Sampling(max_new_tokens=60)
@@ -210,19 +208,3 @@ def test_a_torn_checkpoint_is_refused(talking_checkpoint: Path, tmp_path: Path) 
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(UserError, match="is damaged or cut short"):
         open_policy(locate_path(str(tmp_path)))
-
-
-def test_scripted_policy_reads_the_conversation_and_is_cut_like_any_other() -> None:
-    scripted = ScriptedPolicy(lambda conversation: f"heard {conversation.messages[-1]['content']}")
-    messages = [{"role": "user", "content": "né 🙂"}]
-    assert scripted.chat(messages, sampling=GREEDY).text == "heard né 🙂"
-    cut = scripted.chat(messages, sampling=Sampling(5))
-    assert (cut.text, cut.stopped) == ("heard", False)
-
-
-@given(st.text(max_size=30), st.binary(max_size=6))
-def test_text_stream_pieces_add_up(text: str, broken: bytes) -> None:
-    data = text.encode("utf-8", errors="ignore") + broken
-    stream = TextStream(lambda ids: bytes(ids).decode("utf-8", errors="replace"))
-    pieces = [stream.push(byte) for byte in data]
-    assert "".join(pieces) + stream.finish() == data.decode("utf-8", errors="replace")

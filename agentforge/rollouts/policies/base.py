@@ -10,10 +10,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from agentforge.errors import UserError
-from agentforge.models.locate_model import ModelLocation
 
 if TYPE_CHECKING:
     from agentforge.rollouts.policies.constraints import GrammarTokenizer
@@ -31,7 +30,7 @@ left over and None; True stops the answer."""
 
 @dataclass(frozen=True)
 class Conversation:
-    """What is answered: the messages so far and the tools on offer."""
+    """A conversation to answer: the messages so far and the tools on offer."""
 
     messages: Sequence[Message]
     tools: Sequence[ToolSchema] = ()
@@ -42,7 +41,7 @@ class Sampling:
     """How tokens are drawn.
 
     Attributes:
-        max_new_tokens: the stop token counts.
+        max_new_tokens: including the stop token.
         temperature: 0 takes the likeliest token.
         top_p: mass of the nucleus; 1 leaves every token in.
         seed: the same seed, prompts and batch give the same tokens on the same machine.
@@ -64,7 +63,7 @@ class Completion:
     """New tokens of one prompt.
 
     Attributes:
-        stopped: the last of them is a stop token.
+        stopped: the last token is a stop token.
         logprobs: of the tokens under the distribution they were drawn from (temperature and top_p in it; at
             temperature 0 the model's own); empty where nobody asked for them.
     """
@@ -76,11 +75,11 @@ class Completion:
 
 @dataclass(frozen=True)
 class Request:
-    """A turn to be written.
+    """A turn to generate.
 
     Attributes:
         token_ids: everything before it.
-        room: tokens that it may have, the stop token with them.
+        room: how many tokens it may have, including the stop token.
         seed: decides what is drawn, whatever else is written in the same batch.
     """
 
@@ -96,7 +95,7 @@ class Generation:
     Attributes:
         text: the decoded answer without its stop token.
         prompt_ids: what the model read.
-        token_ids: what the model wrote, the stop token with it.
+        token_ids: what the model wrote, including the stop token.
         stopped: the model ended its turn itself.
     """
 
@@ -110,6 +109,7 @@ class Generation:
         return len(self.prompt_ids)
 
 
+# The conversation that `continuation` renders in place of the real one. A tool's result has to follow a call.
 STUB = "stub"
 ASKED: Message = {"role": "user", "content": ""}
 CALLED: Message = {
@@ -126,13 +126,13 @@ class Policy(ABC):
         label: short name, for artefacts and episodes.
         context_length: tokens read and written at most.
         stop_ids: tokens that end a turn; the first is the one that the template writes.
-        most_seats: episodes that it can usefully play at once; None: any number.
+        max_slots: episodes that it can usefully play at once; None: any number.
     """
 
     label: str
     context_length: int
     stop_ids: list[int]
-    most_seats: ClassVar[int | None] = None
+    max_slots: ClassVar[int | None] = None
 
     @abstractmethod
     def encode(self, messages: Sequence[Message], tools: Sequence[ToolSchema] = ()) -> list[int]:
@@ -179,8 +179,8 @@ class Policy(ABC):
         raise UserError(f"{self.label} cannot be held to a grammar")
 
     @contextmanager
-    def decoder(self, sampling: Sampling, seats: int) -> Iterator[Decoder]:
-        """Yield what writes the turns of up to ``seats`` episodes at once."""
+    def decoder(self, sampling: Sampling, slots: int) -> Iterator[Decoder]:
+        """Yield a decoder that writes the turns of up to ``slots`` episodes at once."""
         yield PlainDecoder(self, sampling)
 
     def continuation(self, messages: Sequence[Message]) -> list[int]:
@@ -193,8 +193,11 @@ class Policy(ABC):
             UserError: the template changes earlier turns when others follow.
         """
         said = CALLED if messages[0]["role"] == "tool" else {"role": "assistant", "content": ""}
+        # `before` ends where the assistant begins to speak; `after` goes on with its (empty) turn, the stop token and
+        # the messages. What follows that stop token follows the stop token of any turn.
         before, after = self.encode([ASKED]), self.encode([ASKED, said, *messages])
         stop = next((i for i in range(len(before), len(after)) if after[i] in self.stop_ids), None)
+        # If the beginning changed when more followed, the next prompt would not be the text that was sampled from.
         if after[: len(before)] != before or stop is None:
             raise UserError(
                 f"the chat template of {self.label} changes earlier turns when others follow, so episodes of several "
@@ -258,15 +261,15 @@ class Policy(ABC):
 
 
 class Decoder(ABC):
-    """Writes turns of several episodes at once. A seat holds one episode after another."""
+    """Writes turns of several episodes at once. A slot holds one episode after another."""
 
     @abstractmethod
-    def begin(self, seat: int, request: Request) -> None:
-        """Begin a turn; its tokens may continue what was read and written in this seat."""
+    def begin(self, slot: int, request: Request) -> None:
+        """Begin a turn; its tokens may continue what was read and written in this slot."""
 
     @abstractmethod
     def advance(self) -> list[tuple[int, Completion]]:
-        """Go on with all begun turns until at least one is finished; returns those with their seats."""
+        """Continue all turns that were begun until at least one is finished; returns (slot, turn) of those finished."""
 
 
 class PlainDecoder(Decoder):
@@ -277,11 +280,12 @@ class PlainDecoder(Decoder):
         self.sampling = sampling
         self._begun: dict[int, Request] = {}
 
-    def begin(self, seat: int, request: Request) -> None:
-        self._begun[seat] = request
+    def begin(self, slot: int, request: Request) -> None:
+        self._begun[slot] = request
 
     def advance(self) -> list[tuple[int, Completion]]:
         begun, self._begun = self._begun, {}
+        # `draw` writes every turn to its end, so here all slots wait for the longest one.
         return list(zip(begun, self.policy.draw(list(begun.values()), self.sampling), strict=True))
 
 
@@ -301,40 +305,18 @@ class TextStream:
         """Return the text that ``token`` completes; empty while a character is incomplete."""
         self._pending.append(token)
         text = self._delta()
+        # The first bytes of a character decode to U+FFFD. Nothing is shown until a later token has completed it.
         if text.endswith("\ufffd"):
             return ""
+        # Only the piece just finished is kept as context, so a token costs the same at the end of a long answer.
         self._finished, self._pending = self._pending, []
         return text
 
     def finish(self) -> str:
-        """Return what was held back: the bytes of a character that never got complete."""
+        """Return what was held back: the bytes of a character that was never completed."""
         text = self._delta()
         self._pending = []
         return text
 
     def _delta(self) -> str:
         return self._decode([*self._finished, *self._pending])[len(self._decode(self._finished)) :]
-
-
-def open_policy(
-    location: ModelLocation, context_length: int | None = None, engine: Literal["transformers", "vllm"] = "transformers"
-) -> Policy:
-    """Load a model.
-
-    Args:
-        location: from `agentforge.models.locate_model`.
-        context_length: tokens read and written at most; None: the model's own (GGUF: at most 8192, its cache is
-            allocated at once).
-        engine: what runs a checkpoint or an adapter.
-    """
-    if location.kind == "gguf":
-        from agentforge.rollouts.policies.gguf_policy import GGUFPolicy
-
-        return GGUFPolicy.open(location, context_length)
-    if engine == "vllm":
-        from agentforge.rollouts.policies.vllm_policy import VLLMPolicy
-
-        return VLLMPolicy.open(location, context_length)
-    from agentforge.rollouts.policies.transformers_policy import TransformersPolicy
-
-    return TransformersPolicy.open(location, context_length)
