@@ -22,7 +22,7 @@ TIMEOUT = 15.0
 """Seconds to wait for an answer."""
 
 
-class Unreachable(UserError):
+class HubUnreachable(UserError):
     """The Hub does not answer: asking it for the next data set is of no use."""
 
 
@@ -114,7 +114,7 @@ def hub_errors(hub_id: str, revision: str | None) -> Iterator[None]:
     except errors.RevisionNotFoundError:
         raise UserError(f"{hub_id} has no revision {revision}; correct `revision` in its card") from None
     except errors.OfflineModeIsEnabled:
-        raise Unreachable("the Hub is switched off by HF_HUB_OFFLINE; unset it to download") from None
+        raise HubUnreachable("the Hub is switched off by HF_HUB_OFFLINE; unset it to download") from None
     except (errors.HTTPError, OSError) as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status is not None and status < 500:
@@ -122,7 +122,7 @@ def hub_errors(hub_id: str, revision: str | None) -> Iterator[None]:
         # A full disk is not the network's fault: its own error stays.
         if isinstance(error, OSError) and error.errno is not None and status is None and not _is_network(error):
             raise
-        raise Unreachable(
+        raise HubUnreachable(
             f"the Hub ({constants.ENDPOINT}) cannot be reached ({first_line(error)[:160]}); mend the network, set "
             "data.hub_mirror to a local copy, or data.allow_missing=true to go on with what is here"
         ) from None
