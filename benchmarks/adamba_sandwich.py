@@ -30,7 +30,7 @@ from agentforge.recipe.schema import Train
 from agentforge.systems.adamba.modeling.configuration import AdambaConfig
 from agentforge.systems.adamba.modeling.embedding_and_head import head
 from agentforge.systems.adamba.modeling.modeling import AdambaForCausalLM
-from agentforge.systems.adamba.modeling.shape import Shape
+from agentforge.systems.adamba.modeling.shape import AdambaShape
 from agentforge.systems.adamba.training.objective import Moment, NestedObjective
 from agentforge.systems.adamba.widths.submodels import cut
 
@@ -83,7 +83,7 @@ def sandwich(hidden: int) -> tuple[Step, list[torch.nn.Parameter]]:
 def separate(hidden: int) -> tuple[Step, list[torch.nn.Parameter]]:
     """Return the same losses of three models that share nothing, and the parameters of all."""
     full = full_model(hidden)
-    models = [full, *(cut(full, Shape.of(full.config).scaled(Fraction(width))) for width in WIDTHS)]
+    models = [full, *(cut(full, AdambaShape.of(full.config).scaled(Fraction(width))) for width in WIDTHS)]
     for model in models:
         model.requires_grad_(True).train()
 

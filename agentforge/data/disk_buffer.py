@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 
-class Spool:
+class DiskBuffer:
     """A file of bytes, written by one process and read by any.
 
     Reads are `os.pread`s: unlike a memory map they leave no pages in the process, and forked processes share the file.

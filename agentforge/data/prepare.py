@@ -23,8 +23,8 @@ from agentforge.artifacts import Workspace, hash_json, stage_directory
 from agentforge.data.chat_template import install_template, template_hash
 from agentforge.data.cleaning.decontaminate import EvaluationSet, collect_evaluation
 from agentforge.data.cleaning.dedup import first_occurrences, near_duplicates
-from agentforge.data.cleaning.ingest import Ingestor, Raws, Rows, Tally, collect
-from agentforge.data.disk_buffer import Spool
+from agentforge.data.cleaning.ingest import Ingestor, Raws, RowCounts, Rows, collect
+from agentforge.data.disk_buffer import DiskBuffer
 from agentforge.data.mixing.mix_tokens import mix_tokens
 from agentforge.data.mixing.quotas import allocate, select
 from agentforge.data.parallel_map import default_workers, ordered_map
@@ -32,7 +32,7 @@ from agentforge.data.prepare_metrics import evaluation_metrics, mix_metrics
 from agentforge.data.row_text import tokenizer_text
 from agentforge.data.sources.open_sources import OpenSource, open_evaluation, open_sources
 from agentforge.data.store import TokenisedRow, load_prepared, write_rows
-from agentforge.data.tokenise import Tokeniser, Tokens, collect_tokens
+from agentforge.data.tokenise import TokenisedPieces, Tokeniser, collect_tokens
 from agentforge.data.tokenizer import load_tokenizer, tokenizer_files_hash, train_tokenizer
 from agentforge.data.tools import load_tools
 from agentforge.errors import CheckRefused, UserError
@@ -129,9 +129,9 @@ def _make(
     data, workers = recipe.data, recipe.data.workers or default_workers()
     held_out = _read_evaluation(data, evaluation)
     ingestor = Ingestor(sources, data.minhash, held_out, _documents(recipe), tools)
-    tallies = [Tally() for _ in sources]
+    tallies = [RowCounts() for _ in sources]
     results = ordered_map(ingestor, _raw_chunks(sources, tallies, data.max_bad_rows), workers)
-    rows = collect(_progress(results, "reading", lambda r: r.read), Spool(work.path / ".rows"), tallies)
+    rows = collect(_progress(results, "reading", lambda r: r.read), DiskBuffer(work.path / ".rows"), tallies)
     # A source that gives nothing is a mistake in the recipe. Going on would silently hand its weight to the others.
     _refuse_empty_sources(sources, rows, tallies)
     keep = _keep(data, rows, tallies)
@@ -164,7 +164,7 @@ def _make(
     }
 
 
-def _raw_chunks(sources: Sequence[OpenSource], tallies: Sequence[Tally], max_bad_rows: float) -> Iterator[Raws]:
+def _raw_chunks(sources: Sequence[OpenSource], tallies: Sequence[RowCounts], max_bad_rows: float) -> Iterator[Raws]:
     """Yield the raw rows of all sources in order, in chunks that fit in memory several times."""
     for index, source in enumerate(sources):
         counts = source.new_counts()
@@ -191,7 +191,7 @@ def _read_evaluation(data: Data, sources: Sequence[OpenSource]) -> EvaluationSet
     return collect_evaluation((row for source in sources for row in source.all_rows()), data.decontaminate.ngram)
 
 
-def _refuse_empty_sources(sources: Sequence[OpenSource], rows: Rows, tallies: Sequence[Tally]) -> None:
+def _refuse_empty_sources(sources: Sequence[OpenSource], rows: Rows, tallies: Sequence[RowCounts]) -> None:
     left = np.bincount(rows.sources, minlength=len(sources))
     for source, tally, count in zip(sources, tallies, left, strict=True):
         if not count:
@@ -202,7 +202,7 @@ def _refuse_empty_sources(sources: Sequence[OpenSource], rows: Rows, tallies: Se
             )
 
 
-def _reasons(tallies: Sequence[Tally], tokens: Tokens) -> str:
+def _reasons(tallies: Sequence[RowCounts], tokens: TokenisedPieces) -> str:
     counts = sum((tally.rejected for tally in tallies), Counter())
     counts += Counter({key: n for part in tokens.counts for key, n in part.items() if key.startswith("rows")})
     return (
@@ -211,7 +211,7 @@ def _reasons(tallies: Sequence[Tally], tokens: Tokens) -> str:
     )
 
 
-def _keep(data: Data, rows: Rows, tallies: Sequence[Tally]) -> NDArray[np.bool_]:
+def _keep(data: Data, rows: Rows, tallies: Sequence[RowCounts]) -> NDArray[np.bool_]:
     """Tell which rows are neither duplicates nor contaminated; count the others."""
 
     def reject(which: NDArray[np.bool_], reason: str) -> None:
@@ -288,18 +288,20 @@ def _tokenise(
     sources: int,
     directory: Path,
     workers: int,
-) -> Tokens:
+) -> TokenisedPieces:
     worker = Tokeniser(rows, tokenizer, recipe.data.max_length, recipe.data.overflow)
     # A chunk with nothing to keep is not even read.
     tasks = ((chunk, keep[chunk.first : chunk.end]) for chunk in rows.chunks if keep[chunk.first : chunk.end].any())
     results = _progress(
         ordered_map(worker, tasks, workers), "tokenising", lambda r: len(r.full_lengths), int(keep.sum())
     )
-    return collect_tokens(results, Spool(directory / ".ids"), Spool(directory / ".masks"), rows.content, sources)
+    return collect_tokens(
+        results, DiskBuffer(directory / ".ids"), DiskBuffer(directory / ".masks"), rows.content, sources
+    )
 
 
 def _batches(
-    tokens: Tokens, rows: Rows, names: Sequence[str], pieces: NDArray[np.int64], split: str
+    tokens: TokenisedPieces, rows: Rows, names: Sequence[str], pieces: NDArray[np.int64], split: str
 ) -> Iterator[list[TokenisedRow]]:
     starts = range(0, len(pieces), ROWS_PER_BATCH)
     for start in _progress(starts, f"writing {split}", lambda _: ROWS_PER_BATCH, len(pieces)):

@@ -9,21 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agentforge.data.cleaning.decontaminate import EvaluationSet
-from agentforge.data.cleaning.ingest import Rows, Tally
+from agentforge.data.cleaning.ingest import RowCounts, Rows
 from agentforge.data.mixing.mix_tokens import Mixture
 from agentforge.data.packing_fill import packing
 from agentforge.data.sources.open_sources import OpenSource
-from agentforge.data.tokenise import HISTOGRAM_EDGES, Tokens
+from agentforge.data.tokenise import HISTOGRAM_EDGES, TokenisedPieces
 from agentforge.recipe.schema import Data
 
 
 def mix_metrics(
     data: Data,
     sources: Sequence[OpenSource],
-    tallies: Sequence[Tally],
+    tallies: Sequence[RowCounts],
     rows: Rows,
     keep: NDArray[np.bool_],
-    tokens: Tokens,
+    tokens: TokenisedPieces,
     mixture: Mixture,
 ) -> dict[str, Any]:
     """Return what is known about the sources, both sides of the split, and the row lengths.
@@ -74,7 +74,7 @@ def evaluation_metrics(evaluation: EvaluationSet | None) -> dict[str, Any] | Non
     return {"rows": evaluation.rows, "ngrams": len(evaluation.grams), "short_prompts": len(evaluation.prompts)}
 
 
-def _side(tokens: Tokens, pieces: NDArray[np.int64], max_length: int) -> dict[str, Any]:
+def _side(tokens: TokenisedPieces, pieces: NDArray[np.int64], max_length: int) -> dict[str, Any]:
     lengths = tokens.lengths[pieces].astype(np.int64)
     # `plan` counts the steps of a packed run by this, so it must be what TRL will make of the rows.
     packed = packing(lengths, max_length)

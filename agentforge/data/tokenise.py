@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from agentforge.data.chat_template import Encoding, encode_batch, encode_documents
 from agentforge.data.cleaning.ingest import Chunk, Rows
 from agentforge.data.cleaning.ngram_hashing import Hashes, scramble
-from agentforge.data.disk_buffer import Spool
+from agentforge.data.disk_buffer import DiskBuffer
 from agentforge.data.row_text import Row
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def cut(
 
 
 @dataclass
-class Tokens:
+class TokenisedPieces:
     """All pieces: ids and masks in spools, what the mix needs in arrays of one entry a piece.
 
     Attributes:
@@ -144,8 +144,8 @@ class Tokens:
         histogram: rows by token length before cutting; the bins end at `HISTOGRAM_EDGES`.
     """
 
-    ids: Spool
-    masks: Spool
+    ids: DiskBuffer
+    masks: DiskBuffer
     starts: NDArray[np.int64]
     lengths: NDArray[np.int32]
     trained: NDArray[np.int32]
@@ -162,7 +162,9 @@ class Tokens:
         return ids, np.frombuffer(self.masks.read(start, length), dtype=np.int8)
 
 
-def collect_tokens(results: Iterable[Tokenised], ids: Spool, masks: Spool, content: Hashes, sources: int) -> Tokens:
+def collect_tokens(
+    results: Iterable[Tokenised], ids: DiskBuffer, masks: DiskBuffer, content: Hashes, sources: int
+) -> TokenisedPieces:
     """Append the chunks' tokens to the spools, and join the rest.
 
     Args:
@@ -184,7 +186,7 @@ def collect_tokens(results: Iterable[Tokenised], ids: Spool, masks: Spool, conte
         rows.append(result.rows)
     all_lengths, all_rows = np.concatenate(lengths), np.concatenate(rows)
     ends = np.cumsum(all_lengths, dtype=np.int64)
-    return Tokens(
+    return TokenisedPieces(
         ids=ids,
         masks=masks,
         starts=ends - all_lengths,

@@ -16,7 +16,7 @@ from agentforge.errors import UserError
 FORMAT = "Write your thoughts if you like, then one action on a line of its own: `Action: ...`."
 
 
-class Outcome(NamedTuple):
+class TurnOutcome(NamedTuple):
     """The result of an action; ``score`` is that of the whole episode so far, ``over`` ends the game."""
 
     observation: str
@@ -34,7 +34,7 @@ class InvalidAction(Exception):
     """The text is no action of the game, or one that is not possible now. Its message goes to the model."""
 
 
-class Game(Environment):
+class TextGame(Environment):
     """An environment whose subclasses only play: `begin`, `act` and, where it can be listed, `available`.
 
     Args:
@@ -47,14 +47,14 @@ class Game(Environment):
     def __init__(self, max_turns: int) -> None:
         self.max_turns = as_count(max_turns, f"environments.{self.id}.max_turns")
         self._turn = 0
-        self._last = Outcome("")
+        self._last = TurnOutcome("")
 
     @abstractmethod
     def begin(self, seed: int, task_id: int) -> str:
         """Set up a task and return its first observation."""
 
     @abstractmethod
-    def act(self, action: str) -> Outcome:
+    def act(self, action: str) -> TurnOutcome:
         """Do an action.
 
         Raises:
@@ -68,7 +68,7 @@ class Game(Environment):
     def reset(self, seed: int, task_id: int) -> str:
         if not 0 <= task_id < self.tasks:
             raise UserError(f"{self.id} has the tasks 0 to {self.tasks - 1} with these options, not {task_id}")
-        self._turn, self._last = 0, Outcome("")
+        self._turn, self._last = 0, TurnOutcome("")
         return self.begin(seed, task_id)
 
     def step(self, text: str) -> Step:

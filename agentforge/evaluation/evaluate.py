@@ -18,7 +18,7 @@ from agentforge.evaluation.contamination import refuse_trained_questions, refuse
 from agentforge.evaluation.own_scores import asked_for, evaluate_own
 from agentforge.evaluation.scores_file import SCORES
 from agentforge.evaluation.tasks.baselines import baselines, scripted_policy
-from agentforge.evaluation.tasks.reserved_tasks import Chosen, Selection, identity
+from agentforge.evaluation.tasks.reserved_tasks import Chosen, TaskSelection, identity
 from agentforge.evaluation.tasks.score_policy import decoding, evaluate_environments, opened
 from agentforge.evaluation.tool_calls.questions import Answer, Question, judge, read_questions, score
 from agentforge.models.locate_model import ModelLocation, locate_model, model_inputs
@@ -66,7 +66,7 @@ def evaluate(recipe: Recipe, model: str | None = None, replace: bool = False) ->
         return _evaluate_model(recipe, selection, model, replace)
 
 
-def _evaluate_actor(recipe: Recipe, selection: Selection, actor: Actor, replace: bool) -> Path:
+def _evaluate_actor(recipe: Recipe, selection: TaskSelection, actor: Actor, replace: bool) -> Path:
     target = recipe.artifact(f"eval-{actor.label}")
     depends = {
         "policy": actor.label,
@@ -82,7 +82,7 @@ def _evaluate_actor(recipe: Recipe, selection: Selection, actor: Actor, replace:
     return target
 
 
-def _evaluate_model(recipe: Recipe, selection: Selection, model: str | None, replace: bool) -> Path:
+def _evaluate_model(recipe: Recipe, selection: TaskSelection, model: str | None, replace: bool) -> Path:
     location = locate_model(recipe, model)
     files = question_files(recipe.evaluate.tool_calls) if recipe.evaluate.tool_calls else []
     # The contents count, not the pattern: a new file of questions makes the scores outdated.
@@ -120,7 +120,7 @@ def _without_unused(recipe: Recipe) -> dict[str, Any]:
     return found
 
 
-def _score_model(recipe: Recipe, selection: Selection, location: ModelLocation, work: Workspace) -> None:
+def _score_model(recipe: Recipe, selection: TaskSelection, location: ModelLocation, work: Workspace) -> None:
     # Contamination is refused before any weights are loaded.
     questions = load_questions(recipe) if recipe.evaluate.tool_calls else []
     refuse_trained_questions(recipe, questions)

@@ -122,7 +122,7 @@ def model_logits(model: Any, rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
 
 
 @dataclass(frozen=True)
-class Place:
+class ComparisonPlace:
     """Where and in what precision a comparison runs."""
 
     device: str
@@ -134,7 +134,7 @@ class Place:
         return self.dtype == torch.float32
 
 
-def comparison_place(parameters: int) -> Place:
+def comparison_place(parameters: int) -> ComparisonPlace:
     """Return the device that holds a model in float32, else in bfloat16.
 
     Raises:
@@ -152,7 +152,7 @@ def comparison_place(parameters: int) -> Place:
                     log.warning(
                         "float32 does not fit into memory; comparing the models in bfloat16, by KL instead of logits"
                     )
-                return Place(device, dtype)
+                return ComparisonPlace(device, dtype)
     most = max(memory.values()) / 1e9
     raise CheckRefused(
         f"checking the result needs {parameters * 2.2e-9:.0f} GB on one device, but the largest has {most:.0f} GB; "
@@ -167,7 +167,7 @@ def _page_cache() -> int:
     return max(0, sizes["MemAvailable"] - sizes["MemFree"])
 
 
-def load_model(directory: Path, place: Place, trust_remote_code: bool = False) -> Any:
+def load_model(directory: Path, place: ComparisonPlace, trust_remote_code: bool = False) -> Any:
     """Load a causal language model for comparison.
 
     Raises:

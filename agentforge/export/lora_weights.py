@@ -84,7 +84,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Adapter:
+class LoraAdapter:
     """A PEFT LoRA directory and the weight it enters with."""
 
     directory: Path
@@ -165,7 +165,7 @@ def _pattern(patterns: Mapping[str, float] | None, module: str, default: float) 
     return default
 
 
-def combine(adapters: list[Adapter]) -> dict[str, Change]:
+def combine(adapters: list[LoraAdapter]) -> dict[str, Change]:
     """Return the sum of several adapters' changes.
 
     Raises:

@@ -14,14 +14,14 @@ from agentforge.artifacts import stage_directory
 from agentforge.errors import CheckRefused, UserError
 from agentforge.export.agreement import (
     Agreement,
-    Place,
+    ComparisonPlace,
     agreement,
     comparison_place,
     comparison_rows,
     load_model,
     logits_of,
 )
-from agentforge.export.lora_weights import Adapter, combine
+from agentforge.export.lora_weights import LoraAdapter, combine
 from agentforge.export.merged_weights import MergedWeights
 from agentforge.models.checkpoint import Checkpoint, checkpoint_directory
 from agentforge.models.checkpoint_files import TOKENIZER_FILES, copy_present, require_space
@@ -51,7 +51,7 @@ def merge_stage(recipe: Recipe, replace: bool = False) -> Path:
     if recipe.model.path is None:
         raise UserError("merge needs the base that the adapter was trained on: set model.path")
     base = checkpoint_directory(recipe.model.path, recipe.model.revision)
-    adapters = [Adapter(recipe.trained), *(Adapter(Path(p), w) for p, w in recipe.export.adapters.items())]
+    adapters = [LoraAdapter(recipe.trained), *(LoraAdapter(Path(p), w) for p, w in recipe.export.adapters.items())]
     fingerprint = base_fingerprint(base)
     for adapter in adapters:
         check_base(adapter, recipe.model.path, fingerprint)
@@ -77,7 +77,7 @@ def merge_stage(recipe: Recipe, replace: bool = False) -> Path:
     return work.target
 
 
-def check_base(adapter: Adapter, base: str, fingerprint: str) -> None:
+def check_base(adapter: LoraAdapter, base: str, fingerprint: str) -> None:
     """Refuse an adapter that was trained on another base than ``base``.
 
     The training stage leaves the base's fingerprint beside the adapter; for adapters from elsewhere there is only the
@@ -111,7 +111,7 @@ def copy_side_files(base: Path, adapter: Path, target: Path) -> None:
     copy_present(base, target, [path.name for path in base.glob("*.py")])
 
 
-def verify(recipe: Recipe, weights: MergedWeights, adapters: list[Adapter], merged: Path) -> dict[str, Any]:
+def verify(recipe: Recipe, weights: MergedWeights, adapters: list[LoraAdapter], merged: Path) -> dict[str, Any]:
     """Compare the merged model with base plus adapters on held-out tokens.
 
     The bound holds for the float32 sums, before they are rounded to `export.dtype`; what the rounding costs is reported
@@ -153,7 +153,7 @@ def verify(recipe: Recipe, weights: MergedWeights, adapters: list[Adapter], merg
     }
 
 
-def _refuse_difference(recipe: Recipe, exact: Agreement, place: Place) -> None:
+def _refuse_difference(recipe: Recipe, exact: Agreement, place: ComparisonPlace) -> None:
     bound = recipe.export.max_logit_difference
     if place.exact and exact.max_difference > bound:
         raise CheckRefused(
@@ -167,7 +167,9 @@ def _refuse_difference(recipe: Recipe, exact: Agreement, place: Place) -> None:
         )
 
 
-def unmerged_model(weights: MergedWeights, adapters: list[Adapter], place: Place, trust_remote_code: bool) -> Any:
+def unmerged_model(
+    weights: MergedWeights, adapters: list[LoraAdapter], place: ComparisonPlace, trust_remote_code: bool
+) -> Any:
     """Return the base with all adapters active, as PEFT runs it."""
     from peft import PeftModel
     from peft.tuners.lora import LoraLayer

@@ -22,7 +22,7 @@ PACKED_FILL = 0.99  # best-fit packing of conversations (benchmarks/packing.py),
 
 
 @dataclass(frozen=True)
-class Tokens:
+class TrainingTokens:
     """What a training stage reads.
 
     Attributes:
@@ -42,7 +42,7 @@ class Tokens:
     measured: bool
 
 
-def count_tokens(recipe: Recipe) -> Tokens | None:
+def count_tokens(recipe: Recipe) -> TrainingTokens | None:
     """Return what the training stage reads, or None where only `prepare` can tell (epochs of data of unknown size)."""
     args, length = recipe.train.args, recipe.row_length
     batch = rows_per_step(recipe)
@@ -57,7 +57,7 @@ def count_tokens(recipe: Recipe) -> Tokens | None:
             return None
         steps = math.ceil(epoch_rows / batch) * args.get("num_train_epochs", DEFAULT_EPOCHS)
     rows = int(steps * batch)
-    return Tokens(
+    return TrainingTokens(
         steps=int(steps),
         rows=rows,
         slots=rows * length,
@@ -67,13 +67,15 @@ def count_tokens(recipe: Recipe) -> Tokens | None:
     )
 
 
-def _count_rollouts(recipe: Recipe, batch: int) -> Tokens:
+def _count_rollouts(recipe: Recipe, batch: int) -> TrainingTokens:
     """Return what PPO's updates read at most: every episode as long as it may be, once an epoch."""
     fields = {name: value["default"] for name, value in fields_of("PPOConfig").items() if "default" in value}
     args = fields | recipe.train.args
     rows = args["num_rollouts"] * args["ppo_epochs"] * (args.get("rollout_batch_size") or batch)
     slots = rows * recipe.episode_length
-    return Tokens(steps=math.ceil(rows / batch), rows=rows, slots=slots, real=slots, epochs=None, measured=False)
+    return TrainingTokens(
+        steps=math.ceil(rows / batch), rows=rows, slots=slots, real=slots, epochs=None, measured=False
+    )
 
 
 def rows_per_step(recipe: Recipe) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from agentforge.errors import CheckRefused
 from agentforge.planning import storage
 from agentforge.planning.cost import DISK_RATES, DOWNLOAD_RATES, Range, compute_hours, dollars, transfer_hours
-from agentforge.planning.flops import Tokens, count_tokens, flops_per_token
+from agentforge.planning.flops import TrainingTokens, count_tokens, flops_per_token
 from agentforge.planning.memory import Memory, can_be_sharded, estimate_memory, trained_parameters
 from agentforge.planning.parameters import count_parameters
 from agentforge.planning.rollout_time import playing_hours
@@ -50,7 +50,7 @@ class Plan:
     parameters: int
     active: float
     trained: int
-    tokens: Tokens | None
+    tokens: TrainingTokens | None
     memory: Memory
     sharded: Memory | None
     stages: list[StageCost]
@@ -114,7 +114,7 @@ def _stages(
     hardware: Hardware,
     shape: Shape,
     memory: Memory,
-    tokens: Tokens | None,
+    tokens: TrainingTokens | None,
     downloads: list[storage.Item],
     made: list[storage.Item],
 ) -> list[StageCost]:

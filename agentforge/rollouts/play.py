@@ -15,7 +15,7 @@ from agentforge.rollouts.episodes import Episode
 from agentforge.rollouts.experts import Actor, as_call, written
 from agentforge.rollouts.policies.base import Completion, Decoder, Policy, Request, Sampling
 from agentforge.rollouts.scheduler import EpisodeQueue, OnEpisode, OnFailure, RunningEpisode, Task
-from agentforge.rollouts.transcript import Act, Dialogue, SampledDialogue
+from agentforge.rollouts.transcript import Act, SampledTranscript, Transcript
 
 ONLY_SLOT = 0
 """Of players without a model: they gain nothing by playing several episodes at once."""
@@ -59,11 +59,11 @@ def play(
         return []
     queue: EpisodeQueue[Any]
     if isinstance(policy, Actor):
-        queue = EpisodeQueue(pool, tasks, partial(Dialogue, act=act), policy.label, on_episode, on_failure)
+        queue = EpisodeQueue(pool, tasks, partial(Transcript, act=act), policy.label, on_episode, on_failure)
         while (running := queue.start_next(ONLY_SLOT)) is not None:
             _play_out(queue, running, policy, sampling.seed)
     else:
-        open_dialogue = partial(SampledDialogue, act=act, policy=policy)
+        open_dialogue = partial(SampledTranscript, act=act, policy=policy)
         queue = EpisodeQueue(pool, tasks, open_dialogue, policy.label, on_episode, on_failure)
         slots = min(batch_size, len(tasks), policy.max_slots or batch_size)
         length = min(max_length or policy.context_length, policy.context_length)
@@ -88,7 +88,7 @@ class _DecodingLoop:
     """
 
     def __init__(
-        self, queue: EpisodeQueue[SampledDialogue], decoder: Decoder, sampling: Sampling, max_length: int
+        self, queue: EpisodeQueue[SampledTranscript], decoder: Decoder, sampling: Sampling, max_length: int
     ) -> None:
         self.queue = queue
         self.decoder = decoder
@@ -143,7 +143,7 @@ class _DecodingLoop:
         return False
 
 
-def _play_out(queue: EpisodeQueue[Dialogue], running: RunningEpisode[Dialogue], actor: Actor, seed: int) -> None:
+def _play_out(queue: EpisodeQueue[Transcript], running: RunningEpisode[Transcript], actor: Actor, seed: int) -> None:
     """Play the episode in the only slot to its end, without a model."""
     dialogue = running.dialogue
     random = Random(turn_seed(seed, running.task, 0))

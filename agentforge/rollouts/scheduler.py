@@ -38,7 +38,7 @@ from agentforge.environments.base import Environment, EnvironmentFailed, Step
 from agentforge.errors import CheckRefused
 from agentforge.rollouts.environment_pool import EnvironmentPool
 from agentforge.rollouts.episodes import Episode, Turn
-from agentforge.rollouts.transcript import Dialogue
+from agentforge.rollouts.transcript import Transcript
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Task(NamedTuple):
 
 OnEpisode = Callable[[Task, Episode], None]
 OnFailure = Callable[[Task, str], None]
-DialogueT = TypeVar("DialogueT", bound=Dialogue)
+DialogueT = TypeVar("DialogueT", bound=Transcript)
 
 
 @dataclass

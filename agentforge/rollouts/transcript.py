@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 Act = Literal["text", "tool"]
 
 
-class Dialogue:
+class Transcript:
     """The conversation of one episode.
 
     Args:
@@ -64,7 +64,7 @@ class Dialogue:
         return list(zip(starts, ends, strict=True))
 
 
-class SampledDialogue(Dialogue):
+class SampledTranscript(Transcript):
     """A policy's conversation: the tokens it samples are kept as they are; only the text in between is tokenised."""
 
     def __init__(self, environment: Environment, observation: str, act: Act, policy: Policy) -> None:

@@ -1,4 +1,4 @@
-"""`chat`: a thin terminal over `Session`."""
+"""`chat`: a thin terminal over `ChatSession`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from agentforge.models.locate_model import locate_model
 from agentforge.recipe.schema import Recipe
 from agentforge.rollouts.policies.base import Policy, Sampling
 from agentforge.rollouts.policies.open_policy import open_policy
-from agentforge.serving.chat_session import Listener, Session
+from agentforge.serving.chat_session import ChatSession, Listener
 from agentforge.serving.local_tools import LocalTools, ToolMode, read_files
 from agentforge.serving.turns import Delta
 
@@ -153,11 +153,11 @@ def _is_opening(context: list[dict[str, Any]]) -> bool:
 
 def _session_maker(
     recipe: Recipe, policy: Policy, offered: ToolSet | None, local_tools: LocalTools
-) -> Callable[[], Session]:
-    return lambda: Session(policy, offered, recipe.data.system, local_tools, Sampling(MAX_NEW_TOKENS))
+) -> Callable[[], ChatSession]:
+    return lambda: ChatSession(policy, offered, recipe.data.system, local_tools, Sampling(MAX_NEW_TOKENS))
 
 
-def _answer(session: Session, text: str, terminal: Terminal, echo: bool = False) -> None:
+def _answer(session: ChatSession, text: str, terminal: Terminal, echo: bool = False) -> None:
     if echo:
         terminal.note(f"> {text}", "bold")
     outcome = session.ask(text, terminal)
@@ -168,7 +168,7 @@ def _answer(session: Session, text: str, terminal: Terminal, echo: bool = False)
         terminal.console.print()
 
 
-def _converse(sessions: Callable[[], Session], terminal: Terminal, mode: ToolMode) -> None:
+def _converse(sessions: Callable[[], ChatSession], terminal: Terminal, mode: ToolMode) -> None:
     """Read and answer until Ctrl-D, or Ctrl-C at the prompt."""
     session = sessions()
     terminal.note(f"{session.policy.label}; /new starts afresh, Ctrl-C stops an answer, Ctrl-D leaves", "dim")

@@ -34,7 +34,7 @@ class Listener:
         """Markup that could not be read."""
 
 
-class Session:
+class ChatSession:
     """Keeps the messages; asks the model again after each tool result.
 
     Args:

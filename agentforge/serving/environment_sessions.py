@@ -34,7 +34,7 @@ class Refused(Exception):
         self.status = status
 
 
-class Session:
+class EnvironmentSession:
     """One environment and the episode in it.
 
     Attributes:
@@ -98,7 +98,7 @@ class Sessions:
 
     def __init__(self, build: Callable[[], Environment], most: int, idle_seconds: float) -> None:
         self.build, self.most, self.idle_seconds = build, most, idle_seconds
-        self._open: dict[int | str, Session] = {}
+        self._open: dict[int | str, EnvironmentSession] = {}
         self._building = 0  # places that are taken already, by environments that are still being made
         self._lock = threading.Lock()
 
@@ -118,7 +118,7 @@ class Sessions:
                 raise Refused(429, f"{taken} environments are in use, which is the most; close one first")
             self._building += 1
         try:
-            session = Session(self.build())  # may take seconds, so not under the lock
+            session = EnvironmentSession(self.build())  # may take seconds, so not under the lock
         except BaseException:
             with self._lock:
                 self._building -= 1
@@ -133,7 +133,7 @@ class Sessions:
         return key
 
     @contextmanager
-    def using(self, key: int | str) -> Iterator[Session]:
+    def using(self, key: int | str) -> Iterator[EnvironmentSession]:
         """Have an open session for oneself.
 
         Raises:

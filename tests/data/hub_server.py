@@ -72,6 +72,8 @@ class FakeHub:
                     self.list_files(match[1], match[2])
                 elif match := re.fullmatch(rf"/datasets/{hub.repository}/resolve/{COMMIT}/(.+)", path):
                     self.send_file(match[1], body)
+                elif match := re.fullmatch(r"/status/(\d+)", path):
+                    self.refuse(int(match[1]), "")
                 else:
                     self.refuse(404, "EntryNotFound")
 

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentforge.artifacts import read_manifest
-from agentforge.data.disk_buffer import Spool
+from agentforge.data.disk_buffer import DiskBuffer
 from agentforge.data.prepare import load_prepared, prepare
 from agentforge.data.tokenizer import load_tokenizer, train_tokenizer
 from agentforge.errors import CheckRefused, UserError
@@ -363,7 +363,7 @@ def test_a_full_disk_is_one_sentence(make, rows_file, tmp_path, monkeypatch):
     def full(self, data):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Spool, "append", full)
+    monkeypatch.setattr(DiskBuffer, "append", full)
     with pytest.raises(UserError, match="no space is left"):
         make([{"dataset": rows_file}])
     assert not list((tmp_path / "runs").glob(".*.partial"))

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agentforge.artifacts import read_manifest
 from agentforge.errors import CheckRefused, UserError
-from agentforge.export.lora_weights import Adapter, combine
+from agentforge.export.lora_weights import LoraAdapter, combine
 from agentforge.export.merge import merge_stage
 from agentforge.models.checkpoint import Checkpoint
 from tests.export.export_models import MakeBase, make_adapter, make_recipe
@@ -123,7 +123,7 @@ def test_a_single_weight_is_not_squared(tmp_path: Path, base: Path) -> None:
     make_adapter(base, tmp_path / "a")
     name = "model.layers.1.mlp.down_proj.weight"
     weight = Checkpoint(base).read(name)
-    whole, part = (combine([Adapter(tmp_path / "a", w)])[name].apply(weight) - weight for w in (1.0, 0.7))
+    whole, part = (combine([LoraAdapter(tmp_path / "a", w)])[name].apply(weight) - weight for w in (1.0, 0.7))
     torch.testing.assert_close(part, 0.7 * whole, rtol=1e-4, atol=1e-6)
 
 
@@ -236,7 +236,7 @@ def test_no_adapter_yet(tmp_path: Path, base: Path) -> None:
 def test_what_cannot_be_merged_is_refused(tmp_path: Path, base: Path, lora: dict[str, Any], message: str) -> None:
     make_adapter(base, tmp_path / "a", **lora)
     with pytest.raises(CheckRefused, match=message):
-        Adapter(tmp_path / "a").changes()
+        LoraAdapter(tmp_path / "a").changes()
 
 
 def test_sums_without_a_meaning_are_refused(tmp_path: Path, base: Path) -> None:
@@ -244,4 +244,4 @@ def test_sums_without_a_meaning_are_refused(tmp_path: Path, base: Path) -> None:
     for name, lora in {"dora": {"use_dora": True}, "head": {"modules_to_save": ["lm_head"]}}.items():
         make_adapter(base, tmp_path / name, **lora)
         with pytest.raises(CheckRefused, match="it can only be merged alone"):
-            combine([Adapter(tmp_path / "plain"), Adapter(tmp_path / name)])
+            combine([LoraAdapter(tmp_path / "plain"), LoraAdapter(tmp_path / name)])

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, FalconH1Config, FalconH1ForCausalLM
 
 from agentforge.errors import UserError
-from agentforge.export.agreement import Place
+from agentforge.export.agreement import ComparisonPlace
 from agentforge.export.agreement import load_model as load_to_compare
 from agentforge.models.build import add_lora, build_model, from_scratch, load_model
 from agentforge.models.locate_model import ModelLocation
@@ -48,7 +48,7 @@ def test_a_recipes_adamba_is_made_trained_and_opened_as_one(tmp_path: Path, swit
     opened = [
         build_model(path, 64, seed=0, train_all=True),
         load_model(path, dtype=torch.float32),
-        load_to_compare(tmp_path, Place("cpu", torch.float32)),
+        load_to_compare(tmp_path, ComparisonPlace("cpu", torch.float32)),
         load_weights(ModelLocation("hf", str(tmp_path), "x")),
     ]
     for model in opened:

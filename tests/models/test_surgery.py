@@ -21,7 +21,7 @@ from agentforge.pipeline import run
 from agentforge.recipe.schema import Recipe
 from agentforge.systems.adamba.exits.exits import Exit, ExitGate, load_exits, load_gates, save_exits, save_gates
 from agentforge.systems.adamba.modeling.embedding_and_head import head
-from agentforge.systems.adamba.modeling.shape import Shape
+from agentforge.systems.adamba.modeling.shape import AdambaShape
 from agentforge.systems.adamba.surgery.proof import load
 from tests.systems.adamba.checkpoints import loud, some_gate
 
@@ -76,7 +76,7 @@ def test_graft_expand_slice_truncate(tmp_path: Path, base: Path, grafted: Path) 
     expanded = surgery(recipe(tmp_path, grafted, operation="expand", width="5/4", shape={"num_hidden_layers": 4}))
     assert expanded == tmp_path / "Tiny-v0.1.0-expanded"
     assert 0 < metrics(expanded)["proof"]["max_logit_difference"] < 1e-5
-    assert Shape(**metrics(expanded)["shape"]) == Shape(80, 5, 5, 120, 5, 4)
+    assert AdambaShape(**metrics(expanded)["shape"]) == AdambaShape(80, 5, 5, 120, 5, 4)
     half = surgery(recipe(tmp_path, expanded, operation="slice", width="1/5"))
     assert half == tmp_path / "Tiny-v0.1.0-width-1of5"
     shallow = surgery(recipe(tmp_path, expanded, operation="truncate", layers=2))

@@ -7,14 +7,14 @@ from functools import partial
 from agentforge.environments.base import EnvironmentFailed
 from agentforge.rollouts.environment_pool import EnvironmentPool
 from agentforge.rollouts.scheduler import EpisodeQueue, Task
-from agentforge.rollouts.transcript import Dialogue
+from agentforge.rollouts.transcript import Transcript
 from tests.rollouts.players import TOYS
 
 BROKEN = EnvironmentFailed("out of order")
 
 
-def queue_of(pool: EnvironmentPool, tasks: list[Task]) -> EpisodeQueue[Dialogue]:
-    return EpisodeQueue(pool, tasks, partial(Dialogue, act="text"), "nobody")
+def queue_of(pool: EnvironmentPool, tasks: list[Task]) -> EpisodeQueue[Transcript]:
+    return EpisodeQueue(pool, tasks, partial(Transcript, act="text"), "nobody")
 
 
 def test_a_finished_episode_frees_its_slot_and_its_environment() -> None:

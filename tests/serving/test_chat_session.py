@@ -24,7 +24,7 @@ from agentforge.rollouts.policies.open_policy import open_policy
 from agentforge.rollouts.policies.scripted import ScriptedPolicy
 from agentforge.serving import chat as chat_module
 from agentforge.serving.chat import Terminal, chat, example_prompts
-from agentforge.serving.chat_session import Listener, Session
+from agentforge.serving.chat_session import ChatSession, Listener
 from agentforge.serving.local_tools import LocalTools, read_files
 from agentforge.serving.turns import Delta
 
@@ -73,8 +73,8 @@ def scripted(*answers: str) -> ScriptedPolicy:
     return ScriptedPolicy(lambda c: answers[sum(m["role"] == "assistant" for m in c.messages) % len(answers)])
 
 
-def session_of(policy: Any, tools: ToolSet | None, local_tools: LocalTools, **options: Any) -> Session:
-    return Session(policy, tools, "Be AJ.", local_tools, Sampling(500), **options)
+def session_of(policy: Any, tools: ToolSet | None, local_tools: LocalTools, **options: Any) -> ChatSession:
+    return ChatSession(policy, tools, "Be AJ.", local_tools, Sampling(500), **options)
 
 
 def test_thinking_goes_on_and_the_history_is_a_conversation(tools: ToolSet, local_tools: LocalTools) -> None:
@@ -127,7 +127,7 @@ def test_calling_for_ever_is_stopped(tools: ToolSet, local_tools: LocalTools) ->
 
 
 def test_an_answer_that_is_cut_is_said(local_tools: LocalTools) -> None:
-    session = Session(scripted("a long answer"), None, None, local_tools, Sampling(4))
+    session = ChatSession(scripted("a long answer"), None, None, local_tools, Sampling(4))
     assert session.ask("Go", Heard()) == "cut"
 
 
@@ -138,7 +138,7 @@ def test_interrupting_keeps_what_was_said(local_tools: LocalTools) -> None:
             if "three" in "".join(self.of("content")):
                 raise KeyboardInterrupt
 
-    session = Session(scripted("one two three four five", "Second."), None, None, local_tools, Sampling(500))
+    session = ChatSession(scripted("one two three four five", "Second."), None, None, local_tools, Sampling(500))
     assert session.ask("Count", Impatient()) == "interrupted"
     assert session.messages[-1]["content"].startswith("one two three")
     assert "five" not in session.messages[-1]["content"]
@@ -190,7 +190,7 @@ def test_a_refused_question_leaves_the_conversation_as_it_was(
     talking_checkpoint: Path, local_tools: LocalTools
 ) -> None:
     policy = open_policy(locate_path(str(talking_checkpoint)), context_length=60)
-    session = Session(policy, None, None, local_tools, Sampling(8))
+    session = ChatSession(policy, None, None, local_tools, Sampling(8))
     with pytest.raises(UserError, match="reads 60"):
         session.ask("word " * 200, Heard())
     assert session.messages == []
@@ -202,7 +202,7 @@ def test_a_real_model_calls_bash_in_the_sandbox(
     talking_checkpoint: Path, two_tools: Any, local_tools: LocalTools
 ) -> None:
     policy = open_policy(locate_path(str(talking_checkpoint)))
-    session = Session(policy, ToolSet("two", two_tools), "You are AJ.", local_tools, Sampling(60))
+    session = ChatSession(policy, ToolSet("two", two_tools), "You are AJ.", local_tools, Sampling(60))
     heard = Heard()
     assert session.ask("Say seven", heard) == "answered"
     assert heard.of("result") == ["seven"], "the command was really executed"

@@ -21,7 +21,7 @@ from agentforge.environments.agentgym.environment import Remote, Served
 from agentforge.environments.base import Environment, EnvironmentFailed, Step
 from agentforge.environments.registry import make
 from agentforge.environments.splits import split_of, task_ids
-from agentforge.environments.text_game import Game, InvalidAction, Outcome, say
+from agentforge.environments.text_game import InvalidAction, TextGame, TurnOutcome, say
 from agentforge.errors import UserError
 from agentforge.serving.environment_server import create_app
 from agentforge.serving.environment_sessions import Refused, Sessions
@@ -32,7 +32,7 @@ TOY = f"{__name__}:Toy"
 http = httpx.Client()  # each of its own would read the certificates
 
 
-class Toy(Game):
+class Toy(TextGame):
     """Say the number that the task and the seed add up to."""
 
     id: ClassVar[str] = "toy"
@@ -59,7 +59,7 @@ class Toy(Game):
         self.sum = seed + task_id
         return f"{seed} + {task_id} = ?"
 
-    def act(self, action: str) -> Outcome:
+    def act(self, action: str) -> TurnOutcome:
         if action == "crash":
             raise RuntimeError("a bug")
         if action == "wait":
@@ -67,7 +67,7 @@ class Toy(Game):
         elif not action.isdigit():
             raise InvalidAction("no number")
         right = action == str(self.sum)
-        return Outcome("yes" if right else "no", float(right), float(right), right, right)
+        return TurnOutcome("yes" if right else "no", float(right), float(right), right, right)
 
     def available(self) -> list[str]:
         return [str(self.sum), "0"]

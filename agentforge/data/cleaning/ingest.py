@@ -16,7 +16,7 @@ from agentforge.data.cleaning.decontaminate import EvaluationSet
 from agentforge.data.cleaning.dedup import Signatures, sign
 from agentforge.data.cleaning.ngram_hashing import Hashes, repetition, word_hashes
 from agentforge.data.cleaning.repair_encoding import clean, fold
-from agentforge.data.disk_buffer import Spool
+from agentforge.data.disk_buffer import DiskBuffer
 from agentforge.data.messages import BadRow, normalize
 from agentforge.data.row_text import Row, prompt_text, row_text
 from agentforge.data.sources.open_sources import OpenSource
@@ -199,7 +199,7 @@ class Chunk:
 class Rows:
     """All clean rows: texts in the spool, what is compared in arrays of one entry a row."""
 
-    spool: Spool
+    spool: DiskBuffer
     chunks: list[Chunk]
     sources: NDArray[np.int16]
     content: Hashes
@@ -217,7 +217,7 @@ class Rows:
 
 
 @dataclass
-class Tally:
+class RowCounts:
     """What was counted of one source while its rows were read."""
 
     read: int = 0
@@ -225,7 +225,7 @@ class Tally:
     rejected: Counter[str] = field(default_factory=Counter)
 
 
-def collect(results: Iterable[Ingested], spool: Spool, tallies: Sequence[Tally]) -> Rows:
+def collect(results: Iterable[Ingested], spool: DiskBuffer, tallies: Sequence[RowCounts]) -> Rows:
     """Append the chunks' rows to the spool, count, and join what is compared."""
     chunks: list[Chunk] = []
     parts: list[Ingested] = []
@@ -243,7 +243,7 @@ def collect(results: Iterable[Ingested], spool: Spool, tallies: Sequence[Tally])
     return _join(parts, chunks, spool)
 
 
-def _join(parts: list[Ingested], chunks: list[Chunk], spool: Spool) -> Rows:
+def _join(parts: list[Ingested], chunks: list[Chunk], spool: DiskBuffer) -> Rows:
     signed = [part.signatures for part in parts if part.signatures is not None]
     return Rows(
         spool=spool,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from agentforge.data.cleaning.ingest import Rows
 from agentforge.data.mixing.quotas import Allocation, RowChoice, allocate, select, shuffled
 from agentforge.data.sources.open_sources import OpenSource
-from agentforge.data.tokenise import Tokens
+from agentforge.data.tokenise import TokenisedPieces
 from agentforge.data.train_eval_split import is_eval
 from agentforge.recipe.schema import Data
 
@@ -36,7 +36,7 @@ class Mixture:
     allocation: Allocation
 
 
-def mix_tokens(data: Data, seed: int, sources: Sequence[OpenSource], rows: Rows, tokens: Tokens) -> Mixture:
+def mix_tokens(data: Data, seed: int, sources: Sequence[OpenSource], rows: Rows, tokens: TokenisedPieces) -> Mixture:
     """Choose and order the pieces of both sides.
 
     The mix (`data.size`, weights, repeats) is what is trained on. The share of a source's held-out rows that is used
@@ -65,7 +65,9 @@ def mix_tokens(data: Data, seed: int, sources: Sequence[OpenSource], rows: Rows,
     return Mixture(_ordered(tokens, chosen, seed), _ordered(tokens, kept_out, seed), available, allocation)
 
 
-def _ordered(tokens: Tokens, chosen: list[tuple[NDArray[np.int64], RowChoice]], seed: int) -> NDArray[np.int64]:
+def _ordered(
+    tokens: TokenisedPieces, chosen: list[tuple[NDArray[np.int64], RowChoice]], seed: int
+) -> NDArray[np.int64]:
     pieces = np.concatenate([own[selection.rows] for own, selection in chosen])
     copies = np.concatenate([selection.copies for _, selection in chosen])
     return pieces[shuffled(tokens.keys[pieces], copies, seed)]

@@ -81,7 +81,7 @@ class DownloadReport:
 
 
 @dataclass(frozen=True)
-class Plan:
+class DownloadPlan:
     """Files of one repository that are to be fetched."""
 
     card: DatasetCard
@@ -111,7 +111,7 @@ def download(recipe: Recipe) -> DownloadReport:
         (evaluation_source(entry), "evaluation") for entry in data.decontaminate.against
     ]
     report = DownloadReport()
-    plans: list[tuple[SourceReport, Source, Plan]] = []
+    plans: list[tuple[SourceReport, Source, DownloadPlan]] = []
     problems: list[UserError] = []
     # Every source is looked at before the first is fetched, so that the disk is checked against the total and all that
     # is missing is reported at once.
@@ -147,7 +147,7 @@ def _noting(entry: SourceReport, problems: list[UserError]) -> Iterator[None]:
         problems.append(error)
 
 
-def _look(source: Source, data: Data, entry: SourceReport, problems: Sequence[UserError]) -> Plan | None:
+def _look(source: Source, data: Data, entry: SourceReport, problems: Sequence[UserError]) -> DownloadPlan | None:
     """Describe a source that is here; else return what is to be fetched for it."""
     try:
         _describe(entry, source, data, "here")
@@ -161,12 +161,12 @@ def _look(source: Source, data: Data, entry: SourceReport, problems: Sequence[Us
             hub.fetch_url(url, url_file(card, name))
         _describe(entry, source, data, "downloaded")
         return None
-    if unreachable := next((p for p in problems if isinstance(p, hub.Unreachable)), None):
+    if unreachable := next((p for p in problems if isinstance(p, hub.HubUnreachable)), None):
         raise unreachable  # one wait for the network is enough
     return _plan(card, source.split)
 
 
-def _plan(card: DatasetCard, split: str | None) -> Plan:
+def _plan(card: DatasetCard, split: str | None) -> DownloadPlan:
     hub_id, globs = str(card.hub_id), card.globs(split)
     commit, listed = hub.list_files(hub_id, resolved_revision(card))
     by_name = {file.name: file for file in listed}
@@ -175,10 +175,10 @@ def _plan(card: DatasetCard, split: str | None) -> Plan:
         raise UserError(
             f"{hub_id} has no files {' or '.join(globs)} (it has {some} ...); correct `files` in the card {card.id}"
         )
-    return Plan(card, commit, [by_name[name] for name in chosen])
+    return DownloadPlan(card, commit, [by_name[name] for name in chosen])
 
 
-def _fetch(plan: Plan) -> None:
+def _fetch(plan: DownloadPlan) -> None:
     """Fetch a plan's files; what the cache has already is only hashed."""
     hub_id = str(plan.card.hub_id)
     old = read_lock(hub_id, plan.card.revision)
@@ -199,7 +199,7 @@ def _describe(entry: SourceReport, source: Source, data: Data, status: Status) -
         entry.licence, entry.revision = card.licence, resolved_revision(card)
 
 
-def _check_disk(plans: Sequence[Plan], model_bytes: int) -> None:
+def _check_disk(plans: Sequence[DownloadPlan], model_bytes: int) -> None:
     """Refuse before the first byte, instead of filling the disk to the last."""
     from huggingface_hub import constants
 

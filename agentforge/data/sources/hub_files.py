@@ -5,13 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import shutil
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 from agentforge.artifacts import sha256_file
 from agentforge.data.sources.source_files import LockedFile
@@ -22,7 +19,7 @@ TIMEOUT = 15.0
 """Seconds to wait for an answer."""
 
 
-class Unreachable(UserError):
+class HubUnreachable(UserError):
     """The Hub does not answer: asking it for the next data set is of no use."""
 
 
@@ -114,7 +111,7 @@ def hub_errors(hub_id: str, revision: str | None) -> Iterator[None]:
     except errors.RevisionNotFoundError:
         raise UserError(f"{hub_id} has no revision {revision}; correct `revision` in its card") from None
     except errors.OfflineModeIsEnabled:
-        raise Unreachable("the Hub is switched off by HF_HUB_OFFLINE; unset it to download") from None
+        raise HubUnreachable("the Hub is switched off by HF_HUB_OFFLINE; unset it to download") from None
     except (errors.HTTPError, OSError) as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status is not None and status < 500:
@@ -122,7 +119,7 @@ def hub_errors(hub_id: str, revision: str | None) -> Iterator[None]:
         # A full disk is not the network's fault: its own error stays.
         if isinstance(error, OSError) and error.errno is not None and status is None and not _is_network(error):
             raise
-        raise Unreachable(
+        raise HubUnreachable(
             f"the Hub ({constants.ENDPOINT}) cannot be reached ({first_line(error)[:160]}); mend the network, set "
             "data.hub_mirror to a local copy, or data.allow_missing=true to go on with what is here"
         ) from None
@@ -138,27 +135,33 @@ def fetch_url(url: str, target: Path) -> None:
     Raises:
         UserError: the address does not answer, or not with the file.
     """
+    import httpx2 as httpx
+
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")
     have = partial.stat().st_size if partial.is_file() else 0
-    request = urllib.request.Request(
-        url, headers={"User-Agent": "agentforge"} | ({"Range": f"bytes={have}-"} if have else {})
+    # the identity encoding, because a part of a compressed answer is no part of the file
+    headers = {"User-Agent": "agentforge", "Accept-Encoding": "identity"} | (
+        {"Range": f"bytes={have}-"} if have else {}
     )
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+        with httpx.stream("GET", url, headers=headers, timeout=TIMEOUT, follow_redirects=True) as answer:
+            if answer.is_error:
+                _refuse_answer(url, answer.status_code, answer.reason_phrase, partial)
             # 206 is the rest of the file; with 200 the server sends all of it again, and that replaces what is here.
-            resumed = answer.status == 206
-            with partial.open("ab" if resumed else "wb") as file:
-                shutil.copyfileobj(answer, file)
-            length = answer.headers.get("Content-Length")
-        if length is not None and partial.stat().st_size != int(length) + (have if resumed else 0):
-            raise UserError(f"the download of {url} broke off; run the same command again to resume it")
-    # Drop the partial file: an answer like 416 (it is longer than the file is now) would come back on every retry.
-    except urllib.error.HTTPError as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(
-            f"{url} answered {error.code} {error.reason}; download the file yourself and give its path"
-        ) from None
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+            with partial.open("ab" if answer.status_code == 206 else "wb") as file:
+                for piece in answer.iter_bytes():
+                    file.write(piece)
+    except httpx.RemoteProtocolError:  # the connection ended before the announced length
+        raise UserError(f"the download of {url} broke off; run the same command again to resume it") from None
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise UserError(f"{url} cannot be reached ({first_line(error)[:160]})") from None
     os.replace(partial, target)
+
+
+def _refuse_answer(url: str, status: int, reason: str, partial: Path) -> NoReturn:
+    """Raise what an answer without the file means; a server that is only busy (5xx) costs nothing that is here."""
+    if status < 500:  # an answer like 416, the partial file is longer than the file is now, would come back each time
+        partial.unlink(missing_ok=True)
+        raise UserError(f"{url} answered {status} {reason}; download the file yourself and give its path")
+    raise UserError(f"{url} answered {status} {reason}; run the same command again later, it goes on where it stopped")

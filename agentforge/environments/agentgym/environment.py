@@ -18,10 +18,10 @@ import httpx2 as httpx
 from agentforge.environments.actions import act_tool
 from agentforge.environments.agentgym.dialects import DIALECTS, Reply
 from agentforge.environments.agentgym.held import Held
-from agentforge.environments.agentgym.http import Connection, Unreachable, field, number, texts
+from agentforge.environments.agentgym.http import Connection, ServerUnreachable, field, number, texts
 from agentforge.environments.base import Environment, EnvironmentFailed, Info, Step
 from agentforge.environments.options import as_choice, as_count, as_number
-from agentforge.environments.text_game import FORMAT, TASKS, Game, Outcome
+from agentforge.environments.text_game import FORMAT, TASKS, TextGame, TurnOutcome
 from agentforge.errors import UserError
 
 Answer = TypeVar("Answer")
@@ -42,7 +42,7 @@ _right: dict[tuple[str, str], Any] = {}
 """What servers answered to the first call of this process, by dialect and address: see `_first_call`."""
 
 
-class Remote(Game):
+class Remote(TextGame):
     """A task on one of AgentGym's servers. One object holds one environment there and uses it for all its episodes.
 
     Args:
@@ -89,9 +89,9 @@ class Remote(Game):
         self._reply = self._held.begin(lambda held: self._dialect.reset(held, task_id))
         return self._reply.observation
 
-    def act(self, action: str) -> Outcome:
+    def act(self, action: str) -> TurnOutcome:
         self._reply = reply = self._held.go_on(lambda held: self._dialect.step(held, action))
-        return Outcome(reply.observation, reply.reward, reply.score, reply.success, reply.over)
+        return TurnOutcome(reply.observation, reply.reward, reply.score, reply.success, reply.over)
 
     def step(self, text: str) -> Step:
         self._reply, before = None, self._reply
@@ -258,7 +258,7 @@ def _first_call(server: Connection, kind: str, launch: str, call: Callable[[], A
         if known in _right:
             return _right[known]
         server.close()
-        if isinstance(error, Unreachable):
+        if isinstance(error, ServerUnreachable):
             raise UserError(f"{error}; start it with {launch}, or correct url") from None
         raise UserError(f"{error}; it must be a server started with {launch}") from None
     return answer

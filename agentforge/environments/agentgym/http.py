@@ -32,7 +32,7 @@ SHOWN = 200
 """Characters of a reply that an error shows."""
 
 
-class Unreachable(EnvironmentFailed):
+class ServerUnreachable(EnvironmentFailed):
     """Nobody listens there: the request was never sent."""
 
 
@@ -101,7 +101,7 @@ class Connection:
                 break
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
                 if wait is None:
-                    raise Unreachable(f"{self.name} cannot be reached ({_line(str(error))})") from None
+                    raise ServerUnreachable(f"{self.name} cannot be reached ({_line(str(error))})") from None
                 time.sleep(wait)
             except httpx.TimeoutException:
                 raise EnvironmentFailed(f"{self.name} has not answered {path} in time") from None

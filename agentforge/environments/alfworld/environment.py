@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from agentforge.environments.actions import act_tool
 from agentforge.environments.alfworld.households import TYPES, household
 from agentforge.environments.options import as_choice
-from agentforge.environments.text_game import FORMAT, TASKS, Game, InvalidAction, Outcome, say
+from agentforge.environments.text_game import FORMAT, TASKS, InvalidAction, TextGame, TurnOutcome, say
 from agentforge.errors import UserError
 
 GRAMMAR = (
@@ -26,7 +26,7 @@ _PUT = re.compile(r"put (.+) (?:in/on|in|on|into|onto) (.+)")
 _SEEN = re.compile(r"(you see|You are carrying:) ([^.]+)\.")
 
 
-class ALFWorld(Game):
+class ALFWorld(TextGame):
     """A household task; the seed of an episode changes nothing.
 
     A task's difficulty is 1 where something is to be cleaned, heated or cooled, 2 for two things, else 0.
@@ -70,14 +70,14 @@ class ALFWorld(Game):
     def available(self) -> list[str]:
         return list(self._world.commands)
 
-    def act(self, action: str) -> Outcome:
+    def act(self, action: str) -> TurnOutcome:
         # Commands are compared as text, and models end them with a full stop.
         command = " ".join(action.lower().rstrip(".").split())
         command = _PUT.sub(r"move \1 to \2", command)  # AgentGym's version of ALFWorld says it like this
         if command not in self._world.commands:
             raise InvalidAction(f"'{command[:80]}' is not possible here; the actions are {GRAMMAR}")
         observation, won = self._world.step(command)
-        return Outcome(observation, float(won), float(won), won, won)
+        return TurnOutcome(observation, float(won), float(won), won, won)
 
     def expert(self) -> str | None:
         # Planned anew at every turn, from where the episode is: so an expert goes on from wherever a model has led it.

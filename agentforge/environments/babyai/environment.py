@@ -28,7 +28,7 @@ from agentforge.environments.babyai.grid_text import (
 )
 from agentforge.environments.babyai.levels import DEFAULT, DIFFICULTY, gym_id
 from agentforge.environments.options import as_choice, as_names
-from agentforge.environments.text_game import FORMAT, TASKS, Game, InvalidAction, Outcome, belongs, say
+from agentforge.environments.text_game import FORMAT, TASKS, InvalidAction, TextGame, TurnOutcome, belongs, say
 
 HIGH = "go to OBJECT | pick up OBJECT | go through DOOR | toggle and go through DOOR"
 GRAMMAR = "turn left | turn right | move forward | pick up | drop | toggle"
@@ -44,7 +44,7 @@ Objects are named as you see them: red ball 1, green door 2.
 """
 
 
-class BabyAI(Game):
+class BabyAI(TextGame):
     """A mission in a level of BabyAI: task ``n`` is level ``n mod len(levels)`` laid out from the seed ``n``.
 
     The seed of an episode changes nothing. The reward is minigrid's: 1 - 0.9 * (steps used / steps allowed) when the
@@ -130,7 +130,7 @@ class BabyAI(Game):
         primitives = [name for name in PRIMITIVES if possible.get(name, True)]
         return primitives + (actions_of(view) if self.high else [])
 
-    def act(self, action: str) -> Outcome:
+    def act(self, action: str) -> TurnOutcome:
         # Models write `Go to red ball 1.` and `pickup`; neither is a reason to lose a turn.
         action = " ".join(re.sub(r"[^a-z0-9 ]", " ", action.lower()).split()).replace("pickup", "pick up")
         if action in PRIMITIVES:
@@ -155,7 +155,7 @@ class BabyAI(Game):
             raise InvalidAction(way)
         return way
 
-    def _do(self, actions: list[int]) -> Outcome:
+    def _do(self, actions: list[int]) -> TurnOutcome:
         reward, terminated, truncated = 0.0, False, False
         for action in actions:
             _, reward, terminated, truncated, _ = self.env.step(action)
@@ -170,7 +170,7 @@ class BabyAI(Game):
         observation = self._observe()
         if over:
             observation = "The mission is fulfilled." if success else "The mission has failed."
-        return Outcome(observation, float(reward) if success else 0.0, float(success), success, over)
+        return TurnOutcome(observation, float(reward) if success else 0.0, float(success), success, over)
 
     def expert(self) -> str | None:
         """Return what BabyAI's bot would do, as a walk where one leads there; None: the bot cannot play on."""

@@ -34,7 +34,7 @@ Task = Literal["abduction", "deduction"]
 
 
 @dataclass(frozen=True)
-class Row:
+class ProgramRow:
     """One program.
 
     Attributes:
@@ -70,7 +70,7 @@ class Entry:
     difficulty: int
     tasks: frozenset[Task]
 
-    def read(self) -> Row:
+    def read(self) -> ProgramRow:
         """Read the row."""
         # By bytes: an offset into text would mean reading all the lines before it.
         with self.path.open("rb") as file:
@@ -184,14 +184,14 @@ def _entry(line: bytes, path: Path, offset: int, left_out: Counter[str]) -> Entr
     return Entry(path, offset, int.from_bytes(key.digest(), "big"), level, frozenset(tasks))
 
 
-def parse_row(raw: dict[str, Any]) -> Row:
-    """Return a raw row as `Row`.
+def parse_row(raw: dict[str, Any]) -> ProgramRow:
+    """Return a raw row as `ProgramRow`.
 
     Raises:
         ValueError, RecursionError, MemoryError, AttributeError, TypeError: it is not of the shape.
     """
     tests = raw.get("verification_info") or raw.get("test_cases")
-    return Row(
+    return ProgramRow(
         prompt=as_text(raw.get("prompt")).strip(),
         program=as_text(raw.get("program")),
         inputs=as_text(raw.get("inputs")),

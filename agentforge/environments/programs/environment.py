@@ -10,7 +10,7 @@ from typing import ClassVar
 from agentforge.environments.actions import act_tool, find_answer, find_call
 from agentforge.environments.base import Environment, Info, Step
 from agentforge.environments.options import as_count, as_flag, as_number
-from agentforge.environments.programs.corpus import DEFAULT, Row, Task, open_corpus
+from agentforge.environments.programs.corpus import DEFAULT, ProgramRow, Task, open_corpus
 from agentforge.environments.programs.judge import SHOWN, Runner, failure, judge, same_text
 from agentforge.environments.splits import split_of
 from agentforge.errors import UserError
@@ -94,7 +94,7 @@ class Programs(Environment):
         last = self._turns >= self.max_turns
         return Step(observation, 0.0, last and self.max_turns == 1, last and self.max_turns > 1, info)
 
-    def _other(self, random: Random) -> Row:
+    def _other(self, random: Random) -> ProgramRow:
         """Return the row of another task, never of a reserved one."""
         # A baseline's turns may be collected as rows, and rows must not show what a reserved task holds.
         others = [i for i in range(self.tasks) if i != self._task_id and split_of(self.id, i) == "train"]
@@ -106,7 +106,7 @@ class Programs(Environment):
     _missing: ClassVar[str]
 
     @abstractmethod
-    def _begin(self, row: Row) -> str:
+    def _begin(self, row: ProgramRow) -> str:
         """Take over the task; returns the first observation."""
 
     @abstractmethod
@@ -133,7 +133,7 @@ class Abduction(Programs):
     action_tool = act_tool("Gives the answer.", "The input that the program reads, line by line.")
     _missing = "There is no input; write it between <INPUT> and </INPUT>."
 
-    def _begin(self, row: Row) -> str:
+    def _begin(self, row: ProgramRow) -> str:
         self._row = row
         # What is asked for must be what our sandbox prints, and the stated output may be that of another machine. So an
         # unverified program runs once here; if it fails, the stated output stays.
@@ -185,7 +185,7 @@ class Deduction(Programs):
     action_tool = act_tool("Gives the answer.", "The complete Python program.")
     _missing = "There is no program; write it as a block that begins with ```python."
 
-    def _begin(self, row: Row) -> str:
+    def _begin(self, row: ProgramRow) -> str:
         self._row = row
         functions = sorted({case.function for case in row.cases if case.kind == "call"})
         called = f"\n\nThe tests call {', '.join(functions)}: define it, and read nothing." if functions else ""

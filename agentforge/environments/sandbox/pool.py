@@ -69,7 +69,7 @@ KILL_SECONDS = 10.0  # from a kill to the end of a case: the kernel may have man
 DRAIN_SECONDS = 1.0  # from the end of a case to the end of its pipes
 
 
-class Outcome(NamedTuple):
+class CaseOutcome(NamedTuple):
     """What a case did; `status` is what the launcher has written beside its outputs."""
 
     exit_code: int
@@ -138,7 +138,7 @@ class Zygote:
             raise ZygoteFailed(answer.removeprefix("e") or "it has ended at once")
         self._ready = True
 
-    def run(self, job: dict[str, Any], stdin: bytes, timeout: float, keep: int) -> Outcome:
+    def run(self, job: dict[str, Any], stdin: bytes, timeout: float, keep: int) -> CaseOutcome:
         """Run one case and wait until no process of it is left.
 
         Args:
@@ -169,7 +169,7 @@ class Zygote:
             for reader in readers:
                 reader.close()
 
-    def _collect(self, readers: list[io.FileIO], deadline: float, keep: int) -> Outcome:
+    def _collect(self, readers: list[io.FileIO], deadline: float, keep: int) -> CaseOutcome:
         kept = [_Kept(keep), _Kept(keep), _Kept(1 << 16)]
         timed_out, code = False, -1
         with selectors.DefaultSelector() as selector:
@@ -195,7 +195,7 @@ class Zygote:
                         selector.unregister(key.fileobj)
         stdout, stderr, status = (bytes(output.data) for output in kept)
         truncated = kept[0].truncated or kept[1].truncated
-        return Outcome(code, stdout, stderr, timed_out, truncated, status.decode(errors="replace"))
+        return CaseOutcome(code, stdout, stderr, timed_out, truncated, status.decode(errors="replace"))
 
     def _answer(self) -> int:
         answer = self._control.recv(2, socket.MSG_WAITALL)

@@ -22,7 +22,7 @@ from typing import Any
 
 from agentforge.environments.sandbox.input import checked_command, encoded
 from agentforge.environments.sandbox.kernel import NOBODY
-from agentforge.environments.sandbox.pool import Outcome, Zygote, ZygoteFailed, pool
+from agentforge.environments.sandbox.pool import CaseOutcome, Zygote, ZygoteFailed, pool
 from agentforge.errors import CheckRefused
 
 log = logging.getLogger(__name__)
@@ -305,7 +305,7 @@ def _run(
     return _result(outcome, isolated, time.monotonic() - started)
 
 
-def _result(outcome: Outcome, isolated: bool, seconds: float) -> SandboxResult:
+def _result(outcome: CaseOutcome, isolated: bool, seconds: float) -> SandboxResult:
     if outcome.status.startswith("f"):
         raise ValueError(outcome.status[1:])
     if outcome.status.startswith("p"):

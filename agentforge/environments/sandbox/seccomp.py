@@ -107,7 +107,7 @@ MISSING = (
 )
 
 
-class Rule(NamedTuple):
+class CallRule(NamedTuple):
     """A call is answered with ``verdict`` if its argument, masked, has this value."""
 
     call: str
@@ -122,21 +122,23 @@ CLONE_FILES, CLONE_FILES_OR_THREAD = 0x400, 0x10400
 MADV_PAGEOUT, F_SETPIPE_SZ, F_OFD_SETLK, F_OFD_SETLKW, SO_SNDBUF, SO_SNDBUFFORCE = 21, 1031, 37, 38, 7, 32
 WHOLE = 0xFFFFFFFF
 RULES = (
-    Rule("clone", 0, CLONE_NEWUSER, CLONE_NEWUSER, ERRNO | errno.EPERM),  # would have every capability in there
+    CallRule("clone", 0, CLONE_NEWUSER, CLONE_NEWUSER, ERRNO | errno.EPERM),  # would have every capability in there
     # Shared anonymous memory stays when all but a page of it is unmapped, and is then in no process
-    Rule("mmap", 3, MAP_TYPE_AND_ANONYMOUS, MAP_SHARED_ANONYMOUS, ERRNO | errno.EPERM),
-    Rule("mmap", 3, MAP_HUGETLB, MAP_HUGETLB, ERRNO | errno.ENOMEM),  # not in the resident pages
-    Rule("madvise", 2, WHOLE, MADV_PAGEOUT, ERRNO | errno.EINVAL),  # swapped out at will
-    Rule("fcntl", 1, WHOLE, F_SETPIPE_SZ, ERRNO | errno.EPERM),  # a pipe counts as 64 KiB
+    CallRule("mmap", 3, MAP_TYPE_AND_ANONYMOUS, MAP_SHARED_ANONYMOUS, ERRNO | errno.EPERM),
+    CallRule("mmap", 3, MAP_HUGETLB, MAP_HUGETLB, ERRNO | errno.ENOMEM),  # not in the resident pages
+    CallRule("madvise", 2, WHOLE, MADV_PAGEOUT, ERRNO | errno.EINVAL),  # swapped out at will
+    CallRule("fcntl", 1, WHOLE, F_SETPIPE_SZ, ERRNO | errno.EPERM),  # a pipe counts as 64 KiB
     # /proc/locks shows only locks with a living owner in the namespace: none that belong to a descriptor, none of a
     # process that has left them to another one
-    Rule("fcntl", 1, WHOLE, F_OFD_SETLK, ERRNO | errno.EINVAL),
-    Rule("fcntl", 1, WHOLE, F_OFD_SETLKW, ERRNO | errno.EINVAL),
-    Rule("clone", 0, CLONE_FILES_OR_THREAD, CLONE_FILES, ERRNO | errno.EPERM),
+    CallRule("fcntl", 1, WHOLE, F_OFD_SETLK, ERRNO | errno.EINVAL),
+    CallRule("fcntl", 1, WHOLE, F_OFD_SETLKW, ERRNO | errno.EINVAL),
+    CallRule("clone", 0, CLONE_FILES_OR_THREAD, CLONE_FILES, ERRNO | errno.EPERM),
     # A socket counts as twice the default; nothing is told to have been done, as the kernel takes it for a hint too
-    Rule("setsockopt", 2, WHOLE, SO_SNDBUF, ERRNO),
-    Rule("setsockopt", 2, WHOLE, SO_SNDBUFFORCE, ERRNO),
-    Rule("prctl", 0, WHOLE, PR_SET_DUMPABLE, ERRNO | errno.EPERM),  # would hide pages and descriptors from the count
+    CallRule("setsockopt", 2, WHOLE, SO_SNDBUF, ERRNO),
+    CallRule("setsockopt", 2, WHOLE, SO_SNDBUFFORCE, ERRNO),
+    CallRule(
+        "prctl", 0, WHOLE, PR_SET_DUMPABLE, ERRNO | errno.EPERM
+    ),  # would hide pages and descriptors from the count
 )
 
 
@@ -186,7 +188,7 @@ def _number(name: str) -> int | None:
     return NUMBERS[name][list(ARCHITECTURES).index(MACHINE)]
 
 
-def _rule(rule: Rule) -> list[bytes]:
+def _rule(rule: CallRule) -> list[bytes]:
     """Look at the low half of an argument (all of these are 32 bits), and load the call's number again after it."""
     number = _number(rule.call)
     assert number is not None

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 from agentforge.environments.actions import act_tool
 from agentforge.environments.base import EnvironmentFailed
 from agentforge.environments.options import as_count
-from agentforge.environments.sciworld.simulator import Machine, check_installed, give_back, rent
-from agentforge.environments.text_game import FORMAT, Game, InvalidAction, Outcome, say
+from agentforge.environments.sciworld.simulator import JavaMachine, check_installed, give_back, rent
+from agentforge.environments.text_game import FORMAT, InvalidAction, TextGame, TurnOutcome, say
 
 GRAMMAR = (
     "open/close OBJECT | go to LOCATION | look around | look at/in OBJECT | read OBJECT | inventory | task | "
@@ -69,7 +69,7 @@ def numbered(max_difficulty: int) -> list[tuple[str, int]]:
     return [(name, variation) for _, variation, name in sorted(found)]
 
 
-class SciWorld(Game):
+class SciWorld(TextGame):
     """A variation of an experiment; the seed of an episode changes nothing.
 
     The reward of a step is the change of ScienceWorld's score (0 to 100, -100 for a wrong focus) over 100; success is
@@ -90,7 +90,7 @@ class SciWorld(Game):
         check_installed()
         self.instructions = RULES
         self.action_tool = act_tool("Take one action in the house.", GRAMMAR)
-        self._machine: Machine | None = None
+        self._machine: JavaMachine | None = None
         self._game: Any = None
         self._task = ("", 0)
         self._score = 0.0
@@ -135,7 +135,7 @@ class SciWorld(Game):
         self.close()
         return EnvironmentFailed(f"ScienceWorld's machine broke in {self._task[0]}: {type(error).__name__}")
 
-    def act(self, action: str) -> Outcome:
+    def act(self, action: str) -> TurnOutcome:
         observation = str(self._ask("step", action)).strip()
         if observation.startswith(UNKNOWN):
             raise InvalidAction(f"the simulator does not know '{action[:80]}' here; the actions are {GRAMMAR}")
@@ -146,7 +146,7 @@ class SciWorld(Game):
         before, self._score = self._score, round(float(self._ask("getScore")), 4)
         # The Java side counts from 0 to 1, and a wrong focus as -1: the task is lost then.
         over = bool(self._ask("getCompleted")) or self._score < 0
-        return Outcome(observation, self._score - before, max(0.0, self._score), self._score >= 1, over)
+        return TurnOutcome(observation, self._score - before, max(0.0, self._score), self._score >= 1, over)
 
     def expert(self) -> str | None:
         """Return the next action of the simulator's own solution; None if another way was taken from the start on."""

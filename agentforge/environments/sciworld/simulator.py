@@ -19,10 +19,10 @@ from agentforge.errors import UserError
 MACHINES = 4
 HEAP = "-Xmx2g"
 _lock = threading.Lock()
-_machines: list[Machine] = []
+_machines: list[JavaMachine] = []
 
 
-class Machine:
+class JavaMachine:
     """One Java process; several games can be played in it at the same time."""
 
     def __init__(self) -> None:
@@ -75,14 +75,14 @@ class Machine:
         self._folder.cleanup()
 
 
-def rent() -> Machine:
+def rent() -> JavaMachine:
     """Return the machine with the fewest games, a new one while there are fewer than `MACHINES`."""
     with _lock:
         _machines[:] = [machine for machine in _machines if machine.alive]
         # A start takes seconds and half a gigabyte, so a machine is shared rather than started, once there are four.
         if len(_machines) < MACHINES and all(machine.games for machine in _machines):
             try:
-                _machines.append(Machine())
+                _machines.append(JavaMachine())
             except Exception as error:
                 raise EnvironmentFailed(f"the Java machine of ScienceWorld did not start: {error}") from error
         machine = min(_machines, key=lambda machine: machine.games)
@@ -90,7 +90,7 @@ def rent() -> Machine:
         return machine
 
 
-def give_back(machine: Machine) -> None:
+def give_back(machine: JavaMachine) -> None:
     """Return a machine; it is stopped once nobody uses it."""
     with _lock:
         machine.games -= 1

@@ -15,7 +15,7 @@ from agentforge.environments.actions import act_tool
 from agentforge.environments.options import as_count
 from agentforge.environments.shop.catalogue import Goal, Product, catalogue, goal_of, reward_of
 from agentforge.environments.shop.search import Index
-from agentforge.environments.text_game import FORMAT, TASKS, Game, InvalidAction, Outcome, belongs, say
+from agentforge.environments.text_game import FORMAT, TASKS, InvalidAction, TextGame, TurnOutcome, belongs, say
 
 GRAMMAR = "search[WORDS] | click[LINK]"
 RULES = f"""You shop for what the instruction asks. Each turn you take one action:
@@ -30,7 +30,7 @@ BACK, PREVIOUS, NEXT, FEATURES, BUY = "back to search", "< prev", "next >", "fea
 _ACTION = re.compile(r"(search|click) ?\[(.*)\]", re.DOTALL)
 
 
-class Shop(Game):
+class Shop(TextGame):
     """Task ``n`` is an instruction drawn with ``n``; the seed of an episode changes nothing.
 
     A task's difficulty is the number of its wishes beside kind and price, less one (0 to 4).
@@ -125,7 +125,7 @@ class Shop(Game):
         """Return the links; on the search page, a search for the kind that is wanted."""
         return [f"click[{link}]" for link in self.links()] or [f"search[{self.goal.product.kind.name}]"]
 
-    def act(self, action: str) -> Outcome:
+    def act(self, action: str) -> TurnOutcome:
         found = _ACTION.fullmatch(action.strip().lower())
         if found is None:
             raise InvalidAction(f"an action is one of {GRAMMAR}")
@@ -137,15 +137,15 @@ class Shop(Game):
             raise InvalidAction(f"there is no link [{text}] on this page")
         return self._buy() if text == BUY else self._click(text)
 
-    def _search(self, words: str) -> Outcome:
+    def _search(self, words: str) -> TurnOutcome:
         if self._query:
             raise InvalidAction(f"you are not on the search page; click[{BACK}] leads there")
         if not words:
             raise InvalidAction("a search needs words")
         self._query, self._results = words, self.index.search(words, RESULTS)
-        return Outcome(self._show())
+        return TurnOutcome(self._show())
 
-    def _click(self, link: str) -> Outcome:
+    def _click(self, link: str) -> TurnOutcome:
         product = self._product
         # The order matters: `< prev` means the page before among the results, but the results on a product's page.
         if link == BACK:
@@ -161,12 +161,12 @@ class Shop(Game):
             self._features = True
         else:
             self._chosen[next(name for name, values in product.options.items() if link in values)] = link
-        return Outcome(self._show())
+        return TurnOutcome(self._show())
 
-    def _buy(self) -> Outcome:
+    def _buy(self) -> TurnOutcome:
         assert self._product is not None  # the link stands on a product's page only
         reward = reward_of(self.goal, self._product, self._chosen)
-        return Outcome(f"You bought it. Reward: {reward:.2f}", reward, reward, reward == 1.0, over=True)
+        return TurnOutcome(f"You bought it. Reward: {reward:.2f}", reward, reward, reward == 1.0, over=True)
 
     def expert(self) -> str:
         """Search with the wishes, open the first result that can meet them all, choose, buy."""

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from agentforge.environments.actions import act_tool
 from agentforge.environments.options import as_choice, as_count
-from agentforge.environments.text_game import FORMAT, Game, InvalidAction, Outcome, say
+from agentforge.environments.text_game import FORMAT, InvalidAction, TextGame, TurnOutcome, say
 from agentforge.environments.textcraft.planner import concrete, plan, shallowest
 from agentforge.environments.textcraft.recipes import Recipe, RecipeBook, load_recipes
 
@@ -32,7 +32,7 @@ _CRAFT = re.compile(r"craft (?:([0-9]{1,6}) )?(.+?) using (.+)")
 _AMOUNT = re.compile(r"([0-9]{1,6}) (.+)")
 
 
-class TextCraft(Game):
+class TextCraft(TextGame):
     """Crafting goals, the shallow ones first; the seed draws the distractors and the order of the recipes.
 
     A task's difficulty is the depth of its goal less one.
@@ -92,10 +92,10 @@ class TextCraft(Game):
         random.shuffle(shown)
         return shown
 
-    def act(self, action: str) -> Outcome:
+    def act(self, action: str) -> TurnOutcome:
         action = " ".join(re.sub(r"[^a-z0-9, ]", " ", action.lower()).split())
         if action == "inventory":
-            return Outcome(self._inventory())
+            return TurnOutcome(self._inventory())
         if found := _GET.fullmatch(action):
             return self._get(int(found[1]), found[2])
         if found := _CRAFT.fullmatch(action):
@@ -106,14 +106,14 @@ class TextCraft(Game):
         carried = " ".join(f"[{item}] ({count})" for item, count in sorted(self.inventory.items()))
         return f"Inventory: {carried or 'You are not carrying anything.'}"
 
-    def _get(self, count: int, item: str) -> Outcome:
+    def _get(self, count: int, item: str) -> TurnOutcome:
         if not self.book.is_raw(item):
             raise InvalidAction(f"could not find {item}" + self._hint(item))
         # It would change nothing and be a valid action, with which a model could pass its turns.
         if count == 0:
             raise InvalidAction("nothing is not worth a turn")
         self.inventory[item] += count
-        return Outcome(f"Got {count} {item}")
+        return TurnOutcome(f"Got {count} {item}")
 
     def _hint(self, item: str) -> str:
         if item in self.book.recipes:
@@ -122,7 +122,7 @@ class TextCraft(Game):
             return f"; it is a kind of item, of which one is {concrete(self.book, item)}"
         return ""
 
-    def _craft(self, output: str, ingredients: str) -> Outcome:
+    def _craft(self, output: str, ingredients: str) -> TurnOutcome:
         inputs: Counter[str] = Counter()
         for part in ingredients.split(","):
             found = _AMOUNT.fullmatch(part.strip())
@@ -140,7 +140,7 @@ class TextCraft(Game):
         self.inventory = self.inventory - inputs
         self.inventory[output] += recipe.count
         done = output == self.goal
-        return Outcome(f"Crafted {recipe.count} {output}", float(done), float(done), done, done)
+        return TurnOutcome(f"Crafted {recipe.count} {output}", float(done), float(done), done, done)
 
     def expert(self) -> str:
         return say(plan(self.book, self.goal, self.inventory)[0])

@@ -15,7 +15,7 @@ from agentforge.evaluation.losses.loss_results import (
     on_the_same_rows,
     read_losses,
 )
-from agentforge.evaluation.report.svg import Place, plane
+from agentforge.evaluation.report.svg import PlanePoint, plane
 
 Table = dict[str, Any]
 
@@ -195,10 +195,10 @@ def _planes(evaluations: Sequence[LossEvaluation]) -> list[dict[str, Any]]:
     return charts
 
 
-def _place(name: str, entry: Mapping[str, Any]) -> Place:
+def _place(name: str, entry: Mapping[str, Any]) -> PlanePoint:
     loss = entry["loss"]
     short = name.removeprefix("width ")
-    return Place(short, entry["speed"]["wall"], loss["value"], loss["low"], loss["high"], hollow=name == "exits")
+    return PlanePoint(short, entry["speed"]["wall"], loss["value"], loss["low"], loss["high"], hollow=name == "exits")
 
 
 def _loss(measure: Mapping[str, float]) -> str:

@@ -46,7 +46,7 @@ class Dot:
 
 
 @dataclass(frozen=True)
-class Place:
+class PlanePoint:
     """A point of a plane with the interval of its height; `hollow` ones are of another kind than the rest."""
 
     name: str
@@ -198,7 +198,7 @@ def scatter(title: str, x_name: str, y_name: str, pairs: Sequence[tuple[Dot, Dot
     return _svg(width, height, parts, title)
 
 
-def plane(title: str, x_name: str, y_name: str, series: Sequence[tuple[str, int, Sequence[Place]]]) -> Markup:
+def plane(title: str, x_name: str, y_name: str, series: Sequence[tuple[str, int, Sequence[PlanePoint]]]) -> Markup:
     """Draw points with the intervals of their heights; a line joins the filled ones of a series.
 
     Args:

@@ -9,7 +9,7 @@ from typing import Any
 from agentforge.artifacts import stage_directory, write_json
 from agentforge.errors import UserError
 from agentforge.evaluation.tasks.episode_results import RESULTS, results_table, write_results
-from agentforge.evaluation.tasks.reserved_tasks import Chosen, Selection, identity, result_rows, summaries
+from agentforge.evaluation.tasks.reserved_tasks import Chosen, TaskSelection, identity, result_rows, summaries
 from agentforge.evaluation.tasks.score_policy import play_tasks
 from agentforge.recipe.schema import Recipe
 from agentforge.rollouts.experts import Actor, Baseline, Expert
@@ -43,7 +43,7 @@ def scripted_policy(chosen: Sequence[Chosen], name: str | None) -> Actor | None:
     return Baseline(name)
 
 
-def baselines(recipe: Recipe, selection: Selection) -> dict[str, dict[str, Any]]:
+def baselines(recipe: Recipe, selection: TaskSelection) -> dict[str, dict[str, Any]]:
     """Return each environment's baselines with their scores, playing them if ``-baselines`` is not up to date."""
     target = recipe.artifact("baselines")
     # No model is among them: all models of a recipe are shown beside the same strategies, played once.
@@ -57,7 +57,7 @@ def baselines(recipe: Recipe, selection: Selection) -> dict[str, dict[str, Any]]
     return loaded
 
 
-def _play(recipe: Recipe, selection: Selection) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
+def _play(recipe: Recipe, selection: TaskSelection) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
     scores: dict[str, dict[str, Any]] = {one.name: {} for one in selection.chosen}
     rows: list[dict[str, Any]] = []
     for strategy in strategies(selection.chosen):
@@ -65,7 +65,7 @@ def _play(recipe: Recipe, selection: Selection) -> tuple[dict[str, dict[str, Any
         knowing = [one for one in selection.chosen if strategy in one.environment.baselines]
         if not knowing:
             continue
-        played = play_tasks(recipe, Selection(knowing, selection.pool), Baseline(strategy))
+        played = play_tasks(recipe, TaskSelection(knowing, selection.pool), Baseline(strategy))
         new = result_rows(played, knowing)
         for name, summary in summaries(results_table(new), knowing, recipe.evaluate.confidence).items():
             scores[name][strategy] = summary.as_json()

@@ -49,7 +49,7 @@ class Chosen:
 
 
 @dataclass(frozen=True)
-class Selection:
+class TaskSelection:
     """The environments that are evaluated in, and where they are made."""
 
     chosen: list[Chosen]

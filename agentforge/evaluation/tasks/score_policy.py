@@ -12,7 +12,14 @@ from tqdm import tqdm
 from agentforge.artifacts import Workspace
 from agentforge.evaluation.comparable import template_of
 from agentforge.evaluation.tasks.episode_results import RESULTS, results_table, write_results
-from agentforge.evaluation.tasks.reserved_tasks import Played, Selection, choose, result_rows, score_table, settings_of
+from agentforge.evaluation.tasks.reserved_tasks import (
+    Played,
+    TaskSelection,
+    choose,
+    result_rows,
+    score_table,
+    settings_of,
+)
 from agentforge.evaluation.tasks.sample_episodes import EPISODES, write_examples
 from agentforge.recipe.hardware import load_hardware
 from agentforge.recipe.schema import Recipe
@@ -22,14 +29,14 @@ from agentforge.rollouts.experts import Actor
 from agentforge.rollouts.play import play
 from agentforge.rollouts.policies.base import Conversation, Policy, Sampling
 from agentforge.rollouts.scheduler import Task
-from agentforge.rollouts.transcript import Dialogue
+from agentforge.rollouts.transcript import Transcript
 
 
 @contextmanager
-def opened(recipe: Recipe) -> Iterator[Selection]:
+def opened(recipe: Recipe) -> Iterator[TaskSelection]:
     """Make the environments of `evaluate.environments` (none: an empty selection), and close them at the end."""
     with EnvironmentPool(recipe.environments) as pool:
-        yield Selection([] if recipe.evaluate.environments is None else choose(recipe, pool), pool)
+        yield TaskSelection([] if recipe.evaluate.environments is None else choose(recipe, pool), pool)
 
 
 def decoding(recipe: Recipe) -> dict[str, Any]:
@@ -44,16 +51,16 @@ def decoding(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def answering(recipe: Recipe, selection: Selection, policy: Policy | Actor) -> dict[str, Any]:
+def answering(recipe: Recipe, selection: TaskSelection, policy: Policy | Actor) -> dict[str, Any]:
     """Return how a policy writes its turns, as it stands in scores.json: two of them are compared where it is equal."""
     found = {**decoding(recipe), "max_turns": {one.name: one.environment.max_turns for one in selection.chosen}}
     if isinstance(policy, Policy):
-        openings = [Dialogue(one.environment, "", recipe.rollouts.act) for one in selection.chosen]
+        openings = [Transcript(one.environment, "", recipe.rollouts.act) for one in selection.chosen]
         found["template"] = template_of(policy, [Conversation(one.messages, one.tools) for one in openings])
     return found
 
 
-def play_tasks(recipe: Recipe, selection: Selection, policy: Policy | Actor) -> list[Played]:
+def play_tasks(recipe: Recipe, selection: TaskSelection, policy: Policy | Actor) -> list[Played]:
     """Play every sample of every task; those whose environment broke are not among the result.
 
     Raises:
@@ -89,7 +96,11 @@ def play_tasks(recipe: Recipe, selection: Selection, policy: Policy | Actor) -> 
 
 
 def evaluate_environments(
-    recipe: Recipe, selection: Selection, policy: Policy | Actor, trivial: dict[str, dict[str, Any]], work: Workspace
+    recipe: Recipe,
+    selection: TaskSelection,
+    policy: Policy | Actor,
+    trivial: dict[str, dict[str, Any]],
+    work: Workspace,
 ) -> dict[str, Any]:
     """Play the tasks, write the episodes' results into ``work``, and return the part of scores.json.
 

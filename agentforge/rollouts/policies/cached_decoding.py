@@ -25,7 +25,7 @@ GATHER = 4
 
 
 @dataclass
-class Row:
+class DecodingRow:
     """A row of the cache, and the turn being written in it.
 
     Attributes:
@@ -65,7 +65,7 @@ class CachedDecoder(Decoder):
         self.sampling = sampling
         self.additive_mask = additive_mask
         self.cache = RaggedCache(slots)
-        self.rows = [Row() for _ in range(slots)]
+        self.rows = [DecodingRow() for _ in range(slots)]
         self.forwards = 0
         self.tokens_read = 0
 
@@ -143,7 +143,7 @@ class CachedDecoder(Decoder):
         written = [self._write(*step) for step in zip(rows, tokens, logprobs, strict=True)]
         return [(index, turn) for index, turn in zip(indices, written, strict=True) if turn is not None]
 
-    def _write(self, row: Row, token: int, logprob: float) -> Completion | None:
+    def _write(self, row: DecodingRow, token: int, logprob: float) -> Completion | None:
         # the token just drawn is unread: its keys enter the cache when the next one is drawn. A turn's last token
         # therefore is never held, and is read with the beginning of the next turn.
         row.held += row.unread
@@ -156,7 +156,7 @@ class CachedDecoder(Decoder):
         row.unread = []
         return Completion(row.written, stopped, row.logprobs)
 
-    def _read(self, batch: slice | Tensor, rows: list[Row], only: set[int] | None) -> Tensor:
+    def _read(self, batch: slice | Tensor, rows: list[DecodingRow], only: set[int] | None) -> Tensor:
         """Read the rows' unread tokens; returns the logits `(B, V)` after the last of each.
 
         Args:

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from transformers import GenerationMixin
 
 from agentforge.errors import UserError
-from agentforge.systems.adamba.exits.exit_decoding import CatchUp, Rule
+from agentforge.systems.adamba.exits.exit_decoding import CatchUp, ExitRule
 from agentforge.systems.adamba.exits.exit_loop import ExitLoop
 from agentforge.systems.adamba.exits.exits import exits_of
 from agentforge.systems.adamba.widths.router import route
@@ -76,7 +76,7 @@ def _plain(model: Model, *args: Any, **kwargs: Any) -> Any:
     return GenerationMixin.generate(model, *args, **kwargs)
 
 
-def exit_rules(model: Model, threshold: Threshold) -> dict[int, Rule]:
+def exit_rules(model: Model, threshold: Threshold) -> dict[int, ExitRule]:
     """Return when tokens leave, by layer.
 
     Raises:
@@ -95,6 +95,6 @@ def exit_rules(model: Model, threshold: Threshold) -> dict[int, Rule]:
     else:
         raise UserError(f"exit_threshold is {threshold!r}; give a number, a number for each layer, or 'calibrated'")
     return {
-        layer: Rule(value, exits.calibrated[layer].confidence, exits.gates.get(layer))
+        layer: ExitRule(value, exits.calibrated[layer].confidence, exits.gates.get(layer))
         for layer, value in chosen.items()
     }

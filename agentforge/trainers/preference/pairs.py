@@ -22,7 +22,7 @@ PAIRS_OF_A_TASK = 16
 
 
 @dataclass(frozen=True)
-class Tokens:
+class EpisodeTokens:
     """An episode's tokens for one tokenizer.
 
     Attributes:
@@ -38,7 +38,7 @@ class Tokens:
     spans: list[tuple[int, int]]
 
 
-def tokens_of(episode: Episode, tokenizer: PreTrainedTokenizerBase) -> Tokens | None:
+def tokens_of(episode: Episode, tokenizer: PreTrainedTokenizerBase) -> EpisodeTokens | None:
     """Return the tokens as they were sampled, or, if this tokenizer reads them otherwise, those of the conversation.
 
     None where the conversation has not as many assistant turns as the episode has turns.
@@ -48,7 +48,7 @@ def tokens_of(episode: Episode, tokenizer: PreTrainedTokenizerBase) -> Tokens | 
     if episode.prompt_ids and all(
         _text(tokenizer, episode.token_ids[turn.start : turn.end], stops) == turn.text for turn in episode.turns
     ):
-        return Tokens(episode.prompt_ids, episode.token_ids, episode.mask, spans)
+        return EpisodeTokens(episode.prompt_ids, episode.token_ids, episode.mask, spans)
     row = encode(tokenizer, episode.messages, episode.tools or None)
     if 1 not in row.assistant_masks:
         return None
@@ -60,7 +60,7 @@ def tokens_of(episode: Episode, tokenizer: PreTrainedTokenizerBase) -> Tokens | 
         return None
     length = ends[-1]
     found = list(zip(starts, ends, strict=True))
-    return Tokens(row.input_ids[:first], row.input_ids[first:][:length], mask[:length], found)
+    return EpisodeTokens(row.input_ids[:first], row.input_ids[first:][:length], mask[:length], found)
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, ids: list[int], stops: set[int]) -> str:
@@ -101,7 +101,9 @@ def turn_pairs(
         tokenizer: of the model that is trained.
         max_length: tokens of prompt and turn; longer pairs are left out.
     """
-    tasks: dict[tuple[Any, ...], dict[bool, list[tuple[Episode, Tokens]]]] = defaultdict(lambda: {True: [], False: []})
+    tasks: dict[tuple[Any, ...], dict[bool, list[tuple[Episode, EpisodeTokens]]]] = defaultdict(
+        lambda: {True: [], False: []}
+    )
     dropped: Counter[str] = Counter()
     for episode in episodes:
         if (tokens := tokens_of(episode, tokenizer)) is None or not episode.turns:
@@ -129,7 +131,7 @@ def _length(pair: Mapping[str, Sequence[int]]) -> int:
     return len(pair["prompt_ids"]) + max(len(pair["chosen_ids"]), len(pair["rejected_ids"]))
 
 
-def _first_difference(won: tuple[Episode, Tokens], lost: tuple[Episode, Tokens]) -> dict[str, Any] | None:
+def _first_difference(won: tuple[Episode, EpisodeTokens], lost: tuple[Episode, EpisodeTokens]) -> dict[str, Any] | None:
     for (a, b), (c, d) in zip(won[1].spans, lost[1].spans, strict=False):
         before, other = won[1].token_ids[:a], lost[1].token_ids[:c]
         if before != other:  # the environment answered the same turns otherwise

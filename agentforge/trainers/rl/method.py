@@ -34,7 +34,7 @@ from agentforge.trainers.rl.grpo import GRPOTrainer
 from agentforge.trainers.rl.ppo import PPOTrainer
 from agentforge.trainers.rl.ppo_config import PPOConfig
 from agentforge.trainers.rl.rewards import load_rewards
-from agentforge.trainers.rl.rollout import Rollouts
+from agentforge.trainers.rl.rollout import RolloutFunction
 
 TRAINERS: dict[str, tuple[type[GRPOTrainer], type[GRPOConfig]]] = {
     "grpo": (GRPOTrainer, GRPOConfig),
@@ -79,7 +79,7 @@ class RLMethod(Method):
         tasks = TaskStream(environments, seed=recipe.seed, slots=slots, curriculum=recipe.train.curriculum)
         for name, environment in environments.items():  # they say what tasks there are; then they are played in
             self.pool.give_back(name, environment)
-        rollouts = Rollouts(tasks, self.play, self.rewards)
+        rollouts = RolloutFunction(tasks, self.play, self.rewards)
         self.collapse = CollapseCallback(recipe.train.collapse, limits) if recipe.train.collapse else None
         model = self.adapted(base)
         set_seed(recipe.seed)  # of the critic

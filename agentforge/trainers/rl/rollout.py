@@ -21,7 +21,7 @@ Play = Callable[[Any, Sequence[Task]], Sequence[Episode | None]]
 """Plays tasks with the trainer's policy; None where the environment broke."""
 
 
-class Rollouts:
+class RolloutFunction:
     """Plays a batch of slots.
 
     Args:

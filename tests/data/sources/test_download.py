@@ -253,6 +253,16 @@ def test_a_file_by_address_is_resumed(hub: FakeHub, tmp_path: Path) -> None:
         download(recipe("book"))
 
 
+@pytest.mark.parametrize(("status", "kept"), [(503, True), (416, False)])
+def test_a_busy_server_costs_nothing_that_is_here(hub: FakeHub, tmp_path: Path, status: int, kept: bool) -> None:
+    target = tmp_path / "book.txt"
+    partial = tmp_path / ".book.txt.partial"
+    partial.write_bytes(b"half of")
+    with pytest.raises(UserError, match=str(status)):
+        hub_module.fetch_url(f"{hub.url}/status/{status}", target)
+    assert partial.is_file() == kept and not target.exists()
+
+
 def test_an_evaluation_set_may_not_be_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Otherwise `allow_missing` would train on what the model is scored on, and nobody would see it."""
     use_endpoint(monkeypatch, "http://127.0.0.1:9")

@@ -26,7 +26,7 @@ from agentforge.recipe.schema import Recipe
 from agentforge.systems.adamba.evaluation.readings import AdambaReadings
 from agentforge.systems.adamba.exits.exits import Exit, Exits, save_exits
 from agentforge.systems.adamba.modeling.modeling import AdambaForCausalLM
-from agentforge.systems.adamba.modeling.shape import Shape
+from agentforge.systems.adamba.modeling.shape import AdambaShape
 from agentforge.systems.adamba.surgery.slicing import slice_checkpoint
 from tests.systems.adamba.checkpoints import llama
 from tests.systems.adamba.decoding import heads_of_layers, random_model
@@ -75,7 +75,7 @@ def test_the_loss_at_a_width_is_that_of_the_checkpoint_cut_out(
     read = measure(AdambaReadings(model, ("1", "1/2", "1/4")), rows, batch_size=4).widths
     model.save_pretrained(tmp_path / "whole")
     (tmp_path / "half").mkdir()
-    slice_checkpoint(tmp_path / "whole", tmp_path / "half", Shape.of(model.config).scaled(Fraction(1, 2)))
+    slice_checkpoint(tmp_path / "whole", tmp_path / "half", AdambaShape.of(model.config).scaled(Fraction(1, 2)))
     half = AdambaForCausalLM.from_pretrained(tmp_path / "half").eval()
     assert read["1/2"].loss == pytest.approx([sum(slow_losses(logits_alone(half, row), row)) for row in ROWS], rel=1e-5)
     assert len({round(float(one.loss.sum()), 3) for one in read.values()}) == 3

@@ -24,10 +24,10 @@ from agentforge.evaluation.losses.loss_results import (
 )
 from agentforge.evaluation.pipeline_artifacts import PipelineArtifacts
 from agentforge.evaluation.report.page import report
-from agentforge.evaluation.report.svg import Place, plane
+from agentforge.evaluation.report.svg import PlanePoint, plane
 from agentforge.recipe.schema import Recipe, Stage
 from agentforge.systems.adamba.exits.exits import Exit, save_exits
-from agentforge.systems.adamba.modeling.shape import Shape
+from agentforge.systems.adamba.modeling.shape import AdambaShape
 from agentforge.systems.adamba.widths.submodels import cut
 from tests.evaluation.report.test_page import Listener, Strict, browse, listener, needs_browser
 from tests.systems.adamba.decoding import random_model
@@ -78,7 +78,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> PipelineArtifacts:
     losses = {"widths": ["1", "1/2"], "exits": True, "speed": True}
     nested = recipe_of(directory, "Phase2", evaluate={"loss": losses})
     trained(nested, whole, graft.operated, 7_000, router=ROUTER)
-    half = Shape.of(whole.config)
+    half = AdambaShape.of(whole.config)
     small = cut(random_model(3, vocab_size=64), type(half)(32, 2, 2, 64, 2, 4))
     half_alone = recipe_of(directory, "Half", evaluate={"loss": {"speed": True}})
     trained(half_alone, small, "0" * 64, 6_500)
@@ -213,7 +213,11 @@ def test_compare_shows_losses_in_a_terminal(system: PipelineArtifacts) -> None:
 
 
 def test_a_plane_holds_its_points_and_intervals() -> None:
-    places = [Place("1", 5, 2.0, 1.9, 2.1), Place("<1/2>", 3, 2.5, 2.4, 2.6), Place("exits", 4, 2.2, 2.1, 2.3, True)]
+    places = [
+        PlanePoint("1", 5, 2.0, 1.9, 2.1),
+        PlanePoint("<1/2>", 3, 2.5, 2.4, 2.6),
+        PlanePoint("exits", 4, 2.2, 2.1, 2.3, True),
+    ]
     drawn = str(plane("t", "ms", "loss", [("<model>", 1, places)]))
     drawing = Strict(drawn)
     assert drawing.tags.count("circle") == 3 and drawing.tags.count("polyline") == 1

@@ -10,10 +10,10 @@ import torch
 from transformers import FalconH1Config, FalconH1ForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from agentforge.systems.adamba.exits.exits import ExitGate
-from agentforge.systems.adamba.modeling.shape import Shape, resized
+from agentforge.systems.adamba.modeling.shape import AdambaShape, resized
 
 VOCABULARY = 96
-BASE = Shape(64, 4, 2, 96, 4, 2)
+BASE = AdambaShape(64, 4, 2, 96, 4, 2)
 HEAD_DIM = 16
 # The switches that a nanochat needs, as an Adamba has them.
 NANOCHAT: dict[str, Any] = {
@@ -54,7 +54,7 @@ def llama(directory: Path, *, tied: bool = False, **fields: Any) -> Path:
     return save(loud(LlamaForCausalLM(LlamaConfig(**(settings | fields)))), directory)
 
 
-def adamba(directory: Path, shape: Shape = BASE, *, tied: bool = False, **fields: Any) -> Path:
+def adamba(directory: Path, shape: AdambaShape = BASE, *, tied: bool = False, **fields: Any) -> Path:
     """Write a FalconH1 whose Mamba is not silent."""
     settings = {
         **{"vocab_size": VOCABULARY, "head_dim": HEAD_DIM, "mamba_d_head": 8, "mamba_d_state": 4},

@@ -11,7 +11,7 @@ import pytest
 from transformers import FalconH1Config
 
 from agentforge.recipe.schema import Model, Recipe
-from agentforge.systems.adamba.modeling.shape import Shape
+from agentforge.systems.adamba.modeling.shape import AdambaShape
 from agentforge.systems.adamba.surgery.expand import expand
 from tests.export.conftest import tokenizer
 from tests.systems.adamba.training.tiny_adamba import write_adamba
@@ -38,9 +38,9 @@ def make_adamba(make_recipe: MakeRecipe, adamba_base: Path) -> MakeRecipe:
 
 
 @pytest.fixture(scope="session")
-def expanded(adamba_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Shape]:
+def expanded(adamba_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, AdambaShape]:
     """A larger model around the tiny Adamba, and the shape that it had."""
-    smaller = Shape.of(FalconH1Config.from_pretrained(adamba_base))
+    smaller = AdambaShape.of(FalconH1Config.from_pretrained(adamba_base))
     target = tmp_path_factory.mktemp("expanded")
     expand(adamba_base, target, replace(smaller.scaled(Fraction(5, 4)), num_hidden_layers=5), seed=1)
     return target, smaller

@@ -22,13 +22,13 @@ from agentforge.export.merge import merge_stage
 from agentforge.export.model_card import model_card
 from agentforge.systems.adamba.modeling.configuration import AdambaConfig
 from agentforge.systems.adamba.modeling.modeling import AdambaForCausalLM
-from agentforge.systems.adamba.modeling.shape import Shape, resized
+from agentforge.systems.adamba.modeling.shape import AdambaShape, resized
 from tests.export.export_models import make_adapter, make_recipe, needs_llama_cpp
 from tests.manifests import write_manifest
 
 
 def save_adamba(
-    directory: Path, tokenizer: PreTrainedTokenizerFast, *, shape: Shape, tied: bool, **fields: Any
+    directory: Path, tokenizer: PreTrainedTokenizerFast, *, shape: AdambaShape, tied: bool, **fields: Any
 ) -> Path:
     """A model of ``shape`` that a base of 64 channels has been widened or narrowed to."""
     base = AdambaConfig(
@@ -67,7 +67,7 @@ def gguf_figures(directory: Path, model: Path) -> dict[str, Any]:
     return read_manifest(gguf(recipe)[0])["metrics"]
 
 
-HALF, GROWN = Shape(32, 2, 1, 64, 2, 2), Shape(96, 6, 3, 192, 6, 3)
+HALF, GROWN = AdambaShape(32, 2, 1, 64, 2, 2), AdambaShape(96, 6, 3, 192, 6, 3)
 
 
 @pytest.mark.gguf
@@ -76,7 +76,7 @@ HALF, GROWN = Shape(32, 2, 1, 64, 2, 2), Shape(96, 6, 3, 192, 6, 3)
     ("shape", "tied"), [(HALF, True), (GROWN, False), (GROWN, True)], ids=["half", "grown", "grown, tied"]
 )
 def test_the_gguf_agrees_at_any_width(
-    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, shape: Shape, tied: bool
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, shape: AdambaShape, tied: bool
 ) -> None:
     model = save_adamba(tmp_path / "adamba", tokenizer, shape=shape, tied=tied, dropped_attention=[0])
     assert gguf_figures(tmp_path / "runs", model)["kl"] < 1e-4

@@ -15,7 +15,7 @@ from agentforge.errors import CheckRefused, UserError
 from agentforge.recipe.schema import Recipe
 from agentforge.trainers import train as stage
 from agentforge.trainers.callbacks.metrics import read_metrics
-from agentforge.trainers.rl.rollout import Rollouts
+from agentforge.trainers.rl.rollout import RolloutFunction
 from agentforge.trainers.train import train
 from tests.trainers.conftest import MakeRecipe
 from tests.trainers.tiny import LORA
@@ -53,9 +53,9 @@ def figures(made: Path) -> list[dict[str, Any]]:
 
 def shuffle_rewards(patch: pytest.MonkeyPatch) -> None:
     """Give each episode the rewards of another one of its batch."""
-    original, rng = Rollouts.__call__, random.Random(0)
+    original, rng = RolloutFunction.__call__, random.Random(0)
 
-    def shuffled(self: Rollouts, prompts: list[str], trainer: Any) -> dict[str, list[Any]]:
+    def shuffled(self: RolloutFunction, prompts: list[str], trainer: Any) -> dict[str, list[Any]]:
         played = original(self, prompts, trainer)
         order = list(range(len(prompts)))
         rng.shuffle(order)
@@ -63,7 +63,7 @@ def shuffle_rewards(patch: pytest.MonkeyPatch) -> None:
             played[key] = [played[key][i] for i in order]
         return played
 
-    patch.setattr(Rollouts, "__call__", shuffled)
+    patch.setattr(RolloutFunction, "__call__", shuffled)
 
 
 @pytest.mark.parametrize("method", ["ppo", "grpo"])
@@ -148,15 +148,15 @@ def test_a_broken_environment_costs_its_episodes_and_not_the_run(make_toy: MakeR
 def test_a_collapsed_policy_ends_the_run_and_the_checkpoint_is_from_before(
     make_toy: MakeRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = Rollouts._row
+    original = RolloutFunction._row
 
-    def spoilt(self: Rollouts, episode: Any, pad: int) -> dict[str, Any]:
+    def spoilt(self: RolloutFunction, episode: Any, pad: int) -> dict[str, Any]:
         if calls.append(1) or len(calls) > 48:
             episode.turns[:] = [turn.__class__(**(vars(turn) | {"valid_action": False})) for turn in episode.turns]
         return original(self, episode, pad)
 
     calls: list[int] = []
-    monkeypatch.setattr(Rollouts, "_row", spoilt)
+    monkeypatch.setattr(RolloutFunction, "_row", spoilt)
     collapse = {"min_valid_actions": 0.3, "patience": 2}
     recipe = make_toy(
         "grpo", train={"collapse": collapse, "args": {"num_iterations": 1, "max_steps": 9, "save_steps": 1}}

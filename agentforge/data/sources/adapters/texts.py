@@ -74,7 +74,7 @@ def strip_gutenberg(document: str) -> str:
 
 
 @dataclass(frozen=True)
-class Section:
+class BookSection:
     """A part of a plant's entry: what it is about (a key of `QUESTIONS`) and its text in one line a paragraph."""
 
     plant: str
@@ -82,7 +82,7 @@ class Section:
     text: str
 
 
-def sections(book: str) -> Iterator[Section]:
+def sections(book: str) -> Iterator[BookSection]:
     """Yield the sections of all plants in the order of the book.
 
     A plant's entry starts with its name in capitals on a line of its own; a section starts with its name and ``.]``, as
@@ -92,9 +92,9 @@ def sections(book: str) -> Iterator[Section]:
     kind, paragraphs = "", list[str]()
     seen_section = False
 
-    def made() -> Iterator[Section]:
+    def made() -> Iterator[BookSection]:
         if plant is not None and seen_section and paragraphs:
-            yield Section(plant, kind, "\n\n".join(paragraphs))
+            yield BookSection(plant, kind, "\n\n".join(paragraphs))
 
     for block in re.split(r"\n[ \t]*\n", book):
         lines = [line.strip() for line in block.strip().splitlines()]

@@ -28,7 +28,7 @@ CatchUp = Literal["exact", "copy"]
 
 
 @dataclass(frozen=True)
-class Rule:
+class ExitRule:
     """When a token leaves."""
 
     threshold: float
@@ -47,7 +47,7 @@ class Segment:
     """
 
     layers: range
-    rule: Rule | None
+    rule: ExitRule | None
     waiting: Tensor | None = None
 
     def admit(self, hidden: Tensor) -> None:
@@ -68,7 +68,7 @@ class ExitDecoder:
         depths: layers that each token so far went through before it spoke.
     """
 
-    def __init__(self, model: Any, cache: Cache, rules: Mapping[int, Rule], catch_up: CatchUp = "exact") -> None:
+    def __init__(self, model: Any, cache: Cache, rules: Mapping[int, ExitRule], catch_up: CatchUp = "exact") -> None:
         self.model, self.cache, self.catch_up = model, cache, catch_up
         depth = model.config.num_hidden_layers
         borders = [0, *sorted(rules), depth]

@@ -13,7 +13,7 @@ from transformers.generation import GenerateDecoderOnlyOutput
 from transformers.generation.configuration_utils import GenerationMode
 
 from agentforge.errors import UserError
-from agentforge.systems.adamba.exits.exit_decoding import CatchUp, ExitDecoder, Rule
+from agentforge.systems.adamba.exits.exit_decoding import CatchUp, ExitDecoder, ExitRule
 from agentforge.systems.adamba.widths.submodels import Model
 
 
@@ -37,7 +37,7 @@ class ExitLoop:
         streamer: gets each token.
     """
 
-    def __init__(self, rules: Mapping[int, Rule], catch_up: CatchUp, streamer: Any = None) -> None:
+    def __init__(self, rules: Mapping[int, ExitRule], catch_up: CatchUp, streamer: Any = None) -> None:
         self.rules, self.catch_up, self.streamer = rules, catch_up, streamer
 
     @torch.no_grad()

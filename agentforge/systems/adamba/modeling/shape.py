@@ -28,7 +28,7 @@ EVERYTHING = slice(None)
 
 
 @dataclass(frozen=True)
-class Shape:
+class AdambaShape:
     """The sizes that nest, by their names in the config. Sizes of a head and of the state are one for all widths."""
 
     hidden_size: int
@@ -39,14 +39,14 @@ class Shape:
     num_hidden_layers: int
 
     @classmethod
-    def of(cls, config: Config) -> Shape:
+    def of(cls, config: Config) -> AdambaShape:
         return cls(**{field.name: getattr(config, field.name) for field in fields(cls)})
 
-    def fits_in(self, other: Shape) -> bool:
+    def fits_in(self, other: AdambaShape) -> bool:
         """Tell whether every size is at most the other's."""
         return all(size <= getattr(other, name) for name, size in asdict(self).items())
 
-    def scaled(self, share: Fraction) -> Shape:
+    def scaled(self, share: Fraction) -> AdambaShape:
         """Return the shape whose widths are a share of this one's; the depth stays.
 
         Raises:
@@ -64,14 +64,14 @@ class Shape:
                     f"{common}ths here"
                 )
             sizes[name] = int(size)
-        return Shape(**sizes)
+        return AdambaShape(**sizes)
 
 
 NORM_MULTIPLIERS = ("attention_in_multiplier", "ssm_in_multiplier", "mlp_multipliers", "lm_head_multiplier")
 """The multipliers of FalconH1 that stand behind a norm."""
 
 
-def resized(config: Config, shape: Shape) -> Any:
+def resized(config: Config, shape: AdambaShape) -> Any:
     """Return the config of a model of another shape inside, or around, that of ``config``.
 
     RMSNorm divides by the root of the mean over all channels. A model that has grown from ``base_hidden_size`` channels
@@ -107,18 +107,18 @@ def resized(config: Config, shape: Shape) -> Any:
     return changed
 
 
-def _keep_what_fits(config: Config, shape: Shape) -> None:
+def _keep_what_fits(config: Config, shape: AdambaShape) -> None:
     """Take out of a config the exits and layers that the shape does not have, and the expansions it is not part of."""
     for name, first in (("exit_layers", 1), ("dropped_attention", 0)):
         if layers := getattr(config, name, None):
             setattr(config, name, [layer for layer in layers if first <= layer < shape.num_hidden_layers])
     # A slice that is smaller than an earlier shape no longer contains it, and forgets it.
-    whole = [old for old in getattr(config, "expansions", None) or [] if Shape(**old) != shape]
-    inside = [old for old in whole if Shape(**old).fits_in(shape)]
+    whole = [old for old in getattr(config, "expansions", None) or [] if AdambaShape(**old) != shape]
+    inside = [old for old in whole if AdambaShape(**old).fits_in(shape)]
     config.expansions, config.expanded_from = inside or None, inside[-1] if inside else None
 
 
-def check_groups(config: Config, shape: Shape) -> None:
+def check_groups(config: Config, shape: AdambaShape) -> None:
     """Refuse a shape in which a head would read another group's keys, or another group's state input.
 
     Raises:

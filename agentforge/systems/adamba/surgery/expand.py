@@ -23,7 +23,7 @@ import torch
 
 from agentforge.errors import UserError
 from agentforge.models.checkpoint import Checkpoint
-from agentforge.systems.adamba.modeling.shape import Shape, axes_of, index_of, put, resized
+from agentforge.systems.adamba.modeling.shape import AdambaShape, axes_of, index_of, put, resized
 from agentforge.systems.adamba.surgery.graft import FreshMixers, seeded
 from agentforge.systems.adamba.surgery.streaming import EMBEDDING, SHARD_BYTES, main_dtype, open_adamba, write_adamba
 
@@ -31,7 +31,7 @@ FRESH = ("dt_bias", "A_log", "D", "conv1d.weight", "conv1d.bias")
 """Parameters of a mixer whose new entries start as a fresh mixer's do."""
 
 
-def expand(source: Path, target: Path, shape: Shape, seed: int, shard_bytes: int = SHARD_BYTES) -> None:
+def expand(source: Path, target: Path, shape: AdambaShape, seed: int, shard_bytes: int = SHARD_BYTES) -> None:
     """Write a larger Adamba that computes what ``source`` computes. One tensor is in memory at a time.
 
     Args:
@@ -50,13 +50,13 @@ def expand(source: Path, target: Path, shape: Shape, seed: int, shard_bytes: int
     write_adamba(target, growth.new, growth.dtype, growth.tensor, shard_bytes)
 
 
-def expanded_config(config: Any, shape: Shape) -> Any:
+def expanded_config(config: Any, shape: AdambaShape) -> Any:
     """Return the config of the larger model; `expanded_from` has the sizes of the old one, `expansions` those of all.
 
     Raises:
         UserError: a size would shrink or none would grow, or heads do not go together.
     """
-    old = Shape.of(config)
+    old = AdambaShape.of(config)
     for name, size in asdict(shape).items():
         if size < getattr(old, name):
             raise UserError(

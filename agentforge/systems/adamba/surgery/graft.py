@@ -17,7 +17,7 @@ from agentforge.errors import UserError
 from agentforge.models.checkpoint import Checkpoint
 from agentforge.systems.adamba.modeling.configuration import AdambaConfig
 from agentforge.systems.adamba.modeling.mixer import fresh_mamba
-from agentforge.systems.adamba.modeling.shape import Shape, resized
+from agentforge.systems.adamba.modeling.shape import AdambaShape, resized
 from agentforge.systems.adamba.surgery.streaming import check_tensors, main_dtype, names_and_shapes, write_adamba
 
 RENAMED = {
@@ -129,7 +129,7 @@ def grafted_config(base: Path, fields: Mapping[str, Any], sizes: MambaSizes) -> 
     config: Any = AdambaConfig(
         **{name: getattr(old, name) for name in same}, **sizes.fields(old.hidden_size, old.head_dim)
     )
-    return resized(config, Shape.of(config))
+    return resized(config, AdambaShape.of(config))
 
 
 def _refuse_what_is_not_held(base: Path, fields: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ from transformers import NanoChatConfig, NanoChatForCausalLM
 from agentforge.errors import CheckRefused, UserError
 from agentforge.models.checkpoint import Checkpoint
 from agentforge.systems.adamba.modeling.configuration import AdambaConfig
-from agentforge.systems.adamba.modeling.shape import Shape, resized
+from agentforge.systems.adamba.modeling.shape import AdambaShape, resized
 from agentforge.systems.adamba.surgery.graft import MambaSizes, write_graft
 from agentforge.systems.adamba.surgery.streaming import Weights, check_tensors, main_dtype, names_and_shapes
 
@@ -193,7 +193,7 @@ def _grafted_config(old: Any, sizes: MambaSizes) -> Any:
         logit_softcap=old.final_logit_softcapping,
         hidden_act="silu",  # of the mixers; the MLP has its own
     )
-    return resized(config, Shape.of(config))
+    return resized(config, AdambaShape.of(config))
 
 
 def reference(base: Path) -> NanoChatForCausalLM:

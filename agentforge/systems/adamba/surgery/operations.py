@@ -16,7 +16,7 @@ from agentforge.models.auto import load_config, model_class
 from agentforge.models.checkpoint import Checkpoint
 from agentforge.models.surgery import Job
 from agentforge.recipe.section import keys_of
-from agentforge.systems.adamba.modeling.shape import Shape
+from agentforge.systems.adamba.modeling.shape import AdambaShape
 from agentforge.systems.adamba.recipe_sections import AdambaSurgery, GraftedMamba
 from agentforge.systems.adamba.surgery.carried_exits import carry_exits
 from agentforge.systems.adamba.surgery.drop_attention import choose_layers, drop_attention
@@ -73,13 +73,13 @@ def _carry_exits(job: Job, *, same: bool, channels: Tensor | None = None) -> dic
     return {"exits": left_out}
 
 
-def _wanted_shape(job: Job) -> Shape:
+def _wanted_shape(job: Job) -> AdambaShape:
     """Return the sizes that the recipe asks for: the width's, with those of `surgery.shape` in their place.
 
     Raises:
         UserError: neither is given, or the width gives sizes that are no whole numbers.
     """
-    chosen, shape = _chosen(job), Shape.of(read_config(job.base))
+    chosen, shape = _chosen(job), AdambaShape.of(read_config(job.base))
     if chosen.width is None and chosen.shape is None:
         raise UserError(f"{job.chosen.operation}: set surgery.width (such as 1/2 or 5/4) or sizes in surgery.shape")
     if chosen.width is not None:
@@ -124,11 +124,11 @@ def run_slice(job: Job) -> dict[str, Any]:
 def run_truncate(job: Job) -> dict[str, Any]:
     layers = _chosen(job).layers
     assert layers is not None
-    whole = Shape.of(read_config(job.base))
+    whole = AdambaShape.of(read_config(job.base))
     return _cut_out(job, dataclasses.replace(whole, num_hidden_layers=layers))
 
 
-def _cut_out(job: Job, shape: Shape) -> dict[str, Any]:
+def _cut_out(job: Job, shape: AdambaShape) -> dict[str, Any]:
     """Write a slice, and prove it against the part of the whole model that it is: the very same logits."""
     slice_checkpoint(job.base, job.target, shape)
     rows = proof_rows(job)

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from agentforge.errors import UserError
-from agentforge.systems.adamba.modeling.shape import Shape, index_of, resized, take
+from agentforge.systems.adamba.modeling.shape import AdambaShape, index_of, resized, take
 from agentforge.systems.adamba.surgery.streaming import SHARD_BYTES, main_dtype, open_adamba, write_adamba
 
 
-def slice_checkpoint(source: Path, target: Path, shape: Shape, shard_bytes: int = SHARD_BYTES) -> None:
+def slice_checkpoint(source: Path, target: Path, shape: AdambaShape, shard_bytes: int = SHARD_BYTES) -> None:
     """Write the model of a smaller shape that lies in another one. One tensor is in memory at a time.
 
     `submodels.cut` makes the same model in memory.
@@ -33,14 +33,14 @@ def slice_checkpoint(source: Path, target: Path, shape: Shape, shard_bytes: int 
     write_adamba(target, small, dtype, tensor, shard_bytes)
 
 
-def sliced(source: Path, shape: Shape) -> tuple[Any, Callable[[str], torch.Tensor], torch.dtype]:
+def sliced(source: Path, shape: AdambaShape) -> tuple[Any, Callable[[str], torch.Tensor], torch.dtype]:
     """Return a slice of a checkpoint as it lies in it: its config, its tensors by name, their dtype.
 
     Raises:
         UserError, CheckRefused: as `slice_checkpoint`.
     """
     config, checkpoint = open_adamba(source)
-    check_smaller(Shape.of(config), shape)
+    check_smaller(AdambaShape.of(config), shape)
     # Nothing is computed: nested widths were trained as the first rows and columns, so cutting them out is all it
     # takes.
     small = resized(config, shape)
@@ -51,7 +51,7 @@ def sliced(source: Path, shape: Shape) -> tuple[Any, Callable[[str], torch.Tenso
     return small, tensor, main_dtype(checkpoint)
 
 
-def check_smaller(whole: Shape, shape: Shape) -> None:
+def check_smaller(whole: AdambaShape, shape: AdambaShape) -> None:
     """Refuse a shape that is no part of the whole.
 
     Raises:

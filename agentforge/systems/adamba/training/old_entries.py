@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from agentforge.systems.adamba.modeling.shape import Shape, index_of, resized
+from agentforge.systems.adamba.modeling.shape import AdambaShape, index_of, resized
 from agentforge.systems.adamba.widths.elastic import Runs, blocks, runs_of
 
 
@@ -20,7 +20,7 @@ class OldEntries:
     and their moments stay zero.
     """
 
-    def __init__(self, model: nn.Module, smaller: Shape, share: float) -> None:
+    def __init__(self, model: nn.Module, smaller: AdambaShape, share: float) -> None:
         """Find them.
 
         Args:
@@ -69,7 +69,7 @@ class OldEntries:
         self._before = []
 
 
-def _old(name: str, smaller: Shape) -> bool:
+def _old(name: str, smaller: AdambaShape) -> bool:
     """Tell whether the smaller model had a tensor of this name."""
     if name.startswith("model.layers."):
         return int(name.split(".")[2]) < smaller.num_hidden_layers

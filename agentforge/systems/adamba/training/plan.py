@@ -19,7 +19,7 @@ from agentforge.recipe.section import keys_of
 from agentforge.systems.adamba.checkpoint_types import OWN_TYPE, PLAIN_TYPE
 from agentforge.systems.adamba.exits.exits import GATES as GATES_FILE
 from agentforge.systems.adamba.exits.exits import ExitGate, load_gates
-from agentforge.systems.adamba.modeling.shape import Shape, resized
+from agentforge.systems.adamba.modeling.shape import AdambaShape, resized
 from agentforge.systems.adamba.recipe_sections import AdambaTrain
 from agentforge.systems.adamba.training.calibrate_after_training import calibrate_after_training
 from agentforge.systems.adamba.training.objective import GATES, NestedObjective
@@ -121,7 +121,7 @@ class NestedPlan(TrainingPlan):
     def _check_widths(self, config: Any) -> None:
         if self.train.nested is None:
             return
-        shape = Shape.of(config)
+        shape = AdambaShape.of(config)
         for given in self.train.nested.widths:
             width = parse_width(given)
             if width == 1:
@@ -150,7 +150,7 @@ class NestedPlan(TrainingPlan):
                 f"train.expanded: {self.recipe.model.path or 'the model'} has not been expanded (its config has no "
                 "expanded_from); run `agentforge surgery` with operation expand first, and train its result"
             )
-        if not Shape(**before).fits_in(Shape.of(config)):
+        if not AdambaShape(**before).fits_in(AdambaShape.of(config)):
             raise CheckRefused(f"expanded_from {before} does not fit {self.recipe.model.path}; expand the model again")
 
     def _check_teacher(self, config: Any) -> None:
@@ -199,7 +199,7 @@ class NestedPlan(TrainingPlan):
         if self.train.expanded is None:
             return None
         share = 0.0 if self.train.expanded == "expanded_only" else self.train.old_learning_rate_share
-        return OldEntries(model, Shape(**model.config.expanded_from), share)
+        return OldEntries(model, AdambaShape(**model.config.expanded_from), share)
 
     def _gates(self, model: PreTrainedModel) -> nn.ModuleDict:
         """Return the base's gates, where it has them, or new ones."""

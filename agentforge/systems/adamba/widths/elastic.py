@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers.initialization import no_init_weights
 
 from agentforge.systems.adamba.modeling.embedding_and_head import head
-from agentforge.systems.adamba.modeling.shape import Index, Shape, index_of, resized
+from agentforge.systems.adamba.modeling.shape import AdambaShape, Index, index_of, resized
 
 Mix = Sequence[tuple[Fraction, Fraction]]
 """For each layer the widths of its MLP and of its mixers; the residual stream has full width."""
@@ -89,7 +89,7 @@ class _Slot(NamedTuple):
 class _Skeleton:
     """A model of another shape whose parameters and buffers are plain attributes, to be set before each use."""
 
-    def __init__(self, full: Any, shape: Shape) -> None:
+    def __init__(self, full: Any, shape: AdambaShape) -> None:
         # On the meta device and without weights: a skeleton costs only its modules.
         small = resized(full.config, shape)
         with no_init_weights(), torch.device("meta"):
@@ -143,7 +143,7 @@ class ElasticModel(nn.Module):
         self.full = full
         if getattr(full.config, "head_dim", None) is None:  # FalconH1 would make it smaller where there are more heads
             full.config.head_dim = full.config.hidden_size // full.config.num_attention_heads
-        self._skeletons: dict[Shape, _Skeleton] = {}
+        self._skeletons: dict[AdambaShape, _Skeleton] = {}
         self._outer: _Skeleton | None = None
 
     def forward(
@@ -168,7 +168,7 @@ class ElasticModel(nn.Module):
         """
         if width == 1:
             return self.full
-        shape, whole = Shape.of(self.full.config), _tensors(self.full)
+        shape, whole = AdambaShape.of(self.full.config), _tensors(self.full)
         if isinstance(width, Fraction):
             narrow = self._skeleton(shape.scaled(width))
             for group in narrow.slots:
@@ -187,7 +187,7 @@ class ElasticModel(nn.Module):
         self._outer.model.model.layers = nn.ModuleList(layers)
         return self._as_the_full_one(self._outer.model)
 
-    def _skeleton(self, shape: Shape) -> _Skeleton:
+    def _skeleton(self, shape: AdambaShape) -> _Skeleton:
         if shape not in self._skeletons:
             self._skeletons[shape] = _Skeleton(self.full, shape)
         return self._skeletons[shape]
@@ -201,7 +201,7 @@ class ElasticModel(nn.Module):
         return narrow
 
 
-def mixed_shape(shape: Shape, mlp: Fraction, mixers: Fraction) -> Shape:
+def mixed_shape(shape: AdambaShape, mlp: Fraction, mixers: Fraction) -> AdambaShape:
     """Return a shape with the same residual stream, its MLP and its mixers at a share of their widths."""
     units, heads = shape.scaled(mlp), shape.scaled(mixers)
     return replace(heads, hidden_size=shape.hidden_size, intermediate_size=units.intermediate_size)

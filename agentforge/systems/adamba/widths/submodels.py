@@ -11,7 +11,7 @@ import torch
 from transformers.initialization import no_init_weights
 
 from agentforge.errors import UserError
-from agentforge.systems.adamba.modeling.shape import Shape, index_of, resized, take
+from agentforge.systems.adamba.modeling.shape import AdambaShape, index_of, resized, take
 from agentforge.systems.adamba.widths.elastic import mixed_shape
 
 Model = Any
@@ -22,7 +22,9 @@ Widths = str | int | float | Fraction
 Mix = Sequence[tuple[Widths, Widths]]
 """For each layer the widths of its MLP and of its mixers."""
 
-_made: weakref.WeakKeyDictionary[Model, tuple[object, dict[tuple[Shape, ...], Model]]] = weakref.WeakKeyDictionary()
+_made: weakref.WeakKeyDictionary[Model, tuple[object, dict[tuple[AdambaShape, ...], Model]]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def parse_width(width: Widths) -> Fraction:
@@ -40,7 +42,7 @@ def parse_width(width: Widths) -> Fraction:
     return share
 
 
-def cut(model: Model, shape: Shape) -> Model:
+def cut(model: Model, shape: AdambaShape) -> Model:
     """Return the model of a smaller shape that lies in the first rows and columns of this one.
 
     Its tensors are copies, contiguous, except where a part is contiguous as it lies; do not train it.
@@ -68,7 +70,7 @@ def cut(model: Model, shape: Shape) -> Model:
     return small.train(model.training)
 
 
-def cut_mixed(model: Model, shapes: Sequence[Shape]) -> Model:
+def cut_mixed(model: Model, shapes: Sequence[AdambaShape]) -> Model:
     """Return the model whose layers have one shape each; `hidden_size` and depth are the whole model's in all of them.
 
     There is no config for it, so it is for use in memory and not for saving.
@@ -92,7 +94,7 @@ def submodel(model: Model, width: Widths | Mix) -> Model:
     Raises:
         UserError: the share is no width of this model, or not every layer is given its own.
     """
-    whole = Shape.of(model.config)
+    whole = AdambaShape.of(model.config)
     if isinstance(width, Sequence) and not isinstance(width, str):
         shapes = mixed_shapes(whole, width)
     elif (share := parse_width(width)) != 1:
@@ -111,7 +113,7 @@ def submodel(model: Model, width: Widths | Mix) -> Model:
     return made[shapes].train(model.training)
 
 
-def mixed_shapes(whole: Shape, width: Mix) -> tuple[Shape, ...]:
+def mixed_shapes(whole: AdambaShape, width: Mix) -> tuple[AdambaShape, ...]:
     """Return the shape of each layer.
 
     Raises:

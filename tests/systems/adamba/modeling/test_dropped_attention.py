@@ -12,7 +12,7 @@ from transformers import AutoModel, FalconH1ForCausalLM
 
 from agentforge.errors import CheckRefused
 from agentforge.systems.adamba.modeling.modeling import AdambaForCausalLM, AdambaModel
-from agentforge.systems.adamba.modeling.shape import Shape
+from agentforge.systems.adamba.modeling.shape import AdambaShape
 from agentforge.systems.adamba.surgery.slicing import slice_checkpoint
 from tests.systems.adamba.modeling.test_modeling import adamba, assert_same, tokens
 
@@ -65,7 +65,7 @@ def test_attention_that_is_dropped_and_heard_is_refused(tmp_path: Path, heard: P
         with pytest.raises(CheckRefused, match=says):
             opener.from_pretrained(heard)
     with pytest.raises(CheckRefused, match=says):
-        slice_checkpoint(heard, tmp_path, Shape(16, 2, 1, 32, 3, 3))
+        slice_checkpoint(heard, tmp_path, AdambaShape(16, 2, 1, 32, 3, 3))
 
 
 def test_weights_from_elsewhere_are_silenced_where_they_are_saved(

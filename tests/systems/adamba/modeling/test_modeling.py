@@ -19,7 +19,7 @@ from agentforge.errors import UserError
 from agentforge.systems.adamba.modeling.configuration import AdambaConfig
 from agentforge.systems.adamba.modeling.mixer import AdambaMixer, fresh_mamba
 from agentforge.systems.adamba.modeling.modeling import AdambaForCausalLM
-from agentforge.systems.adamba.modeling.shape import Shape, resized
+from agentforge.systems.adamba.modeling.shape import AdambaShape, resized
 
 SIZES: dict[str, Any] = {
     "vocab_size": 64,
@@ -193,7 +193,7 @@ def test_dropped_attention_is_not_called_and_changes_nothing() -> None:
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("adamba")
     model = adamba(exit_layers=[1, 2], **MULTIPLIERS)
-    wide = resized(model.config, Shape(48, 4, 2, 96, 8, 4))
+    wide = resized(model.config, AdambaShape(48, 4, 2, 96, 8, 4))
     AdambaForCausalLM(wide).save_pretrained(directory)
     torch.save(AdambaForCausalLM.from_pretrained(directory).eval()(tokens()).logits, directory / "logits.pt")
     return directory

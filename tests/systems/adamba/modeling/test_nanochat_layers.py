@@ -10,7 +10,7 @@ from transformers import DynamicCache, NanoChatConfig, NanoChatForCausalLM
 
 from agentforge.systems.adamba.modeling.configuration import SWITCHES, AdambaConfig
 from agentforge.systems.adamba.modeling.modeling import AdambaForCausalLM
-from agentforge.systems.adamba.modeling.shape import Shape, index_of, put, resized
+from agentforge.systems.adamba.modeling.shape import AdambaShape, index_of, put, resized
 from tests.systems.adamba.checkpoints import NANOCHAT
 
 SIZES: dict[str, Any] = {
@@ -96,7 +96,7 @@ def test_the_cap_is_behind_the_multiplier_of_the_head() -> None:
 def test_a_nanochat_graft_inside_a_wider_model_is_the_same_model() -> None:
     """`resized` knows the norm of the embedding and the square in the MLP."""
     small = grafted(nanochat())
-    wide = AdambaForCausalLM(resized(small.config, Shape(48, 4, 2, 160, 6, 3))).eval()
+    wide = AdambaForCausalLM(resized(small.config, AdambaShape(48, 4, 2, 160, 6, 3))).eval()
     written = ("embed_tokens", "o_proj", "down_proj", "out_proj")  # into the stream: the new entries start at zero
     for name, tensor in wide.state_dict().items():
         if any(part in name for part in written):

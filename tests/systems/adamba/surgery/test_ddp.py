@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from agentforge.systems.adamba.modeling.modeling import AdambaForCausalLM
-from agentforge.systems.adamba.modeling.shape import Shape
+from agentforge.systems.adamba.modeling.shape import AdambaShape
 from agentforge.systems.adamba.surgery.drop_attention import drop_attention
 from agentforge.systems.adamba.surgery.expand import expand
 from agentforge.systems.adamba.surgery.graft import MambaSizes, graft
@@ -31,10 +31,10 @@ def products(directory: Path) -> list[Path]:
     graft(llama(directory / "llama"), made["graft"], SIZES, 0)
     graft_nanochat(hub(directory / "hub"), made["nanochat"], SIZES, 0)
     model = AdambaForCausalLM.from_pretrained(made["graft"]).eval()
-    shape = Shape.of(model.config)
+    shape = AdambaShape.of(model.config)
     larger = replace(shape, hidden_size=80, num_hidden_layers=3)
     expand(made["graft"], made["expanded"], larger, 0)
-    slice_checkpoint(made["graft"], made["half"], Shape(32, 2, 1, 48, 2, 2))
+    slice_checkpoint(made["graft"], made["half"], AdambaShape(32, 2, 1, 48, 2, 2))
     slice_checkpoint(made["graft"], made["shallow"], replace(shape, num_hidden_layers=1))
     order_checkpoint(made["graft"], made["ordered"], measure(model, [list(range(20))]))
     drop_attention(made["graft"], made["dropped"], [0])

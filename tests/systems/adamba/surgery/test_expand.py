@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from agentforge.errors import UserError
 from agentforge.models.checkpoint import INDEX_FILE, Checkpoint
-from agentforge.systems.adamba.modeling.shape import Shape, index_of, put, take
+from agentforge.systems.adamba.modeling.shape import AdambaShape, index_of, put, take
 from agentforge.systems.adamba.surgery.expand import expand
 from agentforge.systems.adamba.surgery.proof import load, logits_of, random_rows
 from agentforge.systems.adamba.surgery.slicing import slice_checkpoint
@@ -26,7 +26,7 @@ from tests.systems.adamba.checkpoints import BASE, VOCABULARY, adamba
 WRITERS = ("o_proj.weight", "down_proj.weight", "out_proj.weight")
 
 
-def grown(source: Path, target: Path, shape: Shape, **options: int) -> Path:
+def grown(source: Path, target: Path, shape: AdambaShape, **options: int) -> Path:
     target.mkdir(parents=True)
     expand(source, target, shape, seed=5, **options)
     return target
@@ -48,20 +48,20 @@ def difference(one: Path, other: Path, dtype: torch.dtype = torch.float32) -> fl
         replace(BASE, intermediate_size=97),
         replace(BASE, mamba_n_heads=7),
         replace(BASE, num_hidden_layers=7),
-        Shape(80, 6, 3, 120, 5, 3),
-        Shape(128, 8, 4, 192, 8, 4),
+        AdambaShape(80, 6, 3, 120, 5, 3),
+        AdambaShape(128, 8, 4, 192, 8, 4),
     ],
     ids=["5/4", "one-channel", "heads", "one-unit", "mamba", "layers", "all", "double"],
 )
-def test_logits_stay(tmp_path: Path, shape: Shape, tied: bool) -> None:
+def test_logits_stay(tmp_path: Path, shape: AdambaShape, tied: bool) -> None:
     old = adamba(tmp_path / "old", tied=tied)
     assert difference(old, grown(old, tmp_path / "new", shape)) < 1e-5
 
 
 def test_heads_four_to_five_and_what_float64_says(tmp_path: Path) -> None:
     """128 -> 160 is 2048 -> 2560. In fp64 what is left is the norms' and the scan's own float32."""
-    old = adamba(tmp_path / "old", Shape(128, 4, 4, 256, 8, 4))
-    new = grown(old, tmp_path / "new", Shape(160, 5, 5, 320, 10, 4))
+    old = adamba(tmp_path / "old", AdambaShape(128, 4, 4, 256, 8, 4))
+    new = grown(old, tmp_path / "new", AdambaShape(160, 5, 5, 320, 10, 4))
     assert difference(old, new) < 1e-5
     assert difference(old, new, torch.float64) < 2e-6
 
@@ -84,10 +84,10 @@ def test_heads_four_to_five_and_what_float64_says(tmp_path: Path) -> None:
 def test_any_growth_again_and_again(tmp_path: Path, steps: list[tuple[int, ...]]) -> None:
     """Logits stay, and every model of the way is still in the last one: tensors and config, to the bit."""
     place = tmp_path / str(len(list(tmp_path.iterdir())))
-    ways = [adamba(place / "0", Shape(32, 2, 1, 40, 2, 1))]
+    ways = [adamba(place / "0", AdambaShape(32, 2, 1, 40, 2, 1))]
     for number, (hidden, groups, units, mamba, layers) in enumerate(steps, 1):
-        old = Shape.of(read_config(ways[-1]))
-        larger = Shape(
+        old = AdambaShape.of(read_config(ways[-1]))
+        larger = AdambaShape(
             old.hidden_size + hidden,
             old.num_attention_heads + 2 * groups,
             old.num_key_value_heads + groups,
@@ -100,7 +100,7 @@ def test_any_growth_again_and_again(tmp_path: Path, steps: list[tuple[int, ...]]
     for number, way in enumerate(ways[:-1]):
         out = place / f"back-{number}"
         out.mkdir()
-        slice_checkpoint(ways[-1], out, Shape.of(read_config(way)))
+        slice_checkpoint(ways[-1], out, AdambaShape.of(read_config(way)))
         assert_same_model(way, out)
 
 
@@ -114,11 +114,11 @@ def assert_same_model(one: Path, other: Path) -> None:
 
 def test_the_config_says_where_it_came_from(tmp_path: Path) -> None:
     old = adamba(tmp_path / "old")
-    middle, last = Shape(80, 6, 3, 120, 5, 2), Shape(128, 8, 4, 192, 8, 3)
+    middle, last = AdambaShape(80, 6, 3, 120, 5, 2), AdambaShape(128, 8, 4, 192, 8, 3)
     grown(old, tmp_path / "middle", middle)
     new = load(grown(tmp_path / "middle", tmp_path / "last", last))
-    assert Shape(**new.config.expanded_from) == middle
-    assert [Shape(**entry) for entry in new.config.expansions] == [BASE, middle]
+    assert AdambaShape(**new.config.expanded_from) == middle
+    assert [AdambaShape(**entry) for entry in new.config.expansions] == [BASE, middle]
     assert type(new).__name__ == "FalconH1ForCausalLM"
     assert new.config.base_hidden_size == 64
 
@@ -127,7 +127,7 @@ def test_the_config_says_where_it_came_from(tmp_path: Path) -> None:
 def test_new_writers_have_gradients_at_the_first_step(tmp_path: Path, tied: bool) -> None:
     """All of them; in a tied model but for new rows that only a new column of the embedding could read, still zero."""
     old = adamba(tmp_path / "old", tied=tied)
-    new = load(grown(old, tmp_path / "new", Shape(80, 6, 3, 120, 5, 3)))
+    new = load(grown(old, tmp_path / "new", AdambaShape(80, 6, 3, 120, 5, 3)))
     ids = torch.tensor(random_rows(VOCABULARY, seed=3))
     new.train()(input_ids=ids, labels=ids).loss.backward()
     small, large = read_config(old), new.config
@@ -148,7 +148,7 @@ def test_new_writers_have_gradients_at_the_first_step(tmp_path: Path, tied: bool
 
 
 def test_what_waits_a_step_in_a_tied_model_learns_at_the_second(tmp_path: Path) -> None:
-    new = load(grown(adamba(tmp_path / "old", tied=True), tmp_path / "new", Shape(80, 6, 3, 120, 5, 3))).train()
+    new = load(grown(adamba(tmp_path / "old", tied=True), tmp_path / "new", AdambaShape(80, 6, 3, 120, 5, 3))).train()
     ids = torch.tensor(random_rows(VOCABULARY, seed=3))
     optimizer = torch.optim.SGD(new.parameters(), lr=0.1)
     for _ in range(2):
@@ -169,7 +169,7 @@ def test_what_waits_a_step_in_a_tied_model_learns_at_the_second(tmp_path: Path) 
         (BASE, "no size grows"),
     ],
 )
-def test_refused(tmp_path: Path, shape: Shape, says: str) -> None:
+def test_refused(tmp_path: Path, shape: AdambaShape, says: str) -> None:
     with pytest.raises(UserError, match=says):
         grown(adamba(tmp_path / "old"), tmp_path / "new", shape)
 
@@ -188,14 +188,14 @@ def test_a_share_that_does_not_divide_is_refused(tmp_path: Path) -> None:
 
 def test_shards(tmp_path: Path) -> None:
     old = adamba(tmp_path / "old")
-    new = grown(old, tmp_path / "new", Shape(80, 6, 3, 120, 5, 3), shard_bytes=100_000)
+    new = grown(old, tmp_path / "new", AdambaShape(80, 6, 3, 120, 5, 3), shard_bytes=100_000)
     index = json.loads((new / INDEX_FILE).read_text())
     files = sorted(new.glob("model-*.safetensors"))
     assert len(files) > 3
     assert {file.name for file in files} == set(index["weight_map"].values())
     assert index["metadata"]["total_size"] == 4 * Checkpoint(new).parameters
     assert difference(old, new) < 1e-5
-    again = grown(new, tmp_path / "again", Shape(96, 6, 3, 120, 5, 3), shard_bytes=100_000)
+    again = grown(new, tmp_path / "again", AdambaShape(96, 6, 3, 120, 5, 3), shard_bytes=100_000)
     assert difference(old, again) < 1e-5
 
 
@@ -220,7 +220,7 @@ print(1024 * (kilobytes("VmHWM") - before))
 
 def test_memory_is_that_of_a_few_tensors(tmp_path: Path) -> None:
     """A model of 100 MB grows to 190 MB and is cut out again in a fraction of that."""
-    old = adamba(tmp_path / "old", Shape(512, 8, 4, 1024, 8, 8), head_dim=64, mamba_d_head=64, mamba_d_ssm=512)
+    old = adamba(tmp_path / "old", AdambaShape(512, 8, 4, 1024, 8, 8), head_dim=64, mamba_d_head=64, mamba_d_ssm=512)
     small = adamba(tmp_path / "small")
     places = [old, small, tmp_path / "new", tmp_path / "cut"]
     for place in (small / "out", *places[2:]):

@@ -14,7 +14,7 @@ from transformers import FalconH1ForCausalLM
 from agentforge.errors import UserError
 from agentforge.models.checkpoint import Checkpoint
 from agentforge.systems.adamba.modeling.modeling import AdambaForCausalLM
-from agentforge.systems.adamba.modeling.shape import Shape
+from agentforge.systems.adamba.modeling.shape import AdambaShape
 from agentforge.systems.adamba.surgery.drop_attention import choose_layers, drop_attention, mean_loss
 from agentforge.systems.adamba.surgery.expand import expand
 from agentforge.systems.adamba.surgery.importance import Importance, measure, order_checkpoint
@@ -22,7 +22,7 @@ from agentforge.systems.adamba.surgery.proof import load, logits_of, prove, rand
 from agentforge.systems.adamba.widths.submodels import cut
 from tests.systems.adamba.checkpoints import VOCABULARY, adamba, save
 
-WHOLE = Shape(64, 8, 4, 96, 6, 3)
+WHOLE = AdambaShape(64, 8, 4, 96, 6, 3)
 ROWS = random_rows(VOCABULARY, seed=6)
 
 
@@ -107,7 +107,7 @@ def test_what_matters_is_found_and_put_first(tmp_path: Path) -> None:
 def test_an_expanded_model_or_one_with_groups_keeps_its_order(tmp_path: Path) -> None:
     source = adamba(tmp_path / "whole", WHOLE)
     (tmp_path / "grown").mkdir()
-    expand(source, tmp_path / "grown", Shape(80, 8, 4, 96, 6, 3), 0)
+    expand(source, tmp_path / "grown", AdambaShape(80, 8, 4, 96, 6, 3), 0)
     with pytest.raises(UserError, match="was expanded, so its old part must stay first"):
         ordered(tmp_path / "grown", tmp_path / "a", random_importance(0))
     with pytest.raises(UserError, match="has 2 Mamba groups"):

@@ -15,7 +15,7 @@ from transformers import NanoChatConfig, NanoChatForCausalLM
 
 from agentforge.errors import CheckRefused, UserError
 from agentforge.systems.adamba.modeling.modeling import AdambaForCausalLM
-from agentforge.systems.adamba.modeling.shape import Shape
+from agentforge.systems.adamba.modeling.shape import AdambaShape
 from agentforge.systems.adamba.surgery.expand import expand
 from agentforge.systems.adamba.surgery.graft import MambaSizes
 from agentforge.systems.adamba.surgery.nanochat_graft import graft_nanochat, is_nanochat, reference
@@ -128,7 +128,7 @@ def test_it_grows_and_is_cut_out_again(tmp_path: Path) -> None:
     old, new, back = save(model, tmp_path / "old"), tmp_path / "new", tmp_path / "back"
     new.mkdir()
     back.mkdir()
-    shape = Shape.of(model.config)
+    shape = AdambaShape.of(model.config)
     larger = replace(shape, hidden_size=80, intermediate_size=300, mamba_n_heads=5, num_hidden_layers=3)
     expand(old, new, larger, 0)
     slice_checkpoint(new, back, shape)

@@ -10,7 +10,7 @@ import torch
 from transformers import NanoChatConfig, NanoChatForCausalLM
 
 from agentforge.errors import CheckRefused
-from agentforge.systems.adamba.modeling.shape import Shape
+from agentforge.systems.adamba.modeling.shape import AdambaShape
 from agentforge.systems.adamba.surgery.expand import expand
 from agentforge.systems.adamba.surgery.graft import MambaSizes
 from agentforge.systems.adamba.surgery.nanochat_graft import graft_nanochat
@@ -30,7 +30,7 @@ def test_layer_by_layer_is_the_whole_model(tmp_path: Path, tied: bool) -> None:
     old, new = adamba(tmp_path / "adamba", tied=tied, embedding_multiplier=1.5), tmp_path / "new"
     whole_model_is_streamed_model(old)
     new.mkdir()
-    expand(old, new, Shape(80, 6, 3, 120, 5, 12), 0)
+    expand(old, new, AdambaShape(80, 6, 3, 120, 5, 12), 0)
     whole_model_is_streamed_model(new)
 
 
@@ -41,7 +41,7 @@ def test_also_with_the_switches_of_a_nanochat(tmp_path: Path) -> None:
     for place in (old, new):
         place.mkdir()
     graft_nanochat(base, old, MambaSizes(d_state=4, chunk=16), 3)
-    expand(old, new, replace(Shape.of(load(old).config), hidden_size=80), 0)
+    expand(old, new, replace(AdambaShape.of(load(old).config), hidden_size=80), 0)
     whole_model_is_streamed_model(old)
     whole_model_is_streamed_model(new)
 

@@ -12,16 +12,16 @@ from transformers import FalconH1ForCausalLM
 
 from agentforge.errors import UserError
 from agentforge.models.checkpoint import Checkpoint
-from agentforge.systems.adamba.modeling.shape import Shape
+from agentforge.systems.adamba.modeling.shape import AdambaShape
 from agentforge.systems.adamba.surgery.proof import load, logits_of, random_rows
 from agentforge.systems.adamba.surgery.slicing import slice_checkpoint
 from agentforge.systems.adamba.widths.submodels import cut
 from tests.systems.adamba.checkpoints import VOCABULARY, adamba
 
-WHOLE = Shape(64, 4, 4, 96, 8, 3)
+WHOLE = AdambaShape(64, 4, 4, 96, 8, 3)
 
 
-def sliced(source: Path, target: Path, shape: Shape, **options: int) -> Path:
+def sliced(source: Path, target: Path, shape: AdambaShape, **options: int) -> Path:
     target.mkdir()
     slice_checkpoint(source, target, shape, **options)
     return target
@@ -37,16 +37,16 @@ def sliced(source: Path, target: Path, shape: Shape, **options: int) -> Path:
         replace(WHOLE, intermediate_size=37),
         replace(WHOLE, mamba_n_heads=3),
         replace(WHOLE, num_hidden_layers=1),
-        Shape(48, 2, 2, 60, 5, 2),
+        AdambaShape(48, 2, 2, 60, 5, 2),
     ],
     ids=["half", "quarter", "three-quarters", "units", "mamba", "first-layer", "all"],
 )
-def test_the_written_slice_is_the_slice_in_memory(tmp_path: Path, shape: Shape, tied: bool) -> None:
+def test_the_written_slice_is_the_slice_in_memory(tmp_path: Path, shape: AdambaShape, tied: bool) -> None:
     source = adamba(tmp_path / "whole", WHOLE, tied=tied)
     target = sliced(source, tmp_path / "slice", shape, shard_bytes=30_000)
     model = load(target)
     assert type(model) is FalconH1ForCausalLM
-    assert Shape.of(model.config) == shape
+    assert AdambaShape.of(model.config) == shape
     in_memory = cut(load(source), shape)
     rows = random_rows(VOCABULARY, seed=4)
     assert all(map(torch.equal, logits_of(in_memory, rows), logits_of(model, rows)))
@@ -77,7 +77,7 @@ def test_exits_and_dropped_layers_beyond_the_depth_leave_the_config(tmp_path: Pa
         (WHOLE, "this slice is the whole model"),
     ],
 )
-def test_refused(tmp_path: Path, shape: Shape, says: str) -> None:
+def test_refused(tmp_path: Path, shape: AdambaShape, says: str) -> None:
     with pytest.raises(UserError, match=says):
         sliced(adamba(tmp_path / "whole", WHOLE), tmp_path / "slice", shape)
 

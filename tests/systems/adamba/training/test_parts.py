@@ -11,7 +11,7 @@ from transformers import FalconH1Config, TrainingArguments
 
 from agentforge.artifacts import read_manifest
 from agentforge.errors import UserError
-from agentforge.systems.adamba.modeling.shape import Shape, index_of, put, resized, take
+from agentforge.systems.adamba.modeling.shape import AdambaShape, index_of, put, resized, take
 from agentforge.systems.adamba.training.plan import NestedPlan
 from agentforge.trainers import train as stage
 from agentforge.trainers.arguments import build_arguments
@@ -48,7 +48,7 @@ def test_rates_of_state_space_layers_do_not_decay(make_adamba: MakeRecipe, adamb
 # -- expansions -----------------------------------------------------------------------------------------------------
 
 
-def old_and_new(directory: Path, smaller: Shape) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+def old_and_new(directory: Path, smaller: AdambaShape) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Return the entries that the smaller model had, and the other ones."""
     config = FalconH1Config.from_pretrained(directory)
     small = resized(config, smaller)
@@ -63,7 +63,7 @@ def old_and_new(directory: Path, smaller: Shape) -> tuple[dict[str, torch.Tensor
 
 
 def test_only_new_entries_of_an_expansion_move_also_after_a_restart(
-    make_adamba: MakeRecipe, expanded: tuple[Path, Shape], monkeypatch: pytest.MonkeyPatch
+    make_adamba: MakeRecipe, expanded: tuple[Path, AdambaShape], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, smaller = expanded
     options = {"max_steps": 6, "save_steps": 3, "weight_decay": 0.1, "learning_rate": 1e-2}
@@ -83,7 +83,7 @@ def test_only_new_entries_of_an_expansion_move_also_after_a_restart(
 
 
 def test_what_stands_still_is_no_part_of_the_clipped_norm(
-    make_adamba: MakeRecipe, expanded: tuple[Path, Shape]
+    make_adamba: MakeRecipe, expanded: tuple[Path, AdambaShape]
 ) -> None:
     path, _ = expanded
     norms = [
@@ -93,7 +93,9 @@ def test_what_stands_still_is_no_part_of_the_clipped_norm(
     assert 0 < norms[1]["grad_norm"] < norms[0]["grad_norm"]
 
 
-def test_graded_entries_move_at_their_share_of_the_rate(make_adamba: MakeRecipe, expanded: tuple[Path, Shape]) -> None:
+def test_graded_entries_move_at_their_share_of_the_rate(
+    make_adamba: MakeRecipe, expanded: tuple[Path, AdambaShape]
+) -> None:
     path, smaller = expanded
     options = {"max_steps": 1, "learning_rate": 1e-2, "weight_decay": 0.3}
     keys = {"expanded": "graded", "old_learning_rate_share": 0.25}
@@ -107,7 +109,7 @@ def test_graded_entries_move_at_their_share_of_the_rate(make_adamba: MakeRecipe,
 
 
 def test_two_processes_train_as_one_with_twice_the_batch(
-    make_adamba: MakeRecipe, expanded: tuple[Path, Shape], tmp_path: Path
+    make_adamba: MakeRecipe, expanded: tuple[Path, AdambaShape], tmp_path: Path
 ) -> None:
     path, smaller = expanded
     options: dict[str, Any] = {"max_steps": 3, "save_steps": 100, "logging_steps": 1}

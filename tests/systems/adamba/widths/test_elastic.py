@@ -18,7 +18,7 @@ from agentforge.systems.adamba.exits.depth import hidden_after, leaving_out
 from agentforge.systems.adamba.modeling.configuration import AdambaConfig
 from agentforge.systems.adamba.modeling.embedding_and_head import head
 from agentforge.systems.adamba.modeling.modeling import AdambaForCausalLM
-from agentforge.systems.adamba.modeling.shape import Shape, index_of, resized, take
+from agentforge.systems.adamba.modeling.shape import AdambaShape, index_of, resized, take
 from agentforge.systems.adamba.widths.elastic import ElasticModel, blocks, mixed_shape, runs_of
 from tests.systems.adamba.checkpoints import NANOCHAT
 
@@ -44,7 +44,7 @@ KINDS: dict[str, Callable[[], Any]] = {
     "tied": lambda: FalconH1ForCausalLM(FalconH1Config(**SIZES, tie_word_embeddings=True)),
     "adamba": lambda: AdambaForCausalLM(AdambaConfig(**SIZES, tie_word_embeddings=False)),
     "adamba, expanded": lambda: AdambaForCausalLM(
-        resized(AdambaConfig(**SIZES | {"hidden_size": 24}, tie_word_embeddings=False), Shape(32, 8, 4, 64, 4, 3))
+        resized(AdambaConfig(**SIZES | {"hidden_size": 24}, tie_word_embeddings=False), AdambaShape(32, 8, 4, 64, 4, 3))
     ),
     "nanochat": lambda: AdambaForCausalLM(AdambaConfig(**SIZES, tie_word_embeddings=False, **NANOCHAT)),
 }
@@ -76,7 +76,7 @@ def ids() -> Tensor:
 
 def extracted(model: Any, width: Fraction) -> Any:
     """Return a model of its own with the weights of a width."""
-    config = resized(model.config, Shape.of(model.config).scaled(width))
+    config = resized(model.config, AdambaShape.of(model.config).scaled(width))
     small, whole = type(model)(config), model.state_dict()
     small.load_state_dict({k: take(whole[k], index_of(k, config, model.config)).clone() for k in small.state_dict()})
     return small.train(model.training)
@@ -121,7 +121,7 @@ def test_layers_have_widths_of_their_own_and_the_stream_stays_whole(model: Any, 
     with torch.no_grad():
         assert torch.equal(elastic(ids, widths=[[(ONE, ONE)] * 3])[0], elastic(ids)[0])
         logits = elastic(ids, widths=[mix])[0]
-    shape = Shape.of(model.config)
+    shape = AdambaShape.of(model.config)
     reference = type(model)(model.config).train()
     for index, widths in enumerate(mix):
         config = resized(model.config, mixed_shape(shape, *widths))
@@ -174,7 +174,9 @@ def test_an_exit_reads_what_a_truncated_model_would(model: Any, ids: Tensor) -> 
     with torch.no_grad(), hidden_after(model, [1, 2]) as seen:
         model(ids)
     for depth in (1, 2):
-        short = type(model)(resized(model.config, replace(Shape.of(model.config), num_hidden_layers=depth))).eval()
+        short = type(model)(
+            resized(model.config, replace(AdambaShape.of(model.config), num_hidden_layers=depth))
+        ).eval()
         short.load_state_dict({name: model.state_dict()[name] for name in short.state_dict()})
         with torch.no_grad():
             assert torch.equal(head(model, model.model.final_layernorm(seen[depth])), short(ids).logits)
