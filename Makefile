@@ -183,7 +183,7 @@ adamba-report: setup ## write one HTML page: losses, plots, proofs, curves, cost
 # -- the project ---------------------------------------------------------------------------------------------------
 
 test: setup ## run the whole test suite
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
 
 check: lint types test ## run ruff, mypy and the tests
 
