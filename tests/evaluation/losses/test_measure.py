@@ -243,7 +243,7 @@ def test_any_causal_model_has_a_loss_and_no_narrower_ones(tmp_path: Path, caplog
     assert list(report["widths"]) == ["1"] and report["exits"] == {} and report["together"] is None
     assert report["widths"]["1"]["speed"]["wall"] > 0
     assert "has no early exits" in caplog.text
-    with pytest.raises(UserError, match="a llama has no narrower models inside; set it to \\['1'\\]"):
+    with pytest.raises(UserError, match="a llama has no narrower models inside; set this to \\['1'\\]"):
         evaluate(recipe_on(tmp_path, base, widths=["1", "1/2"]), "base", replace=True)
 
 

@@ -206,5 +206,5 @@ def test_a_torn_checkpoint_is_refused(talking_checkpoint: Path, tmp_path: Path) 
         (tmp_path / file.name).write_bytes(file.read_bytes())
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(UserError, match="is damaged or cut short"):
+    with pytest.raises(UserError, match="is damaged or cut off"):
         open_policy(locate_path(str(tmp_path)))
