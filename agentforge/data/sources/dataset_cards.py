@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from agentforge.artifacts import hash_json
 from agentforge.errors import UserError, did_you_mean
 from agentforge.recipe.schema import Filters, Section
 from agentforge.recipe.yaml_files import config_roots, find_config, read_yaml
@@ -44,6 +45,11 @@ class DatasetCard(Section):
     fallbacks: list[str] = Field(default_factory=list, description="ids to use instead")
     enabled: bool = True
     reason: str | None = Field(None, description="why it is off")
+
+    @property
+    def identity(self) -> str:
+        """Hash of what decides which rows come out; a sentence about them, or a size, may be reworded."""
+        return hash_json(self.model_dump(exclude={"title", "pin_note", "caveats", "reason", "rows", "megabytes"}))
 
     @model_validator(mode="after")
     def _complete(self) -> DatasetCard:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agentforge.artifacts import hash_json
 from agentforge.data.cleaning.filters import RowFilter, effective_filters
 from agentforge.data.row_text import Row
 from agentforge.data.sources.adapters import Adapter, Rejected, SourceOptions, detect_adapter, get_adapter
@@ -28,7 +27,7 @@ class OpenSource:
         name: unique in the mix; the dataset, with a number if it stands in the mix more than once.
         dataset: as the recipe has it.
         licence, revision: from the registry's card; None for local files.
-        card_hash: what identifies the card's content; None for local files.
+        card_hash: what the card says of the rows; None for local files.
     """
 
     name: str
@@ -150,7 +149,7 @@ def _open(source: Source, data: Data, name: str) -> OpenSource:
         system=source.system or data.system,
         licence=card.licence if card else None,
         revision=resolved_revision(card) if card else None,
-        card_hash=hash_json(card.model_dump()) if card else None,
+        card_hash=card.identity if card else None,
     )
 
 

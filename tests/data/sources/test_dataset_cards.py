@@ -132,3 +132,9 @@ def test_python_docs_are_made_once_in_one_order(tmp_path: Path, monkeypatch: pyt
     assert list(generated.python_docs()) == documents
     monkeypatch.setattr(generated, "GENERATORS", {})
     assert locate(Source(dataset="python_docs"), Data()) == [file], "the second time it is only looked up"
+
+
+def test_rewording_a_card_makes_no_other_data() -> None:
+    card = load_card("gsm8k")
+    assert card.model_copy(update={"title": "t", "caveats": ["c"], "megabytes": 1.5}).identity == card.identity
+    assert card.model_copy(update={"split_key": "question"}).identity != card.identity
