@@ -169,7 +169,7 @@ class Unquantized:
             if work.done:
                 return
             plan = plan_conversion(self.weights.config, converter_source())
-            size = sum(info.end - info.start for info in self.weights.tensors.values())
+            size = sum(info.size for info in self.weights.tensors.values())
             require_space(work.path, size, f"converting {self.recipe.full_name}")
             view = work.path / "view"
             conversion_view(self.checkpoint, view, plan, self.template)

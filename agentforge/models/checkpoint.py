@@ -1,9 +1,7 @@
 """Safetensors checkpoints, read and written one tensor at a time, so that a 32B model needs no more memory than its
 largest tensor. Format: https://huggingface.co/docs/safetensors (8 bytes of header length, JSON header, tensor data).
 
-`safetensors.safe_open` is not used here: it maps the file, and the pages that were read count as the process's memory
-until the kernel wants them back. A container is killed by that count. With it, surgery on a model of four shards holds
-all of them (`test_memory_is_that_of_a_few_tensors` fails).
+The library reads; it has no way to write a file tensor by tensor, so `write_shard` does.
 """
 
 from __future__ import annotations
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from agentforge.errors import CheckRefused, UserError, first_line
 
@@ -40,13 +39,17 @@ DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where a tensor lies: its file, safetensors dtype name, shape, and byte range in the file."""
+    """What a tensor is before it is read: its file, safetensors' name of its dtype, its shape, its bytes."""
 
     file: Path
     dtype: str
     shape: tuple[int, ...]
-    start: int
-    end: int
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file."""
+        itemsize = DTYPES[self.dtype].itemsize if self.dtype in DTYPES else 1
+        return torch.Size(self.shape).numel() * itemsize
 
 
 def checkpoint_directory(path: str | Path, revision: str | None = None) -> Path:
@@ -78,29 +81,12 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     Raises:
         CheckRefused: the file is shorter or longer than its header says, or has no header.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        prefix = file.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
-        if length + 8 > size:
-            raise CheckRefused(f"{path} is truncated to {size} bytes, less than its header; download it again")
-        try:
-            header = json.loads(file.read(length))
-        except ValueError:
-            raise CheckRefused(f"{path} is damaged: its header is not JSON; download it again") from None
-    header.pop("__metadata__", None)
-    # Offsets in the header count from its end. The last tensor must end where the file does, or the download was cut.
-    data = 8 + length
-    found = {
-        name: TensorInfo(path, e["dtype"], tuple(e["shape"]), data + e["data_offsets"][0], data + e["data_offsets"][1])
-        for name, e in header.items()
-    }
-    expected = max((info.end for info in found.values()), default=data)
-    if size != expected:
-        raise CheckRefused(
-            f"{path} is truncated: it has {size} bytes, but its header describes {expected}; download it again"
-        )
-    return found
+    try:
+        with safe_open(path, "pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  it is no mapping
+            return {name: TensorInfo(path, s.get_dtype(), tuple(s.get_shape())) for name, s in slices.items()}
+    except SafetensorError as error:
+        raise CheckRefused(f"{path} is damaged or truncated ({first_line(error)}); download it again") from None
 
 
 class Checkpoint:
@@ -160,20 +146,21 @@ class Checkpoint:
             raise CheckRefused(
                 f"{info.file}: {name} is stored as {info.dtype}, a quantised type; use the original checkpoint"
             )
-        with info.file.open("rb") as file:
-            file.seek(info.start)
-            # frombuffer shares this memory, so it must be writable; and it refuses an empty buffer.
-            data = bytearray(file.read(info.end - info.start))
-        if not data:
-            return torch.empty(info.shape, dtype=DTYPES[info.dtype])
-        return torch.frombuffer(data, dtype=DTYPES[info.dtype]).reshape(info.shape)
+        with safe_open(info.file, "pt") as file:
+            # A copy: the tensor itself is a view of the mapped file, whose pages would stay as long as it lives.
+            tensor: torch.Tensor = file.get_tensor(name).clone()
+        return tensor
 
     def sample(self, name: str, size: int = 4096) -> bytes:
-        """Return the first bytes of a tensor."""
+        """Return the first bytes of a tensor, reading no more rows of it than they take."""
         info = self.tensors[name]
-        with info.file.open("rb") as file:
-            file.seek(info.start)
-            return file.read(min(size, info.end - info.start))
+        with safe_open(info.file, "pt") as file:
+            if not info.shape:
+                first = file.get_tensor(name)
+            else:
+                row = max(torch.Size(info.shape[1:]).numel(), 1)
+                first = file.get_slice(name)[: size // row + 1]
+        return first.contiguous().flatten().view(torch.uint8)[:size].numpy().tobytes()
 
 
 def write_shard(

@@ -149,9 +149,9 @@ def test_run_again_does_nothing_again(project: Path) -> None:
 @pytest.mark.parametrize(
     ("verb", "recipe", "base", "says"),
     [
-        (train, "adamba/phase2", "Phase1-v1.0.0-model", "goes on from graft, pretrain, order"),
-        (train, "adamba/phase4b", "Phase3-v1.0.0-expanded", "goes on from expand, pretrain, expand"),
-        (surgery, "adamba/phase1_drop", "Phase1-v1.0.0-grafted", "goes on from graft, pretrain"),
+        (train, "adamba/phase2", "Phase1-v1.0.0-model", "this recipe needs graft, pretrain, order"),
+        (train, "adamba/phase4b", "Phase3-v1.0.0-expanded", "this recipe needs expand, pretrain, expand"),
+        (surgery, "adamba/phase1_drop", "Phase1-v1.0.0-grafted", "this recipe needs graft, pretrain"),
     ],
 )
 def test_a_phase_refuses_the_checkpoint_of_another(

@@ -201,12 +201,10 @@ def test_truncated_shard_is_named(tmp_path: Path, base: Path) -> None:
     make_adapter(base, recipe.trained, record=False)
     shard = broken / Checkpoint(base).files[1]
     shard.write_bytes(shard.read_bytes()[:-100])
-    with pytest.raises(
-        CheckRefused, match=rf"{shard.name} is truncated: it has \d+ bytes, but its header describes \d+"
-    ):
+    with pytest.raises(CheckRefused, match=rf"{shard.name} is damaged or truncated"):
         merge_stage(recipe)
     shard.write_bytes(shard.read_bytes()[:20])
-    with pytest.raises(CheckRefused, match=rf"{shard.name} is truncated"):
+    with pytest.raises(CheckRefused, match=rf"{shard.name} is damaged or truncated"):
         merge_stage(recipe)
     shard.unlink()
     with pytest.raises(CheckRefused, match=f"lacks the shard {shard.name}"):

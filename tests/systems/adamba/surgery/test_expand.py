@@ -203,17 +203,17 @@ PEAK = """
 import sys
 from pathlib import Path
 from agentforge.systems.adamba.surgery.expand import expand
-from agentforge.systems.adamba.modeling.shape import Shape
+from agentforge.systems.adamba.modeling.shape import AdambaShape
 from agentforge.systems.adamba.surgery.slicing import slice_checkpoint
 def kilobytes(what):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(what))
 old, small, new, cut = map(Path, sys.argv[1:])
-expand(small, small / "out", Shape(80, 6, 3, 120, 5, 3), 0)  # all that is loaded once is loaded
+expand(small, small / "out", AdambaShape(80, 6, 3, 120, 5, 3), 0)  # all that is loaded once is loaded
 Path("/proc/self/clear_refs").write_text("5")  # the peak is measured from now on
 before = kilobytes("VmRSS")
-expand(old, new, Shape(640, 10, 5, 1280, 10, 9), 0)
-slice_checkpoint(new, cut, Shape(512, 8, 4, 1024, 8, 7))
+expand(old, new, AdambaShape(640, 10, 5, 1280, 10, 9), 0)
+slice_checkpoint(new, cut, AdambaShape(512, 8, 4, 1024, 8, 7))
 print(1024 * (kilobytes("VmHWM") - before))
 """
 
