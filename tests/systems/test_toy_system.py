@@ -101,6 +101,8 @@ def test_it_is_planned_and_trained_with_all_that_is_its_own(project: Path) -> No
     metrics = read_manifest(project / MODEL)["metrics"]
     assert metrics["parameters"] == 10_146
     assert set(metrics["parts"]) == {"loss/next", "loss/echo"}
+    assert metrics["echo_steps"] == 16
+    assert json.loads((project / MODEL / "echo.json").read_text()) == {"weight": 0.5}
     lines = [json.loads(line) for line in (project / MODEL / "metrics.jsonl").read_text().splitlines()]
     logged = [line for line in lines if "loss/echo" in line]
     assert [line["loss"] for line in logged] == pytest.approx(

@@ -7,14 +7,14 @@ anything. When the model is there it gives its `Additions`, and the trainer of `
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainerCallback
 
 from agentforge.trainers.guarded_trainer import GuardedTrainer
 
@@ -66,6 +66,7 @@ class Additions:
         modules: submodules of the model by name that only training needs; each is saved in a file of its own.
         on_optimizer: called once with the optimiser, to hook into its steps.
         before_clipping: called before the norm of the gradients is taken.
+        callbacks: of transformers' Trainer, beside those that every training has.
         continued: the model was trained before, so `Moment.progress` is 1 from the start.
     """
 
@@ -73,6 +74,7 @@ class Additions:
     modules: dict[str, nn.Module] = field(default_factory=dict)
     on_optimizer: Callable[[torch.optim.Optimizer], None] | None = None
     before_clipping: Callable[[], None] | None = None
+    callbacks: Sequence[TrainerCallback] = ()
     continued: bool = False
 
 

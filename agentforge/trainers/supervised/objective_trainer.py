@@ -29,6 +29,8 @@ class ObjectiveTrainer(GuardedTrainer):
         super().__init__(*args, **kwargs)
         self.additions = additions
         self.extra_modules = dict(additions.modules)
+        for callback in additions.callbacks:
+            self.add_callback(callback)
         self.last_parts: dict[str, float] = {}
         self._parts: dict[str, Tensor] = {}  # name: (sum, tokens)
 

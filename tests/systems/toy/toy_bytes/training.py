@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainerState, TrainingArguments
 
 from agentforge.recipe.schema import Recipe
 from agentforge.recipe.section import keys_of
+from agentforge.trainers.guarded_trainer import GuardedTrainer
 from agentforge.trainers.supervised.additions import Additions, Moment, Objective, TrainingPlan
 from toy_bytes import Echo, ToyData, ToyTrain
 
@@ -33,12 +36,26 @@ class EchoObjective(Objective):
         return following + self.weight * echo, parts
 
 
+class StepCount(TrainerCallback):
+    """A callback of the system's own."""
+
+    last = 0
+
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+        self.last = state.global_step
+
+
 class EchoPlan(TrainingPlan):
     def __init__(self, echo: Echo) -> None:
-        self.echo = echo
+        self.echo, self.steps = echo, StepCount()
 
     def prepare(self, model: PreTrainedModel) -> Additions:
-        return Additions(objective=EchoObjective(model, self.echo.weight))
+        return Additions(objective=EchoObjective(model, self.echo.weight), callbacks=[self.steps])
+
+    def finish(self, trainer: GuardedTrainer, directory: Path) -> dict[str, Any]:
+        """Write a file beside the weights; what is returned stands in the manifest."""
+        (directory / "echo.json").write_text(json.dumps(self.echo.model_dump()), encoding="utf-8")
+        return {"echo_steps": self.steps.last}
 
 
 def training_plan(recipe: Recipe, arguments: Any) -> EchoPlan | None:
