@@ -20,7 +20,7 @@ def as_range(value: Any, key: str, least: int, most: int | None = None) -> tuple
     """
     ends = value if isinstance(value, (list, tuple)) else [value, value]
     if len(ends) != 2 or not all(isinstance(end, int) and not isinstance(end, bool) for end in ends):
-        raise UserError(f"{key} is a whole number or [least, most], not {value!r}")
+        raise UserError(f"{key} must be a whole number or [least, most], not {value!r}")
     if not least <= ends[0] <= ends[1] or (most is not None and ends[1] > most):
         bounds = f"{least} or more" if most is None else f"from {least} to {most:,}"
         raise UserError(f"{key} is {value!r}; it must be {bounds}, the smaller number first")
@@ -35,7 +35,7 @@ def as_count(value: Any, key: str, least: int = 1, most: int | None = None) -> i
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < least or (most is not None and value > most):
         bounds = f"{least} or more" if most is None else f"from {least} to {most:,}"
-        raise UserError(f"{key} is a whole number, {bounds}, not {value!r}")
+        raise UserError(f"{key} must be a whole number, {bounds}, not {value!r}")
     return value
 
 
@@ -49,7 +49,7 @@ def as_number(value: Any, key: str, least: float = 0, most: float = float("inf")
     if not number or not least <= value <= most or (over and value == least):
         lower = f"above {least}" if over else f"from {least}"
         bounds = f"{lower} to {most:g}" if most != float("inf") else lower if over else f"{least} or more"
-        raise UserError(f"{key} is a number {bounds}, not {value!r}")
+        raise UserError(f"{key} must be a number {bounds}, not {value!r}")
     return float(value)
 
 
@@ -60,7 +60,7 @@ def as_flag(value: Any, key: str) -> bool:
         UserError: it is neither.
     """
     if not isinstance(value, bool):
-        raise UserError(f"{key} is true or false, not {value!r}")
+        raise UserError(f"{key} must be true or false, not {value!r}")
     return value
 
 
@@ -71,7 +71,7 @@ def as_names(value: Any, key: str, known: Collection[str]) -> list[str]:
         UserError: it is none, or empty, or has another name.
     """
     if not isinstance(value, (list, tuple)) or not all(isinstance(name, str) for name in value):
-        raise UserError(f"{key} is a list of names, not {value!r}")
+        raise UserError(f"{key} must be a list of names, not {value!r}")
     if not value:
         raise UserError(f"{key} is empty; leave it out for all of them")
     if unknown := [name for name in value if name not in known]:

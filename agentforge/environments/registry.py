@@ -65,7 +65,7 @@ def _resolve(environment_id: str, options: Mapping[str, Any] | None) -> tuple[ty
     target = arguments.pop("class", None) or ENVIRONMENTS.get(environment_id)
     if target is None:
         raise UserError(
-            f"there is no environment '{environment_id}'{did_you_mean(environment_id, list(ENVIRONMENTS))}; "
+            f"unknown environment '{environment_id}'{did_you_mean(environment_id, list(ENVIRONMENTS))}; "
             "one of your own is given as {class: package.module:Class}"
         )
     environment_class = load_class(target, f"environments.{environment_id}.class")
@@ -93,5 +93,5 @@ def load_class(target: str, key: str) -> type[Environment]:
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"{key}: {target} cannot be imported ({error}); write it as package.module:Class") from error
     if not (isinstance(found, type) and issubclass(found, Environment)):
-        raise UserError(f"{key}: {target} is no subclass of agentforge.environments.base.Environment")
+        raise UserError(f"{key}: {target} is not a subclass of agentforge.environments.base.Environment")
     return found

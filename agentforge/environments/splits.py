@@ -48,7 +48,7 @@ def task_ids(environment: Environment, split: Split, count: int | None = None, s
     listed = _drawn(environment, split, seed) if drawn else _shuffled(environment, split, seed)
     ids = list(islice(listed, count))
     if count is not None and len(ids) < count:
-        raise UserError(f"{environment.id} has {len(ids)} {split} tasks with these options, {count} are wanted")
+        raise UserError(f"{environment.id} has {len(ids)} {split} tasks with these options, but {count} are wanted")
     return ids
 
 

@@ -67,7 +67,7 @@ class TextGame(Environment):
 
     def reset(self, seed: int, task_id: int) -> str:
         if not 0 <= task_id < self.tasks:
-            raise UserError(f"{self.id} has the tasks 0 to {self.tasks - 1} with these options, not {task_id}")
+            raise UserError(f"{self.id} has tasks 0 to {self.tasks - 1} with these options, not {task_id}")
         self._turn, self._last = 0, TurnOutcome("")
         return self.begin(seed, task_id)
 

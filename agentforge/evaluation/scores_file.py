@@ -20,7 +20,7 @@ def read_scores(path: Path) -> dict[str, Any]:
     try:
         loaded: dict[str, Any] = json.loads((path / SCORES).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path} is no evaluation: it has no {SCORES}") from None
+        raise UserError(f"{path} is not an evaluation: it has no {SCORES}") from None
     except ValueError as error:
         raise UserError(f"{path / SCORES} is broken ({error}); evaluate again with --replace") from None
     return loaded

@@ -155,7 +155,7 @@ def check_budget(plan: Plan) -> None:
     if budget.max_cost is not None and plan.dollars.mid > budget.max_cost:
         raise CheckRefused(
             f"{name} will probably cost ${plan.dollars.mid:,.2f} ({plan.dollars.low:,.2f} to {plan.dollars.high:,.2f}) "
-            f"and budget.max_cost is ${budget.max_cost:,.2f}; raise it, or train for fewer steps"
+            f"but budget.max_cost is ${budget.max_cost:,.2f}; raise it, or train for fewer steps"
         )
     if budget.max_hours is not None and plan.hours.mid > budget.max_hours:
         raise CheckRefused(

@@ -126,7 +126,7 @@ def _make(recipe: Recipe, pool: EnvironmentPool, policy: Policy | Actor, tasks: 
     if not work.metrics["rows"]:
         dropped = ", ".join(f"{reason}: {count}" for reason, count in work.metrics["dropped"].items())
         raise CheckRefused(
-            f"none of {len(episodes)} episodes of {policy.label} is kept ({dropped}); lower collect.min_score, raise "
+            f"none of {len(episodes)} episodes of {policy.label} was kept ({dropped}); lower collect.min_score, raise "
             "collect.episodes or take another collect.policy, and run it with --replace"
         )
 

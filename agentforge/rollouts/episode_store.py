@@ -73,10 +73,10 @@ def read_episodes(path: Path) -> Iterator[Episode]:
     try:
         file = pq.ParquetFile(path)
     except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(f"{path} is no file of episodes: {first_line(error)}") from error
+        raise UserError(f"{path} is not a file of episodes: {first_line(error)}") from error
     with file:
         if missing := set(SCHEMA.names) - set(file.schema_arrow.names):
-            raise UserError(f"{path} is no file of episodes: it has no column {', '.join(sorted(missing))}")
+            raise UserError(f"{path} is not a file of episodes: it has no column {', '.join(sorted(missing))}")
         # A row group at a time: a file may be larger than the memory.
         for batch in file.iter_batches(ROWS, columns=SCHEMA.names):
             yield from map(_episode, batch.to_pylist())

@@ -29,7 +29,7 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 """All but the tab and the end of a line."""
 ENDINGS = {
     "cut": f"cut at {MAX_NEW_TOKENS} tokens",
-    "limit": "stopped: it went on calling tools",
+    "limit": "stopped: it kept calling tools",
     "interrupted": "stopped",
 }
 
@@ -104,7 +104,7 @@ def chat(
     """
     if tools not in get_args(ToolMode):
         choices = list(get_args(ToolMode))
-        raise UserError(f"--tools is '{tools}', it must be one of {', '.join(choices)}{did_you_mean(tools, choices)}")
+        raise UserError(f"--tools is '{tools}'; it must be one of {', '.join(choices)}{did_you_mean(tools, choices)}")
     mode: ToolMode = "sandbox" if tools == "sandbox" else "show"
     prompts = _prompts(recipe, prompt, examples, mode)
     offered = load_tools(recipe.data.tools) if recipe.data.tools else None
@@ -171,7 +171,7 @@ def _answer(session: ChatSession, text: str, terminal: Terminal, echo: bool = Fa
 def _converse(sessions: Callable[[], ChatSession], terminal: Terminal, mode: ToolMode) -> None:
     """Read and answer until Ctrl-D, or Ctrl-C at the prompt."""
     session = sessions()
-    terminal.note(f"{session.policy.label}; /new starts afresh, Ctrl-C stops an answer, Ctrl-D leaves", "dim")
+    terminal.note(f"{session.policy.label}; /new starts a new conversation, Ctrl-C stops an answer, Ctrl-D quits", "dim")
     if mode == "sandbox":
         terminal.note(isolation(), "dim")
     while True:

@@ -216,7 +216,7 @@ def _openenv_routes(app: FastAPI, model: Environment, sessions: Sessions) -> Non
 def _existing(model: Environment, task_id: int, name: str) -> int:
     """Return the number of a task, given in the field ``name``, if there is such a task."""
     if not 0 <= task_id < model.tasks:
-        raise Refused(400, f"{name}: {model.id} has the tasks 0 to {model.tasks - 1}, not {task_id}")
+        raise Refused(400, f"{name}: {model.id} has tasks 0 to {model.tasks - 1}, not {task_id}")
     return task_id
 
 
@@ -234,7 +234,7 @@ def _turn(call: Call) -> str:
     if call.turn is not None:
         return call.turn
     if call.action is None:
-        raise Refused(422, "a step needs an 'action', or a whole 'turn'")
+        raise Refused(422, "a step needs an 'action' or a whole 'turn'")
     return f"Action: {call.action}"
 
 

@@ -82,9 +82,9 @@ class EnvironmentSession:
 
     def _under_way(self) -> None:
         if self.observation is None:
-            raise Refused(409, "no episode has begun: /reset comes first")
+            raise Refused(409, "no episode has begun; call /reset first")
         if self.over:
-            raise Refused(409, "the episode is over: /reset begins the next")
+            raise Refused(409, "the episode is over; call /reset to begin the next")
 
 
 class Sessions:
@@ -115,7 +115,7 @@ class Sessions:
             if key is not None and key in self._open:
                 return key
             if (taken := len(self._open) + self._building) >= self.most:
-                raise Refused(429, f"{taken} environments are in use, which is the most; close one first")
+                raise Refused(429, f"{taken} environments are in use, which is the limit; close one first")
             self._building += 1
         try:
             session = EnvironmentSession(self.build())  # may take seconds, so not under the lock
@@ -167,7 +167,7 @@ class Sessions:
         oldest = time.monotonic() - self.idle_seconds
         for key, session in list(self._open.items()):
             if session.used < oldest and not session.lock.locked():
-                log.info("environment %s was idle and is closed", key)
+                log.info("environment %s was idle and has been closed", key)
                 self._close_quietly(key)
 
     def close_all(self) -> None:

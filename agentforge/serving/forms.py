@@ -124,15 +124,15 @@ def _chosen(choice: Any, names: list[str]) -> list[str] | None:
         return None
     if choice == "required":
         if not names:
-            refuse("tool_choice", "required goes with tools, and there are none")
+            refuse("tool_choice", "'required' needs tools, and the request has none")
         return names
     function = choice.get("function") if isinstance(choice, dict) and choice.get("type") == "function" else None
     if not isinstance(function, dict):
         known = 'auto, none, required or {"type": "function", "function": {"name": ...}}'
-        refuse("tool_choice", f"it must be {known}, it is {json.dumps(choice)}")
+        refuse("tool_choice", f"it must be {known}; it is {json.dumps(choice)}")
     if (name := function.get("name")) not in names:
         near = did_you_mean(str(name), names)
-        refuse("tool_choice.function.name", f"{json.dumps(name)} is none of the tools, {', '.join(names)}{near}")
+        refuse("tool_choice.function.name", f"{json.dumps(name)} is not one of the tools: {', '.join(names)}{near}")
     return [name]
 
 

@@ -111,7 +111,7 @@ class ChatRequest(BaseModel):
         try:
             fields = read_json(body)
         except ValueError as error:
-            raise BadRequest(f"the body is no JSON: {error}") from None
+            raise BadRequest(f"the body is not valid JSON: {error}") from None
         if not isinstance(fields, dict):
             raise BadRequest("the body must be a JSON object")
         try:
@@ -122,7 +122,7 @@ class ChatRequest(BaseModel):
         request.messages = checked_messages(request.messages)
         request.tools = checked_tools(request.tools) if request.tools else None
         if request.top_logprobs is not None and not request.logprobs:
-            refuse("top_logprobs", "it goes with logprobs: true")
+            refuse("top_logprobs", "it needs logprobs: true")
         request._form = form_of(request.response_format, request.tools, request.tool_choice)
         return request
 

@@ -58,9 +58,9 @@ def _results(messages: Sequence[Any], start: int, ids: list[str], caller: str) -
         message = _checked_message(messages[position], path)
         identity = message["tool_call_id"]
         if identity not in ids:
-            refuse(f"{path}.tool_call_id", f"'{identity}' is none of the calls of {caller}: {', '.join(ids)}")
+            refuse(f"{path}.tool_call_id", f"'{identity}' is not one of the calls of {caller}: {', '.join(ids)}")
         if identity in results:
-            refuse(f"{path}.tool_call_id", f"'{identity}' has been answered already")
+            refuse(f"{path}.tool_call_id", f"'{identity}' has already been answered")
         results[identity] = message
     if missing := [identity for identity in ids if identity not in results]:
         refuse(f"{caller}.tool_calls", f"no tool message after it answers {', '.join(missing)}")
@@ -72,7 +72,7 @@ def _checked_message(message: Any, path: str, first: bool = False) -> Message:
         refuse(path, "a message must be an object with a role and a content")
     role = message.get("role")
     if role not in ROLES:
-        refuse(f"{path}.role", f"the role {role!r} is none of {', '.join(ROLES)}")
+        refuse(f"{path}.role", f"the role {role!r} is not one of {', '.join(ROLES)}")
     role = "system" if role == "developer" else role  # OpenAI's newer name for the same turn
     if role == "system" and not first:
         refuse(f"{path}.role", "a system message must be the first; put all instructions into one")
@@ -104,7 +104,7 @@ def _said(message: Mapping[str, Any], path: str) -> Message:
     ids = [call["id"] for call in checked]
     for index, identity in enumerate(ids):
         if identity in ids[:index]:
-            refuse(f"{path}.tool_calls[{index}].id", f"another call has the id '{identity}' already")
+            refuse(f"{path}.tool_calls[{index}].id", f"another call already has the id '{identity}'")
     return said | ({"tool_calls": checked} if checked else {})
 
 
@@ -132,7 +132,7 @@ def _arguments(arguments: Any, path: str) -> dict[str, Any]:
         try:
             arguments = read_json(arguments) if arguments.strip() else {}
         except ValueError as error:
-            refuse(path, f"the arguments are no JSON: {error}")
+            refuse(path, f"the arguments are not valid JSON: {error}")
     if not isinstance(arguments, dict | None):
         refuse(path, "the arguments must be a JSON object")
     return arguments or {}
@@ -182,7 +182,7 @@ def _checked_function(function: Mapping[str, Any], path: str) -> str:
     if not isinstance(name, str) or not FUNCTION_NAME.fullmatch(name):
         refuse(f"{path}.name", "a function's name is 1 to 64 letters, digits, dots, dashes and underscores")
     if not isinstance(function.get("description"), str | None):
-        refuse(f"{path}.description", "a description is a text")
+        refuse(f"{path}.description", "a description must be a string")
     parameters = function.get("parameters")
     if not isinstance(parameters, dict | None):
         refuse(f"{path}.parameters", "the parameters are a JSON schema, an object")

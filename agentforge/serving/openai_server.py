@@ -59,7 +59,7 @@ class Engine:
         """
         if self._accepted > self.max_waiting:
             raise BadRequest(
-                f"{self._accepted} requests are waiting already; try again later",
+                f"{self._accepted} requests are already waiting; try again later",
                 status=429,
                 code="rate_limit_exceeded",
             )
@@ -139,7 +139,7 @@ async def _body(http: Request) -> bytes:
     async for piece in http.stream():
         body += piece
         if len(body) > MAX_BODY:
-            raise BadRequest(f"the request has more than {MAX_BODY >> 20} MiB; shorten the conversation", status=413)
+            raise BadRequest(f"the request is larger than {MAX_BODY >> 20} MiB; shorten the conversation", status=413)
     return bytes(body)
 
 

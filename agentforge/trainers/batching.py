@@ -93,7 +93,7 @@ def training_rows(dataset: Dataset, *, max_length: int, packing: bool, masked: b
     )
     if longest > max_length:
         raise CheckRefused(
-            f"a prepared row has {longest} tokens, max_length is {max_length}; run `agentforge prepare` again"
+            f"a prepared row has {longest} tokens, but max_length is {max_length}; run `agentforge prepare` again"
         )
     cache.parent.mkdir(parents=True, exist_ok=True)
     # As Arrow columns, not row by row in Python.

@@ -54,13 +54,13 @@ def newest_complete(directory: Path, *, world_size: int, restart: bool = False) 
             useless[checkpoint] = "is thrown away by --restart"
         elif (problem := _problem(checkpoint)) is None:
             _check_world(checkpoint, world_size)
-            _delete(useless, f"the run goes on from {checkpoint.name}")
+            _delete(useless, f"the run continues from {checkpoint.name}")
             return checkpoint
         else:
             useless[checkpoint] = problem
     if not restart:
         _refuse_to_lose(useless)
-    _delete(useless, "the run begins at step 0")
+    _delete(useless, "the run starts at step 0")
     return None
 
 
@@ -101,7 +101,7 @@ def _problem(checkpoint: Path) -> str | None:
     if missing := sorted(name for name in sealed if not (checkpoint / name).is_file()):
         raise CheckRefused(
             f"{checkpoint / missing[0]} is missing: without it the run would go on with other numbers; put it back, "
-            f"or delete {checkpoint} to go on from the checkpoint before"
+            f"or delete {checkpoint} to continue from the checkpoint before it"
         )
     found = hash_files(checkpoint)
     if altered := sorted(name for name, digest in sealed.items() if found[name] != digest):

@@ -107,7 +107,7 @@ def _train_in(directory: Path, method: Method, restart: bool) -> None:
     progress = ProgressCallback()
     trainer.add_callback(progress)
     if checkpoint:
-        log.info("going on from %s", checkpoint.name)
+        log.info("continuing from %s", checkpoint.name)
         # What the parent does not know of; it reads the rest itself in `train`.
         trainer.restore(checkpoint)
     try:

@@ -172,7 +172,7 @@ def test_many_episodes_at_one_time(url: str) -> None:
         ("step", {"id": 1, "action": "1"}, 404, "there is no environment 1"),
         ("step", {"action": "1"}, 422, "body.id: Field required"),
         ("step", {"id": "MINE"}, 422, "needs an 'action'"),
-        ("reset", {"id": "MINE", "data_idx": 5000}, 400, "toy has the tasks 0 to 49"),
+        ("reset", {"id": "MINE", "data_idx": 5000}, 400, "toy has tasks 0 to 49"),
         ("baseline", {"id": "MINE", "name": "clever"}, 400, "no baseline 'clever'"),
         ("step", {"id": "MINE", "action": "crash"}, 500, "the server's log says why"),
         ("openenv/step", {"action": {"a": "1", "b": "2"}}, 422, "an action is one text"),
@@ -184,7 +184,7 @@ def test_many_episodes_at_one_time(url: str) -> None:
         ("reset", {"id": "MINE", "seed": 10**30}, 422, "body.seed: "),
         ("step", {"id": 10**30}, 422, "body.id: "),
         ("baseline", {"id": "MINE", "name": "nobody"}, 400, "name: toy has no baseline 'nobody'; it has: random"),
-        ("openenv/reset", {"task_id": 50}, 400, "task_id: toy has the tasks 0 to 49, not 50"),
+        ("openenv/reset", {"task_id": 50}, 400, "task_id: toy has tasks 0 to 49, not 50"),
         ("nowhere", {}, 404, "POST /nowhere: Not Found"),
     ],
 )

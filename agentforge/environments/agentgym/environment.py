@@ -156,7 +156,7 @@ class Served(Environment):
 
     def reset(self, seed: int, task_id: int) -> str:
         if not 0 <= task_id < self._tasks:
-            raise UserError(f"{self.id} has the tasks 0 to {self._tasks - 1} with these options, not {task_id}")
+            raise UserError(f"{self.id} has tasks 0 to {self._tasks - 1} with these options, not {task_id}")
 
         def ask(held: int) -> str:
             answer = self._server.post("reset", {"id": held, "seed": seed, "data_idx": task_id}, again=True)

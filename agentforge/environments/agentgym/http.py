@@ -119,7 +119,7 @@ class Connection:
             answer = decode(body)
         except ValueError as error:
             raise EnvironmentFailed(
-                f"{self.name} answered {path} with something that is no JSON ({_line(str(error))}): {_shown(body)!r}"
+                f"{self.name} answered {path} with something that is not JSON ({_line(str(error))}): {_shown(body)!r}"
             ) from None
         if isinstance(answer, dict) and answer.get("error"):
             raise EnvironmentFailed(f"{self.name} answered {path} with an error: {_line(str(answer['error']))}")
@@ -181,7 +181,7 @@ def number(connection: Connection, answer: Any, key: str) -> float:
     except OverflowError:  # JSON's whole numbers may have hundreds of digits
         value = math.inf
     if not math.isfinite(value):
-        raise EnvironmentFailed(f"{connection.name} sent {key!r} as {value}, which is no finite number")
+        raise EnvironmentFailed(f"{connection.name} sent {key!r} as {value}, which is not a finite number")
     return value
 
 

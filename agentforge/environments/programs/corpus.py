@@ -117,7 +117,7 @@ def open_corpus(name: str, hub_mirror: str | None = None) -> Corpus:
     """
     paths = _files(name, hub_mirror)
     if wrong := [path for path in paths if path.suffix != ".jsonl"]:
-        raise UserError(f"programs are read from .jsonl files; {wrong[0]} is none")
+        raise UserError(f"programs are read from .jsonl files; {wrong[0]} is not one")
     corpus = _index(tuple(path.resolve() for path in paths))
     if not corpus.entries:
         reasons = "; ".join(f"{n} {reason}" for reason, n in corpus.left_out.most_common()) or "there are no rows"
@@ -132,7 +132,7 @@ def _files(name: str, hub_mirror: str | None) -> list[Path]:
     if path.is_dir():
         if found := sorted(path.glob("*.jsonl")):
             return found
-        raise UserError(f"the directory {name} holds no .jsonl files of programs")
+        raise UserError(f"the directory {name} contains no .jsonl files of programs")
     return locate(Source(dataset=name), Data(hub_mirror=hub_mirror))
 
 

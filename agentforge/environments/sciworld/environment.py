@@ -133,7 +133,7 @@ class SciWorld(TextGame):
 
     def _broken(self, error: Exception) -> EnvironmentFailed:
         self.close()
-        return EnvironmentFailed(f"ScienceWorld's machine broke in {self._task[0]}: {type(error).__name__}")
+        return EnvironmentFailed(f"ScienceWorld's Java process failed in {self._task[0]}: {type(error).__name__}")
 
     def act(self, action: str) -> TurnOutcome:
         observation = str(self._ask("step", action)).strip()

@@ -84,7 +84,7 @@ def rent() -> JavaMachine:
             try:
                 _machines.append(JavaMachine())
             except Exception as error:
-                raise EnvironmentFailed(f"the Java machine of ScienceWorld did not start: {error}") from error
+                raise EnvironmentFailed(f"ScienceWorld's Java process did not start: {error}") from error
         machine = min(_machines, key=lambda machine: machine.games)
         machine.games += 1
         return machine

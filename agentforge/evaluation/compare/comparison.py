@@ -214,4 +214,4 @@ def check_rule(rule: str) -> None:
     """Raise UserError if there is no such rule."""
     known = [*RULES, POSTERIOR]
     if rule not in known:
-        raise UserError(f"there is no rule '{rule}'{did_you_mean(rule, known)}; rules: {', '.join(known)}")
+        raise UserError(f"unknown rule '{rule}'{did_you_mean(rule, known)}; rules: {', '.join(known)}")

@@ -75,7 +75,7 @@ def find_evaluations(names: Sequence[str], overrides: Sequence[str] = (), profil
         if (Path(name) / SCORES).is_file():
             found.append(Path(name))
         elif Path(name).is_dir():
-            raise UserError(f"{name} is no evaluation: it has no {SCORES}")
+            raise UserError(f"{name} is not an evaluation: it has no {SCORES}")
         else:
             found += _of_system(load_pipeline(name, overrides, profile).recipes)
     return list(dict.fromkeys(found))

@@ -87,7 +87,7 @@ def _tool_calls(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
     questions = first["questions"]
     explanation = (
         f"{questions['n']} tool calls in {questions['conversations']} held-out conversations. Bars are {confidence} "
-        f"{first['interval']['kind']} intervals, the dotted line is chance. Decoding: {summary(first['decoding'])}."
+        f"{first['interval']['kind']} intervals; the dotted line is chance. Decoding: {summary(first['decoding'])}."
     )
     return {"title": "Tool calls", "explanation": explanation, "charts": charts, "tables": [], "tiles": []}
 

@@ -192,4 +192,4 @@ def ratio_t(sums: Array, counts: Array, confidence: float) -> tuple[float, float
 def _check(confidence: float) -> None:
     """Raise ValueError unless ``confidence`` can be the mass of an interval."""
     if not 0 < confidence < 1:
-        raise ValueError(f"the confidence must lie between 0 and 1, it is {confidence}")
+        raise ValueError(f"the confidence must lie between 0 and 1; it is {confidence}")

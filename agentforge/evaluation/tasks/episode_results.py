@@ -87,7 +87,7 @@ def read_results(directory: Path) -> pa.Table:
         # A file with other columns, from another version, fails here and not in the middle of a chart.
         return pq.read_table(path).cast(SCHEMA)
     except FileNotFoundError:
-        raise UserError(f"{directory} is no evaluation over environments: it has no {RESULTS}") from None
+        raise UserError(f"{directory} is not an evaluation over environments: it has no {RESULTS}") from None
     except (pa.ArrowInvalid, ValueError, OSError) as error:
         raise UserError(f"{path} cannot be read: {first_line(error)}; evaluate again with --replace") from None
 

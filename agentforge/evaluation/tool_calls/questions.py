@@ -117,11 +117,11 @@ def _read_file(file: Path, tools: ToolSet | None, system: str | None) -> Iterato
             row = json.loads(line)
             messages = normalize(row["messages"])
         except (ValueError, KeyError, TypeError, UserError) as error:
-            raise UserError(f"{file}, line {number}: no conversation ({type(error).__name__}: {error})") from None
+            raise UserError(f"{file}, line {number}: not a conversation ({type(error).__name__}: {error})") from None
         # Tools of the row go before the recipe's: it was recorded with them.
         offered = ToolSet(f"{file}:{number}", row["tools"]) if row.get("tools") else tools
         if offered is None:
-            raise UserError(f"{file}, line {number}: the row has no tools and the recipe no data.tools")
+            raise UserError(f"{file}, line {number}: the row has no tools, and the recipe does not set data.tools")
         if system is not None and messages[0]["role"] != "system":
             messages = [{"role": "system", "content": system}, *messages]
         for turn, message in enumerate(messages):

@@ -166,7 +166,7 @@ class Policy(ABC):
         """
         if steering.needs_logits:
             raise UserError(
-                f"{self.label} does not show its logits, so it gives no logprobs and cannot be held to a grammar"
+                f"{self.label} does not expose its logits, so it gives no logprobs and cannot be held to a grammar"
             )
         return self.complete([prompt], steering.sampling, on_token)[0]
 

@@ -59,7 +59,7 @@ def draw(
         tokens = torch.searchsorted(mass, points, right=True).clamp_(max=logits.shape[-1] - 1)
     chosen = logprobs.gather(-1, tokens)[:, 0].tolist()
     if any(value != value for value in chosen):
-        raise UserError("the model gives NaN as logits: its weights are broken; go back to an earlier checkpoint")
+        raise UserError("the model returned NaN logits: its weights are broken; go back to an earlier checkpoint")
     return tokens[:, 0].tolist(), chosen
 
 

@@ -76,7 +76,7 @@ class CollapseCallback(TrainerCallback):
             return None
         growth = tokens / (sum(self._first) / FIRST)
         if growth > bounds.max_length_growth:
-            return f"turns are {growth:.1f} times as long as at first, train.collapse.max_length_growth is " + (
+            return f"the turns are {growth:.1f} times as long as at first, train.collapse.max_length_growth is " + (
                 f"{bounds.max_length_growth:g}"
             )
         return None
