@@ -70,5 +70,5 @@ def _end(name: str, error: BaseException) -> None:
     # The traceback's frames hold generators, and those hold pools of processes: let go of them, they end now.
     traceback.clear_frames(error.__traceback__)
     with contextlib.suppress(OSError):  # of a lost terminal
-        print(f"agentforge: stopped by {name}; run the same command again to go on", file=sys.stderr, flush=True)
+        print(f"agentforge: stopped by {name}; run the same command again to continue", file=sys.stderr, flush=True)
     sys.exit(EXIT_CODE)

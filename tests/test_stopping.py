@@ -84,7 +84,7 @@ def stop(program: str, number: signal.Signals, cwd: Path, *, group: bool = False
 def test_a_stopped_stage_leaves_nothing_and_says_one_line(
     tmp_path: Path, number: signal.Signals, name: str, group: bool
 ) -> None:
-    line = f"agentforge: stopped by {name}; run the same command again to go on\n"
+    line = f"agentforge: stopped by {name}; run the same command again to continue\n"
     assert stop(WORK, number, tmp_path, group=group) == (75, line)
     assert list(tmp_path.iterdir()) == []
 
@@ -95,4 +95,4 @@ def test_a_signal_during_the_imports_is_one_line_too(
     tmp_path: Path, program: str, number: signal.Signals, name: str
 ) -> None:
     code, said = stop(program, number, tmp_path)
-    assert (code, said) == (75, f"agentforge: stopped by {name}; run the same command again to go on\n")
+    assert (code, said) == (75, f"agentforge: stopped by {name}; run the same command again to continue\n")

@@ -86,7 +86,7 @@ def load_class(target: str, key: str) -> type[Environment]:
         UserError: it cannot be imported, or is no `Environment`.
     """
     if not isinstance(target, str) or target.startswith("."):
-        raise UserError(f"{key}: {target!r} is no class; write it as package.module:Class")
+        raise UserError(f"{key}: {target!r} is not a class; write it as package.module:Class")
     module_name, _, name = target.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), name)

@@ -73,7 +73,7 @@ class TextGame(Environment):
 
     def step(self, text: str) -> Step:
         if self._last.over:
-            raise RuntimeError(f"{self.id}: the episode is over; reset begins the next")
+            raise RuntimeError(f"{self.id}: the episode is over; call reset to begin the next")
         # Counted before anything else: an invalid action costs a turn, or a model could try for ever.
         self._turn += 1
         problem = None

@@ -246,7 +246,9 @@ def _base(plan: Plan, command: str) -> Iterator[Check]:
             if made.surgery is None
             else f"agentforge surgery {name}"
         )
-        yield Check("base", "warn", f"{model.path} has not been made yet (`agentforge run {command}` makes it first)", mend)
+        yield Check(
+            "base", "warn", f"{model.path} has not been made yet (`agentforge run {command}` makes it first)", mend
+        )
     else:
         yield Check("base", "missing", f"{model.path} is not in the Hub's cache", f"agentforge download {command}")
 

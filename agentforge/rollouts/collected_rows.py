@@ -51,7 +51,7 @@ def write_rows(path: Path, episodes: Sequence[Episode], min_score: float, lost: 
 
 def _reason(episode: Episode, min_score: float) -> str | None:
     if not episode.turns:
-        return "no turn: the prompt is too long, or the expert knows nothing"
+        return "no turn: the prompt is too long, or the expert knows no action"
     return f"score below {min_score:g}" if episode.score < min_score else None
 
 

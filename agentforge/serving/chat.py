@@ -171,7 +171,9 @@ def _answer(session: ChatSession, text: str, terminal: Terminal, echo: bool = Fa
 def _converse(sessions: Callable[[], ChatSession], terminal: Terminal, mode: ToolMode) -> None:
     """Read and answer until Ctrl-D, or Ctrl-C at the prompt."""
     session = sessions()
-    terminal.note(f"{session.policy.label}; /new starts a new conversation, Ctrl-C stops an answer, Ctrl-D quits", "dim")
+    terminal.note(
+        f"{session.policy.label}; /new starts a new conversation, Ctrl-C stops an answer, Ctrl-D quits", "dim"
+    )
     if mode == "sandbox":
         terminal.note(isolation(), "dim")
     while True:

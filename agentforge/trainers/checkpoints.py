@@ -100,8 +100,8 @@ def _problem(checkpoint: Path) -> str | None:
     sealed: dict[str, str] = marker["files"]
     if missing := sorted(name for name in sealed if not (checkpoint / name).is_file()):
         raise CheckRefused(
-            f"{checkpoint / missing[0]} is missing: without it the run would go on with other numbers; put it back, "
-            f"or delete {checkpoint} to continue from the checkpoint before it"
+            f"{checkpoint / missing[0]} is missing: without it the run would continue with different numbers; put it "
+            f"back, or delete {checkpoint} to continue from the checkpoint before it"
         )
     found = hash_files(checkpoint)
     if altered := sorted(name for name, digest in sealed.items() if found[name] != digest):
@@ -124,6 +124,6 @@ def _check_world(checkpoint: Path, world_size: int) -> None:
     written_by = json.loads((checkpoint / MARKER).read_text(encoding="utf-8"))["world_size"]
     if written_by != world_size:
         raise CheckRefused(
-            f"{checkpoint} was written by {written_by} processes, this run has {world_size}: batches and random "
+            f"{checkpoint} was written by {written_by} processes, but this run has {world_size}: batches and random "
             f"numbers would differ; start {written_by} processes, or pass --restart to begin at step 0"
         )

@@ -123,7 +123,9 @@ class GuardedTrainer(Trainer):
         made: torch.optim.Optimizer = super().create_optimizer(model)
         if self.guards.ema_decay is not None and self.average is None:
             if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-                raise UserError("train.ema averages whole weights, but a sharded run holds only parts of them; launch with DDP")
+                raise UserError(
+                    "train.ema averages whole weights, but a sharded run holds only parts of them; launch with DDP"
+                )
             self.average = AveragedWeights(self.accelerator.unwrap_model(self.model), self.guards.ema_decay)
             made.register_step_post_hook(lambda *_: self.average.update() if self.average else None)
         return made

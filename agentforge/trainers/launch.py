@@ -48,7 +48,7 @@ def check_launch(recipe: Recipe, args: TrainingArguments) -> None:
             "--nproc_per_node N -m agentforge train ..."
         )
     if args.world_size != asked:
-        raise CheckRefused(f"the launcher asked for {asked} processes, {args.world_size} take part; use torchrun")
+        raise CheckRefused(f"the launcher asked for {asked} processes, but {args.world_size} take part; use torchrun")
     gpus = load_hardware(recipe.hardware).gpus
     if args.n_gpu > 1 or (gpus and torch.cuda.is_available() and gpus != args.world_size):
         raise CheckRefused(

@@ -141,9 +141,9 @@ def _agreed_checkpoint(directory: Path, args: TrainingArguments, restart: bool) 
 def _raise_if_ended(limits: LimitsCallback, trainer: GuardedTrainer) -> None:
     where = f"after step {trainer.state.global_step} of {trainer.state.max_steps}, and a checkpoint is saved"
     if limits.exceeded:
-        raise CheckRefused(f"{limits.exceeded}: stopped {where}; raise the budget and run the same command to go on")
+        raise CheckRefused(f"{limits.exceeded}: stopped {where}; raise the budget and run the same command to continue")
     if limits.stopped:
-        raise Stopped(f"stopped by a signal {where}; run the same command again to go on")
+        raise Stopped(f"stopped by a signal {where}; run the same command again to continue")
 
 
 def _final_metrics(trainer: GuardedTrainer, limits: LimitsCallback) -> dict[str, Any]:

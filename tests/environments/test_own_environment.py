@@ -49,7 +49,7 @@ def test_its_tasks_are_reserved_too(own: Environment) -> None:
 
 
 def test_its_options_are_checked(own: Environment) -> None:
-    with pytest.raises(UserError, match="most is a whole number"):
+    with pytest.raises(UserError, match="most must be a whole number"):
         make("mine:guess", {"class": "my_games:Guess", "most": 0})
 
 

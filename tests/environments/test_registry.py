@@ -69,24 +69,24 @@ def test_the_options_given_are_left_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("id", "options", "said"),
     [
-        ("affine:sad", {}, "there is no environment 'affine:sad'; did you mean 'affine:sat'?"),
+        ("affine:sad", {}, "unknown environment 'affine:sad'; did you mean 'affine:sat'?"),
         ("quite different", {}, "class: package.module:Class"),
         ("affine:sat", {"n_var": 5}, "affine:sat has no option 'n_var'; did you mean 'n_vars'?"),
         ("affine:abd", {"x": 5}, "affine:abd has no option 'x'; it has: corpus"),
         ("mine", {"class": "no.such.module:Class"}, "environments.mine.class: no.such.module:Class cannot be imported"),
         ("mine", {"class": f"{__name__}:Nothing"}, "cannot be imported"),
         ("mine", {"class": "Echo"}, "package.module:Class"),
-        ("mine", {"class": 5}, "environments.mine.class: 5 is no class; write it as package.module:Class"),
-        ("mine", {"class": ".registry:make"}, "is no class; write it as"),
+        ("mine", {"class": 5}, "environments.mine.class: 5 is not a class; write it as package.module:Class"),
+        ("mine", {"class": ".registry:make"}, "is not a class; write it as"),
         ("affine:sat", {5: 5}, "affine:sat has no option '5'"),
         ("affine:abd", {"allow_unisolated": "false"}, "allow_unisolated must be true or false, not 'false'"),
-        ("affine:ded", {"timeout": float("inf")}, "timeout is a number above 0 to 3600, not inf"),
+        ("affine:ded", {"timeout": float("inf")}, "timeout must be a number above 0 to 3600, not inf"),
         ("agentgym:babyai", {"levels": "GoToLocal"}, "levels must be a list of names, not 'GoToLocal'"),
-        ("agentgym:babyai", {"levels": [["GoToLocal"]]}, "levels is a list of names"),
-        ("shop", {"products": 10**9}, "products is a whole number, from 10 to 1,000,000"),
-        ("mine", {"class": ""}, "there is no environment 'mine'"),
-        ("mine", {"class": "json:JSONDecoder"}, "is no subclass of"),
-        ("mine", {"class": "json:loads"}, "is no subclass of"),
+        ("agentgym:babyai", {"levels": [["GoToLocal"]]}, "levels must be a list of names"),
+        ("shop", {"products": 10**9}, "products must be a whole number, from 10 to 1,000,000"),
+        ("mine", {"class": ""}, "unknown environment 'mine'"),
+        ("mine", {"class": "json:JSONDecoder"}, "is not a subclass of"),
+        ("mine", {"class": "json:loads"}, "is not a subclass of"),
         ("mine", {"class": f"{__name__}:Echo", "said": "broken"}, "environments.mine: a mistake of its own"),
     ],
 )
@@ -107,7 +107,7 @@ def test_options_are_proved_without_what_they_need() -> None:
         check_options({"affine:abd": {"corpse": "x"}})
     with pytest.raises(UserError, match="5 variables, 31 clauses and k = 5 none is unsatisfiable"):
         check_options({"shop": {}, "affine:sat": {"n_vars": [5, 8], "unsat_share": 0.3}})
-    with pytest.raises(UserError, match="there is no environment 'affine:sta'; did you mean"):
+    with pytest.raises(UserError, match="unknown environment 'affine:sta'; did you mean"):
         check_options({"affine:sta": {}})
 
 

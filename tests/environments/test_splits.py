@@ -88,10 +88,12 @@ def test_drawing_ends_although_nearly_all_are_wanted(monkeypatch: pytest.MonkeyP
     environment = Counted("x", 501)
     reserved = sum(split_of("x", task) == "eval" for task in range(501))
     assert len(set(task_ids(environment, "eval", reserved))) == reserved
-    with pytest.raises(UserError, match=f"x has {reserved} eval tasks with these options, {reserved + 1} are wanted"):
+    with pytest.raises(
+        UserError, match=f"x has {reserved} eval tasks with these options, but {reserved + 1} are wanted"
+    ):
         task_ids(environment, "eval", reserved + 1)
 
 
 def test_more_than_there_are_is_refused() -> None:
-    with pytest.raises(UserError, match=r"x has \d eval tasks with these options, 9 are wanted"):
+    with pytest.raises(UserError, match=r"x has \d eval tasks with these options, but 9 are wanted"):
         task_ids(Counted("x", 10), "eval", 9)

@@ -72,7 +72,7 @@ def test_rows_below_the_score_are_dropped_and_counted(tmp_path: Path) -> None:
     assert 0 < metrics["rows"] == sum(scores) < 60
     assert metrics["dropped"] == {"score below 1": 60 - metrics["rows"]}
     hopeless = {"count": TOYS["count"] | {"max_turns": 1}}
-    with pytest.raises(CheckRefused, match=r"none of 9 episodes of random is kept \(score below 1: 9\)"):
+    with pytest.raises(CheckRefused, match=r"none of 9 episodes of random was kept \(score below 1: 9\)"):
         collect(recipe_for(tmp_path / "other", hopeless, collect={"policy": "random", "episodes": 9}))
 
 

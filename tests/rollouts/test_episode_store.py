@@ -45,9 +45,9 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no parquet")
     pq.write_table(pa.table({"task_id": [1]}), tmp_path / "other")
     for name, problem in (
-        ("text", "no file of episodes: "),
+        ("text", "not a file of episodes: "),
         ("other", "no column .*score"),
-        ("gone", "no file of episodes"),
+        ("gone", "not a file of episodes"),
     ):
         with pytest.raises(UserError, match=problem):
             list(read_episodes(tmp_path / name))

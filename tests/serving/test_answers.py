@@ -127,7 +127,7 @@ def test_one_call_at_a_time() -> None:
 
 def test_a_policy_without_logits_says_so() -> None:
     with running(ScriptedPolicy(lambda _: "x", label="talking")) as url:
-        with pytest.raises(openai.BadRequestError, match="does not show its logits"):
+        with pytest.raises(openai.BadRequestError, match="does not expose its logits"):
             ask(client_of(url), "x", logprobs=True)
         with pytest.raises(openai.BadRequestError, match="cannot be held to a grammar") as refused:
             ask(client_of(url), "x", response_format={"type": "json_object"})

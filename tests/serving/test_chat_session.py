@@ -314,7 +314,7 @@ def test_a_conversation_in_the_terminal_goes_on_until_the_input_ends(
 
     monkeypatch.setattr(chat_module, "open_policy", listening)
     text = said(recipe, str(talking_checkpoint))
-    assert "/new starts afresh" in text
+    assert "/new starts a new conversation" in text
     assert len(asked) == 2 and asked[0].messages is not asked[1].messages
 
 

@@ -124,7 +124,7 @@ def test_killed_and_run_again_it_has_the_same_bytes(project: Path, tmp_path: Pat
     running.wait()
     said = agentforge(again, "train", "toy.yaml")
     ok(said)
-    assert "going on from checkpoint-" in said.stderr
+    assert "continuing from checkpoint-" in said.stderr
     both = [read_manifest(place / MODEL)["files"]["model.safetensors"] for place in (project, again)]
     assert both[0] == both[1]
 

@@ -101,5 +101,5 @@ def test_a_missing_state_stops_the_run(tmp_path: Path, name: str) -> None:
 
 def test_another_number_of_processes_is_refused(tmp_path: Path) -> None:
     make(tmp_path, 10)
-    with pytest.raises(CheckRefused, match="written by 1 processes, this run has 2"):
+    with pytest.raises(CheckRefused, match="written by 1 processes, but this run has 2"):
         newest_complete(tmp_path, world_size=2)

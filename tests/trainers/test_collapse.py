@@ -27,9 +27,9 @@ def watch(lines: list[dict[str, Any]], **bounds: Any) -> tuple[CollapseCallback,
 @pytest.mark.parametrize(
     ("bad", "words"),
     [
-        ({"valid_actions": 0.1}, "10% of the turns hold a valid action, train.collapse.min_valid_actions is 20%"),
-        ({"turn_tokens": 50.0}, "turns are 5.0 times as long as at first, train.collapse.max_length_growth is 4"),
-        ({"kl": 3.0}, "the KL to the reference is 3.00 nats a token, train.collapse.max_kl is 2"),
+        ({"valid_actions": 0.1}, "10% of the turns hold a valid action, but train.collapse.min_valid_actions is 20%"),
+        ({"turn_tokens": 50.0}, "turns are 5.0 times as long as at first, but train.collapse.max_length_growth is 4"),
+        ({"kl": 3.0}, "the KL to the reference is 3.00 nats a token, but train.collapse.max_kl is 2"),
     ],
 )
 def test_each_bound_ends_the_run_after_so_many_lines_in_a_row(bad: dict[str, float], words: str) -> None:

@@ -41,7 +41,7 @@ def test_fsdp_without_a_gpu_is_refused_instead_of_being_ddp(tmp_path: Path, monk
 def test_processes_that_do_not_take_part_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     args = arguments(tmp_path)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(CheckRefused, match="asked for 2 processes, 1 take part"):
+    with pytest.raises(CheckRefused, match="asked for 2 processes, but 1 take part"):
         check_launch(Recipe(name="x"), args)
 
 

@@ -53,7 +53,7 @@ class Held:
                 then (the action may have been taken), so it is not used again.
         """
         if self.number is None:
-            raise EnvironmentFailed(f"{self._name} has lost this episode; reset begins another")
+            raise EnvironmentFailed(f"{self._name} has lost this episode; call reset to begin another")
         try:
             return ask(self.number)
         except EnvironmentFailed:

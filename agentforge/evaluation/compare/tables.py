@@ -66,9 +66,15 @@ def coverage_note(n: int, confidence: float) -> str:
     """Return a sentence on how often the Beta-Jeffreys interval of ``n`` trials contains the true rate."""
     coverage = jeffreys_coverage(n, confidence)
     return (
-        f"of {n:,} trials a {confidence:.0%} Beta-Jeffreys interval contains the true rate with {coverage.mean:.0%} on "
-        f"average over all rates, with {coverage.minimum:.0%} at the worst"
+        f"with {n:,} trials, {_an(confidence)} Beta-Jeffreys interval contains the true rate {coverage.mean:.0%} of the time on "
+        f"average over all rates, and {coverage.minimum:.0%} at worst"
     )
+
+
+def _an(confidence: float) -> str:
+    """Return the confidence with its article: "an 80%", "a 95%"."""
+    shown = f"{confidence:.0%}"
+    return f"{'an' if shown.startswith('8') else 'a'} {shown}"
 
 
 def environment_table(evaluations: Sequence[Evaluation]) -> Table:

@@ -237,8 +237,8 @@ def measure(readings: LossReadings, rows: HeldOut, *, batch_size: int = 16) -> M
     largest = max(max(row) for row in rows.ids)
     if largest >= vocabulary:
         raise CheckRefused(
-            f"the rows hold token {largest}, the model has {vocabulary}; it was made with another tokenizer than the "
-            "recipe's data"
+            f"the rows contain token {largest}, but the model has only {vocabulary}; it was made with a different "
+            "tokenizer from the recipe's data"
         )
     measured = Measured(len(rows.ids))
     for numbers in batches(rows, batch_size, vocabulary):

@@ -98,7 +98,7 @@ def _environments(comparison: Comparison) -> dict[str, Any]:
     confidence = f"{first.report['environments']['confidence']:.0%}"
     explanation = (
         f"Reserved tasks, the same for every model. Bars are {confidence} intervals (Beta-Jeffreys of success rates, "
-        "ABC bootstrap of graded scores), the dotted line is chance, the dashed one the best trivial strategy."
+        "ABC bootstrap of graded scores); the dotted line is chance, the dashed line the best trivial strategy."
     )
     if (decoded := next((one.decoding for one in comparison.evaluations if one.decoding), None)) is not None:
         explanation += f" Decoding: {summary(decoded)}."

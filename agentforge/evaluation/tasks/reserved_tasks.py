@@ -91,7 +91,7 @@ def _chosen(recipe: Recipe, settings: Environments, name: str, pool: Environment
     listed = None if environment.tasks <= COUNTABLE else settings.tasks
     tasks = task_ids(environment, "eval", listed, recipe.seed)[: settings.tasks]
     if not tasks:
-        raise UserError(f"{name} has no reserved tasks with these options, so nothing to evaluate on")
+        raise UserError(f"{name} has no reserved tasks with these options, so there is nothing to evaluate on")
     if len(tasks) < settings.tasks:
         log.info("%s has %d reserved tasks: all of them are played", name, len(tasks))
     # Making an environment may start a server or load a table, so this one is kept for play.

@@ -73,7 +73,9 @@ class VLLMPolicy(Policy):
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, on_token: OnToken | None = None
     ) -> list[Completion]:
         if on_token is not None:
-            raise UserError("vLLM answers whole batches, so an answer cannot be streamed; chat with another kind of model")
+            raise UserError(
+                "vLLM answers whole batches, so an answer cannot be streamed; chat with another kind of model"
+            )
         room = self.room(prompts, sampling)
         return self.draw([Request(prompt, room, sampling.seed + row) for row, prompt in enumerate(prompts)], sampling)
 

@@ -63,11 +63,11 @@ class CollapseCallback(TrainerCallback):
         bounds = self.bounds
         valid, tokens, kl = logs.get("valid_actions"), logs.get("turn_tokens"), logs.get("kl")
         if valid is not None and valid < bounds.min_valid_actions:
-            return f"{valid:.0%} of the turns hold a valid action, train.collapse.min_valid_actions is " + (
+            return f"{valid:.0%} of the turns hold a valid action, but train.collapse.min_valid_actions is " + (
                 f"{bounds.min_valid_actions:.0%}"
             )
         if kl is not None and bounds.max_kl is not None and kl > bounds.max_kl:
-            return f"the KL to the reference is {kl:.2f} nats a token, train.collapse.max_kl is {bounds.max_kl:g}"
+            return f"the KL to the reference is {kl:.2f} nats a token, but train.collapse.max_kl is {bounds.max_kl:g}"
         if tokens is None:
             return None
         # The first lines set the measure and cannot be judged by it.
@@ -76,7 +76,7 @@ class CollapseCallback(TrainerCallback):
             return None
         growth = tokens / (sum(self._first) / FIRST)
         if growth > bounds.max_length_growth:
-            return f"the turns are {growth:.1f} times as long as at first, train.collapse.max_length_growth is " + (
+            return f"the turns are {growth:.1f} times as long as at first, but train.collapse.max_length_growth is " + (
                 f"{bounds.max_length_growth:g}"
             )
         return None

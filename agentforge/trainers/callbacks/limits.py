@@ -56,7 +56,9 @@ class LimitsCallback(TrainerCallback):
         # The old handlers at once: a second Ctrl-C must work even if saving hangs.
         for known, handler in self._handlers.items():
             signal.signal(known, handler)
-        log.warning("%s: saving a checkpoint after this step; send it again to stop at once", signal.Signals(number).name)
+        log.warning(
+            "%s: saving a checkpoint after this step; send it again to stop at once", signal.Signals(number).name
+        )
 
     def dollars(self) -> float:
         """Return what the run has cost so far, restarts included."""

@@ -66,4 +66,4 @@ def refuse_ignored(recipe: Recipe, config: type[GRPOConfig]) -> None:
         if recipe.train.collapse and recipe.train.collapse.max_kl is not None:
             raise UserError("train.collapse.max_kl: the KL is only computed with train.args.beta above 0")
     if recipe.train.method == "grpo" and given.get("max_steps", -1) <= 0:
-        raise UserError("train.args.max_steps: tasks do not come to an end, so the run needs a number of steps")
+        raise UserError("train.args.max_steps: tasks do not run out, so the run needs a number of steps")

@@ -131,11 +131,13 @@ class RLMethod(Method):
 
 def _check(recipe: Recipe) -> None:
     if recipe.model.path is None:
-        raise UserError(f"train.method {recipe.train.method} needs model.path: a model that knows the actions already")
+        raise UserError(f"train.method {recipe.train.method} needs model.path: a model that already knows the actions")
     if not recipe.environments:
-        raise UserError(f"train.method {recipe.train.method} needs `environments`: what is to be played")
+        raise UserError(f"train.method {recipe.train.method} needs `environments`, the ones to play")
     if recipe.rollouts.temperature == 0:
-        raise UserError("rollouts.temperature: at 0 all episodes of a task are one, and there is nothing to learn from")
+        raise UserError(
+            "rollouts.temperature: at 0 all episodes of a task are the same, so there is nothing to learn from"
+        )
     if recipe.rollouts.engine != "transformers":
         raise UserError(
             f"rollouts.engine: {recipe.rollouts.engine} cannot play with weights that change at every step; "

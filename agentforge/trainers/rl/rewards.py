@@ -117,7 +117,9 @@ def load_rewards(rewards: Sequence[Reward], *, gamma: float | None) -> list[Name
             "would have no effect; leave it out, or set train.method to ppo"
         )
     if not set(names) - {"potential"}:
-        raise UserError("train.rewards: nothing says what is to be reached; give 'outcome' too, shaping is added to it")
+        raise UserError(
+            "train.rewards: shaping alone does not say what the goal is; give 'outcome' too, to which shaping is added"
+        )
     found = []
     for index, reward in enumerate(rewards):
         function = BUILT_IN.get(reward.function) or _imported(reward.function, f"train.rewards[{index}].function")

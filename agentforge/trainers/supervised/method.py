@@ -55,7 +55,7 @@ class SupervisedMethod(Method):
         self.plan: TrainingPlan | None = answer("training", systems, recipe, self.arguments)
         self.schedule: SourceSchedule | None = answer("schedule", systems, recipe)
         if self.schedule is not None and self.args.max_steps <= 0:
-            raise UserError("a data schedule needs train.args.max_steps: it must know when the training is half over")
+            raise UserError("a data schedule needs train.args.max_steps: it must know when training is half done")
 
     def relevant(self) -> dict[str, Any]:
         """Return also the keys by which a system schedules the data."""

@@ -71,7 +71,7 @@ class ScheduledSampler(Sampler[int]):
         names = [name for name, share in shares.items() if share > 0]
         if missing := [name for name in names if name not in self._places]:
             known = ", ".join(self._places)
-            raise UserError(f"the data schedule wants rows of '{missing[0]}', the prepared data have: {known}")
+            raise UserError(f"the data schedule wants rows of '{missing[0]}', but the prepared data have: {known}")
         if not names:
             raise UserError("the data schedule gives no source a share")
         weights = np.array([shares[name] for name in names], dtype=np.float64)

@@ -47,6 +47,6 @@ def matching(model: nn.Module, patterns: list[str]) -> set[str]:
         if not fitting:
             words = sorted({word for name in names for word in name.split(".") if not word.isdigit()})
             hint = did_you_mean(pattern.strip("*."), words)
-            raise UserError(f"train.trainable: no parameter is named like '{pattern}'{hint}")
+            raise UserError(f"train.trainable: no parameter matches '{pattern}'{hint}")
         found |= fitting
     return found

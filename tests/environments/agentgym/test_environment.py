@@ -243,12 +243,12 @@ def test_no_action_to_draw_from_loses_the_episode(game: tuple[Remote, World]) ->
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"timeout": 0}, "timeout is a number above 0 to 86400, not 0"),
-        ({"timeout": float("inf")}, "timeout is a number"),
-        ({"timeout": 10**400}, "timeout is a number"),
-        ({"max_turns": 0}, "max_turns is a whole number, 1 or more, not 0"),
-        ({"tasks": 0}, "tasks is a whole number, from 1 to"),
-        ({"tasks": 10**30}, "tasks is a whole number, from 1 to"),
+        ({"timeout": 0}, "timeout must be a number above 0 to 86400, not 0"),
+        ({"timeout": float("inf")}, "timeout must be a number"),
+        ({"timeout": 10**400}, "timeout must be a number"),
+        ({"max_turns": 0}, "max_turns must be a whole number, 1 or more, not 0"),
+        ({"tasks": 0}, "tasks must be a whole number, from 1 to"),
+        ({"tasks": 10**30}, "tasks must be a whole number, from 1 to"),
         ({"url": "http://"}, "write it as http://HOST:PORT"),
         ({"url": "http://a:b"}, "write it as http://HOST:PORT"),
         ({"url": 5}, "write it as http://HOST:PORT"),

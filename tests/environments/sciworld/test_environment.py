@@ -61,7 +61,7 @@ def test_ids_of_tasks_do_not_depend_on_the_difficulty() -> None:
 
 
 def test_bad_options() -> None:
-    with pytest.raises(UserError, match="max_difficulty is a whole number, 0 or more, not -1"):
+    with pytest.raises(UserError, match="max_difficulty must be a whole number, 0 or more, not -1"):
         make("agentgym:sciworld", {"max_difficulty": -1})
 
 

@@ -137,5 +137,5 @@ def test_same_episode_whatever_the_hash_seed() -> None:
 
 @pytest.mark.parametrize("size", [0, 9, "many"])
 def test_bad_options(size: object) -> None:
-    with pytest.raises(UserError, match="products is a whole number, from 10 to 1,000,000"):
+    with pytest.raises(UserError, match="products must be a whole number, from 10 to 1,000,000"):
         make("shop", {"products": size})

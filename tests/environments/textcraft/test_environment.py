@@ -153,10 +153,10 @@ def test_same_episode_whatever_the_hash_seed() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"max_depth": 0}, "max_depth is a whole number, 1 or more, not 0"),
-        ({"distractors": -1}, "distractors is a whole number, 0 or more, not -1"),
+        ({"max_depth": 0}, "max_depth must be a whole number, 1 or more, not 0"),
+        ({"distractors": -1}, "distractors must be a whole number, 0 or more, not -1"),
         ({"style": "long"}, "style is full or short, not 'long'"),
-        ({"max_turns": 0}, "max_turns is a whole number, 1 or more, not 0"),
+        ({"max_turns": 0}, "max_turns must be a whole number, 1 or more, not 0"),
         ({"depth": 2}, "has no option 'depth'; did you mean 'max_depth'?"),
     ],
 )

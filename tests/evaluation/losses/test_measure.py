@@ -250,7 +250,7 @@ def test_any_causal_model_has_a_loss_and_no_narrower_ones(tmp_path: Path, caplog
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("tokenizer", "the rows hold token 63, the model has 40"),
+        ("tokenizer", "the rows contain token 63, but the model has only 40"),
         ("data", "does not exist; run the stage that makes it first"),
         ("width", "would be"),
         ("gguf", "is a GGUF: name another --model"),

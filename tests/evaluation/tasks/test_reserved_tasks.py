@@ -339,7 +339,7 @@ def test_compare_takes_directories_and_recipes(three: tuple[Recipe, list[Path]],
     file.write_text(json.dumps(recipe.model_dump(include={"name", "output_dir", "environments"})))
     assert set(find_evaluations([str(file)])) == set(made)
     assert find_evaluations([str(made[2]), str(made[0])]) == [made[2], made[0]]
-    with pytest.raises(UserError, match="is no evaluation"):
+    with pytest.raises(UserError, match="is not an evaluation"):
         find_evaluations([str(tmp_path)])
     with pytest.raises(UserError, match="needs a recipe or directories"):
         find_evaluations([])

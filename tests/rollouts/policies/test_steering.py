@@ -93,7 +93,7 @@ def test_a_grammar_decides_what_may_come(policy: Policy, hello: Conversation) ->
 
 def test_a_policy_that_shows_no_logits_says_so() -> None:
     scripted = ScriptedPolicy(lambda _: "x")
-    with pytest.raises(UserError, match="does not show its logits"):
+    with pytest.raises(UserError, match="does not expose its logits"):
         said(scripted, Conversation([]), Steering(GREEDY, top_logprobs=0))
     with pytest.raises(UserError, match="cannot be held to a grammar"):
         scripted.grammar_tokenizer()

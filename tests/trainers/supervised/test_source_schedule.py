@@ -52,7 +52,7 @@ def test_what_is_skipped_on_resume_changes_nothing_after_it() -> None:
     assert list(ScheduledSampler(Shift(), SOURCES, 100, seed=2)) != whole
 
 
-@pytest.mark.parametrize(("name", "said"), [("c", "wants rows of 'c', the prepared data have: a, b")])
+@pytest.mark.parametrize(("name", "said"), [("c", "wants rows of 'c', but the prepared data have: a, b")])
 def test_a_source_without_rows_is_refused_before_the_training(name: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
         ScheduledSampler(Only(name), SOURCES, 10, seed=0)

@@ -137,7 +137,7 @@ def test_two_processes_train_as_one_with_twice_the_batch(
         ("pretrain", {"nested": {"widths": ["1"]}}, {}, "width 1 is always trained"),
         ("pretrain", {"exits": {"layers": [2, 4]}}, {}, "rising numbers from 1 to 3"),
         ("pretrain", {"exits": {"layers": [0]}}, {}, "rising numbers from 1 to 3"),
-        ("pretrain", {"trainable": ["*.mambo.*"]}, {}, "no parameter is named like .*did you mean 'mamba'"),
+        ("pretrain", {"trainable": ["*.mambo.*"]}, {}, "no parameter matches .*did you mean 'mamba'"),
         ("pretrain", {"expanded": "graded"}, {}, "has not been expanded"),
         ("pretrain", NESTED, {"packing": True}, "cannot be packed"),
         ("pretrain", NESTED, {"label_smoothing_factor": 0.1}, "label_smoothing_factor does not act"),
