@@ -10,73 +10,38 @@ from agentforge.environments.registry import check_options
 from agentforge.errors import UserError
 from agentforge.recipe.loading import load_recipe, load_stages
 from agentforge.recipe.schema import Recipe, Stage
+from agentforge.references import Reference, resolve
 
 log = logging.getLogger(__name__)
 
 Made = Path | list[Path] | None
 
 
-def download(recipe: Recipe, stage: Stage, replace: bool) -> Made:
-    # Imported when the stage runs, here and below: each brings its own libraries,
-    # and most recipes need only some of them.
-    from agentforge.data.sources.download import download
-
-    download(recipe)
-    return None
-
-
-def prepare(recipe: Recipe, stage: Stage, replace: bool) -> Made:
-    from agentforge.data.prepare import prepare
-
-    return prepare(recipe, replace=replace)
-
-
-def surgery(recipe: Recipe, stage: Stage, replace: bool) -> Made:
-    from agentforge.models.surgery import surgery
-
-    return surgery(recipe, replace=replace)
-
-
-def collect(recipe: Recipe, stage: Stage, replace: bool) -> Made:
-    from agentforge.rollouts.collect import collect
-
-    return collect(recipe, replace=replace)
-
-
-def train(recipe: Recipe, stage: Stage, replace: bool) -> Made:
-    from agentforge.trainers.train import train
-
-    return train(recipe, replace=replace)
-
-
-def evaluate(recipe: Recipe, stage: Stage, replace: bool) -> Made:
-    from agentforge.evaluation.evaluate import evaluate
-
-    return evaluate(recipe, stage.model, replace=replace)
-
-
-def merge(recipe: Recipe, stage: Stage, replace: bool) -> Made:
-    from agentforge.export.merge import merge_stage
-
-    return merge_stage(recipe, replace=replace)
-
-
-def gguf(recipe: Recipe, stage: Stage, replace: bool) -> Made:
-    from agentforge.export.gguf import gguf
-
-    return gguf(recipe, replace=replace)
-
-
-STAGES: dict[str, Callable[[Recipe, Stage, bool], Made]] = {
-    "download": download,
-    "prepare": prepare,
-    "surgery": surgery,
-    "collect": collect,
-    "train": train,
-    "evaluate": evaluate,
-    "merge": merge,
-    "gguf": gguf,
+# Verb to the function of its stage. Imported when the stage runs: each brings its own libraries, and most recipes need
+# only some of them.
+STAGES: dict[str, Reference] = {
+    "download": "agentforge.data.sources.download:download",
+    "prepare": "agentforge.data.prepare:prepare",
+    "surgery": "agentforge.models.surgery:surgery",
+    "collect": "agentforge.rollouts.collect:collect",
+    "train": "agentforge.trainers.train:train",
+    "evaluate": "agentforge.evaluation.evaluate:evaluate",
+    "merge": "agentforge.export.merge:merge_stage",
+    "gguf": "agentforge.export.gguf:gguf",
 }
+
+
+def run_stage(stage: Stage, recipe: Recipe, *, replace: bool) -> Made:
+    """Run one stage of the recipe that it reads, and return what it made."""
+    function = resolve(STAGES[stage.verb])
+    if stage.verb == "download":
+        function(recipe)
+        return None  # its files are in the Hub's cache, and no artefact of the recipe
+    if stage.verb == "evaluate":
+        made: Made = function(recipe, stage.model, replace=replace)
+        return made
+    made = function(recipe, replace=replace)
+    return made
 
 
 def report(recipe: Recipe, planned: Sequence[tuple[Stage, Recipe]]) -> Made:
@@ -117,6 +82,6 @@ def run(
         title = f"[{number}/{len(planned)}] {of}"
         announce(title, None)
         reports = stage.verb == "report"
-        made = report(recipe, planned) if reports else STAGES[stage.verb](stage_recipe, stage, replace)
+        made = report(recipe, planned) if reports else run_stage(stage, stage_recipe, replace=replace)
         # None means "about to run", so a stage that makes no artefact ends with an empty list.
         announce(title, made or [])

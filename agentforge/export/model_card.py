@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from agentforge.artifacts import read_manifest
+from agentforge.artifacts import MANIFEST, read_manifest
 from agentforge.models.locate_model import QUANTIZATIONS
 from agentforge.models.usage import usage_of
 from agentforge.recipe.schema import Recipe
@@ -66,7 +66,7 @@ def data_sources(recipe: Recipe) -> dict[str, dict[str, Any]]:
 
 
 def _metrics(directory: Path) -> dict[str, Any]:
-    if not (directory / "manifest.json").is_file():
+    if not (directory / MANIFEST).is_file():
         return {}
     metrics: dict[str, Any] = read_manifest(directory).get("metrics", {})
     return metrics

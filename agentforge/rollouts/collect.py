@@ -18,7 +18,7 @@ from agentforge.models.locate_model import ModelLocation, locate_model, model_in
 from agentforge.recipe.schema import Recipe
 from agentforge.rollouts.collected_rows import ROWS, write_rows
 from agentforge.rollouts.environment_pool import EnvironmentPool
-from agentforge.rollouts.episode_store import read_episodes, write_episodes
+from agentforge.rollouts.episode_store import EPISODES, read_episodes, write_episodes
 from agentforge.rollouts.episodes import Episode
 from agentforge.rollouts.experts import Actor, Baseline, Expert
 from agentforge.rollouts.play import play
@@ -28,7 +28,6 @@ from agentforge.rollouts.scheduler import Task
 
 log = logging.getLogger(__name__)
 
-EPISODES = "episodes.parquet"
 PART = 64
 """Episodes between two writes to disk; a killed run loses fewer than that."""
 

@@ -16,6 +16,8 @@ from agentforge.artifacts import atomic_file
 from agentforge.errors import UserError, first_line
 from agentforge.rollouts.episodes import Episode, Turn
 
+EPISODES = "episodes.parquet"
+"""The file, in the artefacts of `collect` and of evaluations."""
 TURN = pa.struct(
     {
         "start": pa.int32(),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from agentforge.data.tool_calls import CALL, parse_assistant
 from agentforge.environments.base import Environment
+from agentforge.rollouts.episode_tokens import tokenise_conversation
 from agentforge.rollouts.policies.base import Completion, Message, Policy, ToolSchema
 
 if TYPE_CHECKING:
@@ -48,20 +49,11 @@ class Transcript:
 
     def tokenise(self, tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, int]]:
         """Tokenise a finished conversation as `prepare` would; returns the span of each assistant turn."""
-        from agentforge.data.chat_template import encode
-
-        # `encode` gives the whole conversation with its mask; what stands before the first trained token is the prompt.
-        row = encode(tokenizer, self.messages, self.tools or None)
-        first = row.assistant_masks.index(1)
-        self.prompt_ids, self.token_ids = row.input_ids[:first], row.input_ids[first:]
-        self.mask = row.assistant_masks[first:]
-        while self.mask[-1] == 0:  # what the template writes behind the last turn
-            self.mask.pop()
-            self.token_ids.pop()
+        read = tokenise_conversation(tokenizer, self.messages, self.tools)
+        assert read is not None, "a finished episode has a turn"
+        self.prompt_ids, self.token_ids, self.mask = read.prompt_ids, read.token_ids, read.mask
         self.logprobs = [0.0] * len(self.token_ids)
-        starts = [i for i, m in enumerate(self.mask) if m and (i == 0 or not self.mask[i - 1])]
-        ends = [i + 1 for i, m in enumerate(self.mask) if m and not any(self.mask[i + 1 : i + 2])]
-        return list(zip(starts, ends, strict=True))
+        return read.spans
 
 
 class SampledTranscript(Transcript):

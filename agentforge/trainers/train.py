@@ -23,13 +23,13 @@ from agentforge.recipe.methods import METHODS
 from agentforge.recipe.schema import Recipe
 from agentforge.references import resolve
 from agentforge.trainers.callbacks.limits import LimitsCallback
-from agentforge.trainers.callbacks.metrics import FILE as METRICS
 from agentforge.trainers.callbacks.metrics import MetricsCallback
 from agentforge.trainers.callbacks.progress import ProgressCallback
 from agentforge.trainers.checkpoints import has_sealed, newest_complete
 from agentforge.trainers.guarded_trainer import GuardedTrainer, RunCounters
 from agentforge.trainers.launch import check_launch, main_rank, share
 from agentforge.trainers.method import CACHE, Method, refuse_keys
+from agentforge.training_log import METRICS
 
 log = logging.getLogger(__name__)
 

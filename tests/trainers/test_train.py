@@ -26,8 +26,8 @@ from agentforge.models.fingerprint import base_fingerprint
 from agentforge.recipe.schema import Model, Recipe
 from agentforge.trainers import train as stage
 from agentforge.trainers.callbacks.limits import LimitsCallback
-from agentforge.trainers.callbacks.metrics import read_metrics
 from agentforge.trainers.train import train
+from agentforge.training_log import read_metrics
 from tests.trainers.conftest import MakeRecipe
 from tests.trainers.tiny import LORA, figures, make_rows, write_prepared
 

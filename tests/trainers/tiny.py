@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from agentforge.artifacts import stage_directory
-from agentforge.trainers.callbacks.metrics import read_metrics
+from agentforge.training_log import read_metrics
 
 VOCABULARY = 64
 TINY = {

@@ -44,7 +44,7 @@ class Sat(Environment):
     """Random k-SAT near the ratio of clauses to variables at which half of the formulas are satisfiable.
 
     Formulas are drawn uniformly and the solver keeps those that are satisfiable (or, for a share of the tasks, those
-    that are not). Planting a solution instead would show it: see `sat_formulas.planted`.
+    that are not). Planting a solution instead would show it: see `formulas.planted`.
 
     Args:
         n_vars: variables, a number or ``[least, most]``.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,8 @@ from typing import Any
 from agentforge.artifacts import MANIFEST, read_manifest
 from agentforge.evaluation.report.svg import Series, line_chart
 from agentforge.recipe.schema import Recipe
+from agentforge.training_log import METRICS, read_metrics
 
-METRICS = "metrics.jsonl"
 # Charts in the order of their worth: title, and the keys drawn in one, as TRL and our trainers log them; ``a/*`` is
 # every key that begins with ``a/``.
 CHARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -42,7 +41,7 @@ def metrics_file(recipe: Recipe) -> Path:
 
 def training_section(recipe: Recipe) -> dict[str, Any] | None:
     """Return the charts of a recipe's training; None if it has logged nothing."""
-    lines = _read(metrics_file(recipe))
+    lines = read_metrics(metrics_file(recipe))
     if not lines:
         return None
     curves = curves_of(lines)
@@ -83,17 +82,3 @@ def _note(recipe: Recipe, lines: Sequence[Mapping[str, Any]]) -> str:
     metrics = read_manifest(recipe.trained)["metrics"]
     trained = metrics.get("trainable_parameters")
     return steps + (f", {trained:,} parameters trained" if trained else "")
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    found = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue  # the last line of a run that was killed
-        if isinstance(row, dict) and isinstance(row.get("step"), int | float):
-            found.append(row)
-    return found

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from agentforge.rollouts.episode_store import read_episodes, write_episodes
+from agentforge.rollouts.episode_store import EPISODES, read_episodes, write_episodes
 from agentforge.rollouts.episodes import Episode
 
-EPISODES = "episodes.parquet"
 OF_EACH_KIND = 3
 """How many successes, and how many failures, are kept for each environment."""
 

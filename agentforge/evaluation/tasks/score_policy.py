@@ -20,10 +20,11 @@ from agentforge.evaluation.tasks.reserved_tasks import (
     score_table,
     settings_of,
 )
-from agentforge.evaluation.tasks.sample_episodes import EPISODES, write_examples
+from agentforge.evaluation.tasks.sample_episodes import write_examples
 from agentforge.recipe.hardware import load_hardware
 from agentforge.recipe.schema import Recipe
 from agentforge.rollouts.environment_pool import EnvironmentPool
+from agentforge.rollouts.episode_store import EPISODES
 from agentforge.rollouts.episodes import Episode
 from agentforge.rollouts.experts import Actor
 from agentforge.rollouts.play import play

@@ -11,8 +11,8 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from agentforge.artifacts import write_text
+from agentforge.training_log import METRICS, read_metrics
 
-FILE = "metrics.jsonl"
 # Of the parent's final summary; the manifest has the true figures, over all restarts.
 SUMMARY = "train_runtime"
 
@@ -21,7 +21,7 @@ class MetricsCallback(TrainerCallback):
     """Appends to ``metrics.jsonl``; after a resumption the lines beyond the checkpoint are dropped first."""
 
     def __init__(self, directory: Path) -> None:
-        self.path = directory / FILE
+        self.path = directory / METRICS
         self._tokens = 0
         self._since = time.monotonic()
         self._started = time.monotonic()
@@ -64,14 +64,6 @@ class MetricsCallback(TrainerCallback):
             line = {"step": state.global_step, **{key: value for key, value in logs.items() if _plain(value)}}
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a `metrics.jsonl`; a last line that was cut by a kill is left out."""
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("}\n")]
 
 
 def _plain(value: Any) -> bool:

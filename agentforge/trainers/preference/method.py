@@ -20,8 +20,7 @@ from agentforge.errors import CheckRefused, UserError
 from agentforge.models.build import build_model
 from agentforge.models.row_isolation import require
 from agentforge.recipe.schema import Recipe
-from agentforge.rollouts.collect import EPISODES
-from agentforge.rollouts.episode_store import read_episodes
+from agentforge.rollouts.episode_store import EPISODES, read_episodes
 from agentforge.trainers.arguments import build_arguments
 from agentforge.trainers.callbacks.limits import LimitsCallback
 from agentforge.trainers.guarded_trainer import GuardedTrainer, RunCounters

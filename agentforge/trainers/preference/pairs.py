@@ -8,34 +8,17 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from agentforge.data.chat_template import encode, stop_token_ids
+from agentforge.data.chat_template import stop_token_ids
 from agentforge.environments.splits import split_of
 from agentforge.errors import CheckRefused
+from agentforge.rollouts.episode_tokens import EpisodeTokens, tokenise_conversation
 from agentforge.rollouts.episodes import Episode
 
 PAIRS_OF_A_TASK = 16
-
-
-@dataclass(frozen=True)
-class EpisodeTokens:
-    """An episode's tokens for one tokenizer.
-
-    Attributes:
-        prompt_ids: before the first turn.
-        token_ids: everything after it.
-        mask: 1 at the model's tokens.
-        spans: start and end of each turn.
-    """
-
-    prompt_ids: list[int]
-    token_ids: list[int]
-    mask: list[int]
-    spans: list[tuple[int, int]]
 
 
 def tokens_of(episode: Episode, tokenizer: PreTrainedTokenizerBase) -> EpisodeTokens | None:
@@ -49,18 +32,8 @@ def tokens_of(episode: Episode, tokenizer: PreTrainedTokenizerBase) -> EpisodeTo
         _text(tokenizer, episode.token_ids[turn.start : turn.end], stops) == turn.text for turn in episode.turns
     ):
         return EpisodeTokens(episode.prompt_ids, episode.token_ids, episode.mask, spans)
-    row = encode(tokenizer, episode.messages, episode.tools or None)
-    if 1 not in row.assistant_masks:
-        return None
-    first = row.assistant_masks.index(1)
-    mask = row.assistant_masks[first:]
-    starts = [i for i, m in enumerate(mask) if m and (i == 0 or not mask[i - 1])]
-    ends = [i + 1 for i, m in enumerate(mask) if m and not any(mask[i + 1 : i + 2])]
-    if len(starts) != len(spans):
-        return None
-    length = ends[-1]
-    found = list(zip(starts, ends, strict=True))
-    return EpisodeTokens(row.input_ids[:first], row.input_ids[first:][:length], mask[:length], found)
+    read = tokenise_conversation(tokenizer, episode.messages, episode.tools)
+    return read if read is not None and len(read.spans) == len(spans) else None
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, ids: list[int], stops: set[int]) -> str:

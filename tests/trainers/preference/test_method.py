@@ -17,9 +17,8 @@ from agentforge.data.tokenizer import load_tokenizer
 from agentforge.environments.splits import split_of, task_ids
 from agentforge.errors import CheckRefused, UserError
 from agentforge.recipe.loading import load_recipe
-from agentforge.rollouts.collect import EPISODES
 from agentforge.rollouts.environment_pool import EnvironmentPool
-from agentforge.rollouts.episode_store import write_episodes
+from agentforge.rollouts.episode_store import EPISODES, write_episodes
 from agentforge.rollouts.episodes import Episode
 from agentforge.rollouts.play import play
 from agentforge.rollouts.policies.base import Sampling

@@ -14,9 +14,9 @@ from agentforge.artifacts import read_manifest
 from agentforge.errors import CheckRefused, UserError
 from agentforge.recipe.schema import Recipe
 from agentforge.trainers import train as stage
-from agentforge.trainers.callbacks.metrics import read_metrics
 from agentforge.trainers.rl.rollout import RolloutFunction
 from agentforge.trainers.train import train
+from agentforge.training_log import read_metrics
 from tests.trainers.conftest import MakeRecipe
 from tests.trainers.tiny import LORA
 from tests.trainers.toys import Colours
