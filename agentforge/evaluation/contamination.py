@@ -56,8 +56,8 @@ def refuse_trained_tasks(recipe: Recipe, chosen: Sequence[Chosen], location: Mod
         for environment, task in _tasks(file):
             if (environment, task) in asked:
                 raise CheckRefused(
-                    f"{file} holds an episode of {environment}, task {task}, which is reserved for evaluation; take "
-                    "such rows out (`agentforge collect` never plays a reserved task) and train again"
+                    f"{file} holds an episode of {environment}, task {task}, which is reserved for evaluation; "
+                    "remove such rows (`agentforge collect` never plays a reserved task) and train again"
                 )
 
 

@@ -61,8 +61,8 @@ def check_launch(recipe: Recipe, args: TrainingArguments) -> None:
     for variable, asked_for in wanted.items():
         if os.environ.get(variable, "false").lower() == "true" and effective != asked_for:
             raise CheckRefused(
-                f"the launcher asked for {asked_for.value}, the run would be {effective.value}: it cannot be done "
-                "without CUDA GPUs; launch without it"
+                f"the launcher asked for {asked_for.value}, but the run would be {effective.value}: "
+                f"{asked_for.value} needs CUDA GPUs; launch without it"
             )
     check_trackers(args)
     log.info("%d process(es) on %s", args.world_size, args.device)

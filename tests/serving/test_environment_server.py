@@ -203,7 +203,7 @@ def test_an_episode_that_is_over_or_has_not_begun(url: str) -> None:
     http.post(f"{url}/reset", json={"id": mine})
     assert http.get(f"{url}/observation", params={"id": mine}).json() == "0 + 0 = ?"
     assert http.post(f"{url}/step", json=step).json()["done"] is True
-    assert "/call reset to begin the next" in http.post(f"{url}/step", json=step).json()["error"]
+    assert "call /reset to begin the next" in http.post(f"{url}/step", json=step).json()["error"]
     http.post(f"{url}/close", json={"id": mine})
 
 
@@ -215,7 +215,7 @@ def test_nothing_is_asked_of_an_episode_that_has_not_begun(url: str, path: str) 
     http.post(f"{url}/reset", json={"id": mine})
     http.post(f"{url}/step", json={"id": mine, "action": "0"})
     answer = http.post(f"{url}/{path}", json={"id": mine, "turn": "x"})
-    assert (answer.status_code, "/call reset to begin the next" in answer.json()["error"]) == (409, True)
+    assert (answer.status_code, "call /reset to begin the next" in answer.json()["error"]) == (409, True)
     http.post(f"{url}/close", json={"id": mine})
 
 

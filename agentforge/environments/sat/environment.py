@@ -102,7 +102,8 @@ class Sat(Environment):
             if self._count(n, k) >= clauses_possible(n, k):
                 raise UserError(
                     f"affine:sat: with {n} variables and k = {k} there are {clauses_possible(n, k)} clauses, which "
-                    f"together have no solution; ratio {self.ratio} asks for {self._count(n, k)}: lower ratio or raise n_vars"
+                    f"together have no solution; ratio {self.ratio} asks for {self._count(n, k)}: lower ratio or "
+                    "raise n_vars"
                 )
             if (largest := self._count(self.n_vars[1], k)) > MOST_CLAUSES:
                 raise UserError(

@@ -66,8 +66,8 @@ def coverage_note(n: int, confidence: float) -> str:
     """Return a sentence on how often the Beta-Jeffreys interval of ``n`` trials contains the true rate."""
     coverage = jeffreys_coverage(n, confidence)
     return (
-        f"with {n:,} trials, {_an(confidence)} Beta-Jeffreys interval contains the true rate {coverage.mean:.0%} of the time on "
-        f"average over all rates, and {coverage.minimum:.0%} at worst"
+        f"with {n:,} trials, {_an(confidence)} Beta-Jeffreys interval contains the true rate {coverage.mean:.0%} "
+        f"of the time on average over all rates, and {coverage.minimum:.0%} at worst"
     )
 
 
