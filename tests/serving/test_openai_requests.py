@@ -125,7 +125,7 @@ def test_what_is_wrong_is_named(fields: dict[str, Any], param: str) -> None:
 
 def test_a_number_that_python_reads_but_cannot_write_is_refused() -> None:
     body = json.dumps({"model": "m", "messages": [USER]})[:-1] + ', "seed": ' + "9" * 5000 + "}"
-    with pytest.raises(BadRequest, match="no JSON"):
+    with pytest.raises(BadRequest, match="not valid JSON"):
         ChatRequest.read(body.encode())
 
 

@@ -28,7 +28,10 @@ def watch(lines: list[dict[str, Any]], **bounds: Any) -> tuple[CollapseCallback,
     ("bad", "words"),
     [
         ({"valid_actions": 0.1}, "10% of the turns hold a valid action, but train.collapse.min_valid_actions is 20%"),
-        ({"turn_tokens": 50.0}, "turns are 5.0 times as long as at first, but train.collapse.max_length_growth is 4"),
+        (
+            {"turn_tokens": 50.0},
+            "the turns are 5.0 times as long as at first, but train.collapse.max_length_growth is 4",
+        ),
         ({"kl": 3.0}, "the KL to the reference is 3.00 nats a token, but train.collapse.max_kl is 2"),
     ],
 )

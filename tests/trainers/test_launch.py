@@ -34,7 +34,7 @@ def test_accelerate_reads_its_files(path: Path) -> None:
 def test_fsdp_without_a_gpu_is_refused_instead_of_being_ddp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     args = arguments(tmp_path)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(CheckRefused, match="asked for FSDP, the run would be NO"):
+    with pytest.raises(CheckRefused, match="asked for FSDP, but the run would be NO"):
         check_launch(Recipe(name="x"), args)
 
 

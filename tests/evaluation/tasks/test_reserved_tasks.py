@@ -259,7 +259,8 @@ def test_tables_say_n_interval_chance_and_power(three: tuple[Recipe, list[Path]]
         "weighted by n",
         "greedy, 40 tokens",
         "80 trials",
-        "at the worst",
+        "an 80% Beta-Jeffreys",
+        "at worst",
     ):
         assert words in text
     assert "●" not in rendered(tables(three[1][:1], "posterior")), "one model has nobody to dominate"
