@@ -351,7 +351,7 @@ def test_unusable_rows_are_counted(tmp_path: Path) -> None:
 def test_a_corpus_that_is_not_here(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there is no file .*nowhere.jsonl"):
         Abduction(corpus=str(tmp_path / "nowhere.jsonl"))
-    with pytest.raises(UserError, match=r"holds no \.jsonl"):
+    with pytest.raises(UserError, match=r"contains no \.jsonl"):
         Abduction(corpus=str(tmp_path))
     with pytest.raises(UserError, match="did you mean 'rl_python'"):
         Abduction(corpus="rl_pyton")
