@@ -26,4 +26,4 @@ def resolve(reference: Reference, key: str | None = None) -> Any:
     except (ImportError, AttributeError, ValueError) as error:
         if key is None:
             raise
-        raise UserError(f"{key}: cannot import {reference} ({error}); write it as package.module:name") from error
+        raise UserError(f"{key}: {reference} cannot be imported ({error}); write it as package.module:name") from error

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from agentforge.environments.base import Environment
 from agentforge.errors import UserError, did_you_mean
+from agentforge.references import resolve
 
 # id to "module:class"; imported when it is made, because some need an extra.
 ENVIRONMENTS: dict[str, str] = {
@@ -87,11 +87,7 @@ def load_class(target: str, key: str) -> type[Environment]:
     """
     if not isinstance(target, str) or target.startswith("."):
         raise UserError(f"{key}: {target!r} is not a class; write it as package.module:Class")
-    module_name, _, name = target.partition(":")
-    try:
-        found = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{key}: {target} cannot be imported ({error}); write it as package.module:Class") from error
+    found = resolve(target, key)
     if not (isinstance(found, type) and issubclass(found, Environment)):
         raise UserError(f"{key}: {target} is not a subclass of agentforge.environments.base.Environment")
     return found

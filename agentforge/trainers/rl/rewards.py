@@ -5,7 +5,6 @@ Success is the environment's to say (`Episode.success`) and is never derived fro
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 
 from agentforge.errors import UserError, did_you_mean
 from agentforge.recipe.schema import Reward
+from agentforge.references import resolve
 from agentforge.rollouts.episodes import Episode, Turn
 
 RewardFunction = Callable[..., Sequence[float]]
@@ -129,14 +129,10 @@ def load_rewards(rewards: Sequence[Reward], *, gamma: float | None) -> list[Name
 
 
 def _imported(target: str, key: str) -> RewardFunction:
-    module, _, name = target.partition(":")
-    if not name:
+    if ":" not in target:
         raise UserError(
             f"{key}: there is no reward function '{target}'{did_you_mean(target, list(BUILT_IN))}; it is one of "
             f"{', '.join(BUILT_IN)}, or one of your own as package.module:function"
         )
-    try:
-        function: RewardFunction = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{key}: {target} cannot be imported ({error}); write it as package.module:function") from error
+    function: RewardFunction = resolve(target, key)
     return function

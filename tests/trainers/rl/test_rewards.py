@@ -87,7 +87,7 @@ def test_weights_and_options_reach_the_functions() -> None:
             r"train\.rewards\[0\]\.function: there is no reward function 'outcom'; did you mean 'outcome'",
         ),
         (["outcome", "nowhere.at:all"], 0.99, r"train\.rewards\[1\]\.function: .* cannot be imported"),
-        (["math:nothing"], 0.99, "package.module:function"),
+        (["math:nothing"], 0.99, "package.module:name"),
     ],
 )
 def test_functions_that_cannot_teach_anything_are_refused(names: list[str], gamma: float | None, words: str) -> None:
