@@ -29,7 +29,9 @@ from agentforge.serving.environment_sessions import Refused, Sessions
 from ..environments.fake_agentgym import serving
 
 TOY = f"{__name__}:Toy"
-http = httpx.Client()  # each of its own would read the certificates
+# One for all: each of its own would read the certificates. It keeps no connection, because uvicorn ends one after a 500
+# without saying so, and the next request on it would be lost.
+http = httpx.Client(headers={"Connection": "close"})
 
 
 class Toy(TextGame):

@@ -115,7 +115,7 @@ def test_bad_requests_get_a_sentence_in_openai_form(
 
 def test_a_body_that_is_too_long_is_not_read_to_its_end(client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openai_server, "MAX_BODY", 1 << 20)
-    with pytest.raises(openai.APIStatusError, match="more than 1 MiB") as refused:
+    with pytest.raises(openai.APIStatusError, match="larger than 1 MiB") as refused:
         ask(client, "x" * (1 << 20))
     assert refused.value.status_code == 413
 
