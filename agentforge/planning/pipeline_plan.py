@@ -74,7 +74,7 @@ def make_pipeline_plan(
     """Return the plan of a system.
 
     Args:
-        recipe: the system's own.
+        recipe: the one that lists the stages.
         name: what it was loaded by; stages without a recipe of their own are called so, and other profiles are loaded.
         overrides: of all stages' recipes.
         profile: of all stages' recipes.

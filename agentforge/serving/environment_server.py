@@ -28,6 +28,7 @@ from agentforge.environments.registry import make
 from agentforge.environments.splits import split_of
 from agentforge.errors import UserError
 from agentforge.serving.environment_sessions import Refused, Sessions
+from agentforge.serving.failures import FailureAnswer
 from agentforge.serving.openai_server import listen
 
 log = logging.getLogger(__name__)
@@ -106,7 +107,7 @@ def create_app(
 
     app = FastAPI(title="agentforge", openapi_url=None, lifespan=lifespan)
     app.add_middleware(BodyLimit, most=most_bytes)
-    app.exception_handler(Exception)(_failed)
+    app.add_middleware(FailureAnswer, body=_failed)
     for kind in (Refused, UserError, EnvironmentFailed, RequestValidationError, HTTPException):
         app.exception_handler(kind)(_refused)
     _agentgym_routes(app, model, sessions)
@@ -271,9 +272,8 @@ async def _refused(request: Any, error: Exception) -> JSONResponse:
     return JSONResponse({"error": str(error)}, status)
 
 
-async def _failed(request: Any, error: Exception) -> JSONResponse:
-    log.error("%s failed", request.url.path, exc_info=error)
-    return JSONResponse({"error": "the environment has failed; the server's log says why"}, 500)
+def _failed() -> dict[str, Any]:
+    return {"error": "the environment has failed; the server's log says why"}
 
 
 class BodyLimit:

@@ -24,6 +24,7 @@ from agentforge.recipe.schema import Recipe
 from agentforge.rollouts.policies.base import Policy
 from agentforge.rollouts.policies.open_policy import open_policy
 from agentforge.serving.answering import Event, answer
+from agentforge.serving.failures import FailureAnswer
 from agentforge.serving.openai_api import ChatRequest, Response
 from agentforge.serving.openai_errors import BadRequest, error_body
 from agentforge.serving.turns import Spoken
@@ -94,7 +95,8 @@ def create_app(policy: Policy, max_waiting: int = MAX_WAITING) -> FastAPI:
         engine.close()
 
     app = FastAPI(title="agentforge", openapi_url=None, lifespan=lifespan)
-    for kind, handler in ((UserError, _refused), (HTTPException, _not_found), (Exception, _failed)):
+    app.add_middleware(FailureAnswer, body=_failed)
+    for kind, handler in ((UserError, _refused), (HTTPException, _not_found)):
         app.exception_handler(kind)(handler)
 
     @app.get("/health")
@@ -212,9 +214,8 @@ def _error_of(error: Exception) -> dict[str, Any]:
     return error_body(str(error), kind, error.code, error.param)
 
 
-async def _failed(request: Request, error: Exception) -> JSONResponse:
-    """Answer a fault of the server's own; its traceback goes to the log."""
-    return JSONResponse(error_body("the server has failed; its log says why", "server_error"), 500)
+def _failed() -> dict[str, Any]:
+    return error_body("the server has failed; its log says why", "server_error")
 
 
 async def _not_found(request: Request, error: Exception) -> JSONResponse:

@@ -29,9 +29,8 @@ from agentforge.serving.environment_sessions import Refused, Sessions
 from ..environments.fake_agentgym import serving
 
 TOY = f"{__name__}:Toy"
-# One for all: each of its own would read the certificates. It keeps no connection, because uvicorn ends one after a 500
-# without saying so, and the next request on it would be lost.
-http = httpx.Client(headers={"Connection": "close"})
+# One for all, with its connections kept: each of its own would read the certificates.
+http = httpx.Client()
 
 
 class Toy(TextGame):

@@ -16,6 +16,9 @@ from torch.utils.data import Sampler
 
 from agentforge.errors import UserError
 
+CHECKED = 1000
+"""Places of a run at which a schedule is looked at before it begins."""
+
 
 class SourceSchedule(Protocol):
     """Shares of the sources at any point of a training."""
@@ -64,8 +67,9 @@ class ScheduledSampler(Sampler[int]):
         names = np.array(sources)
         self._places = {str(name): np.flatnonzero(names == name) for name in np.unique(names)}
         # Beginning, middle and end: a source without rows should stop the run here, and not hours later.
-        for progress in (0.0, 0.5, 1 - 1 / max(rows, 2)):
-            self._checked(schedule.shares(progress))
+        # Looked through before the training, so that a source without rows does not stop it half-way.
+        for place in range(0, rows, max(rows // CHECKED, 1)):
+            self._checked(schedule.shares(place / rows))
 
     def _checked(self, shares: Mapping[str, float]) -> tuple[list[str], NDArray[np.float64]]:
         names = [name for name, share in shares.items() if share > 0]

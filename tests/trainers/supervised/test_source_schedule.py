@@ -58,6 +58,15 @@ def test_a_source_without_rows_is_refused_before_the_training(name: str, said: s
         ScheduledSampler(Only(name), SOURCES, 10, seed=0)
 
 
+def test_a_source_without_rows_that_is_wanted_for_a_moment_only_is_refused_too() -> None:
+    class Moment:
+        def shares(self, progress: float) -> Mapping[str, float]:
+            return {"c": 1.0} if 0.30 <= progress < 0.31 else {"a": 1.0}
+
+    with pytest.raises(UserError, match="wants rows of 'c'"):
+        ScheduledSampler(Moment(), SOURCES, 5000, seed=0)
+
+
 def test_rows_are_made_of_one_source_each() -> None:
     dataset = Dataset.from_list([{"source": name, "input_ids": [n]} for n, name in enumerate("abab")])
     made, sources = rows_by_source(dataset, lambda part, name: part.remove_columns("source"))

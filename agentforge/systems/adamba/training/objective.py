@@ -59,14 +59,7 @@ class NestedObjective(Objective):
     def forward(
         self, moment: Moment, input_ids: Tensor, labels: Tensor, attention_mask: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss and its parts, summed over the trained tokens.
-
-        Args:
-            moment: the step.
-            input_ids: `(B, T)`.
-            labels: `(B, T)`, -100 where nothing is trained.
-            attention_mask: `(B, T)`.
-        """
+        """Return the loss and its parts, summed over the trained tokens; the arguments are those of `Objective`."""
         trained = labels[:, 1:] != IGNORED  # (B, T-1)
         targets = labels[:, 1:][trained]  # (K,)
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
