@@ -52,8 +52,10 @@ def evaluate(recipe: Recipe, model: str | None = None, replace: bool = False) ->
     """
     chosen = recipe.evaluate
     own = asked_for(recipe)
-    if chosen.tool_calls is None and chosen.environments is None and chosen.loss is None and not own:
-        others = ", ".join(f"evaluate.{name}" for name in ("environments", "loss", *names_of("evaluations")))
+    house = (chosen.tool_calls, chosen.environments, chosen.loss, chosen.benchmarks)
+    if all(one is None for one in house) and not own:
+        names = ("environments", "loss", "benchmarks", *names_of("evaluations"))
+        others = ", ".join(f"evaluate.{name}" for name in names)
         raise UserError(
             f"{recipe.full_name} has nothing to evaluate on: set evaluate.tool_calls.prompts to a JSONL file, or one "
             f"of {others}"
@@ -125,6 +127,7 @@ def _score_model(recipe: Recipe, selection: TaskSelection, location: ModelLocati
     questions = load_questions(recipe) if recipe.evaluate.tool_calls else []
     refuse_trained_questions(recipe, questions)
     refuse_trained_tasks(recipe, selection.chosen, location)
+    tasks = _load_benchmarks(recipe, location)
     trivial = baselines(recipe, selection) if selection.chosen else {}
     report: dict[str, Any] = {
         "recipe": recipe.full_name,
@@ -136,6 +139,12 @@ def _score_model(recipe: Recipe, selection: TaskSelection, location: ModelLocati
         # It opens the model by itself and lets it go again, before the policy below opens its own.
         report |= evaluate_losses(recipe, location, work)
     report |= evaluate_own(recipe, location, work)
+    if tasks is not None:
+        from agentforge.evaluation.benchmarks.evaluate_benchmarks import BENCHMARKS, evaluate_benchmarks
+
+        report.setdefault(OWN, {})[BENCHMARKS] = _noted(
+            BENCHMARKS, evaluate_benchmarks(recipe, tasks, location, work), work
+        )
     if questions or selection.chosen:
         policy = open_policy(location, engine=recipe.rollouts.engine)
         if questions:

@@ -251,6 +251,22 @@ class Losses(Section):
     speed: bool = Field(False, description="also measure decoding, in milliseconds per token")
 
 
+class Benchmarks(Section):
+    """Published tasks, asked and scored by EleutherAI's lm-evaluation-harness (docs/benchmarks.md)."""
+
+    tasks: list[str] = Field(
+        min_length=1, description="names of lm-eval's tasks or of configs/benchmarks, or paths of task files (.yaml)"
+    )
+    num_fewshot: int | None = Field(
+        None, ge=0, description="worked examples before each question; none: as many as the task says"
+    )
+    limit: int | None = Field(None, ge=1, description="the first rows of each task only; none: all")
+    max_new_tokens: int | None = Field(
+        None, ge=1, description="longest written answer; none: what the task says, else 256"
+    )
+    apply_chat_template: bool = Field(False, description="ask in the model's chat template instead of plain text")
+
+
 class Export(Section):
     dtype: Literal["bfloat16", "float32", "float16"] = "bfloat16"
     max_logit_difference: float = Field(
@@ -289,6 +305,7 @@ class Evaluate(Section):
     tool_calls: ToolCalls | None = None
     environments: Environments | None = None
     loss: Losses | None = None
+    benchmarks: Benchmarks | None = None
     confidence: float = Field(0.8, gt=0, lt=1, description="mass of the Beta-Jeffreys interval")
     batch_size: int = Field(16, ge=1)
 
