@@ -8,14 +8,14 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agentforge.artifacts import Workspace, hash_json, read_manifest, stage_directory, write_json
 from agentforge.data.tools import load_tools
 from agentforge.errors import UserError
 from agentforge.evaluation.comparable import template_of
 from agentforge.evaluation.contamination import refuse_trained_questions, refuse_trained_tasks
-from agentforge.evaluation.own_scores import asked_for, evaluate_own
+from agentforge.evaluation.own_scores import OWN, asked_for, evaluate_own, noted
 from agentforge.evaluation.scores_file import SCORES
 from agentforge.evaluation.tasks.baselines import baselines, scripted_policy
 from agentforge.evaluation.tasks.reserved_tasks import Chosen, TaskSelection, identity
@@ -27,6 +27,9 @@ from agentforge.rollouts.experts import Actor
 from agentforge.rollouts.policies.base import Policy, Sampling
 from agentforge.rollouts.policies.open_policy import open_policy
 from agentforge.systems.registry import names_of, without_unused_keys
+
+if TYPE_CHECKING:
+    from agentforge.evaluation.benchmarks.evaluate_benchmarks import LoadedTasks
 
 log = logging.getLogger(__name__)
 
@@ -142,9 +145,8 @@ def _score_model(recipe: Recipe, selection: TaskSelection, location: ModelLocati
     if tasks is not None:
         from agentforge.evaluation.benchmarks.evaluate_benchmarks import BENCHMARKS, evaluate_benchmarks
 
-        report.setdefault(OWN, {})[BENCHMARKS] = _noted(
-            BENCHMARKS, evaluate_benchmarks(recipe, tasks, location, work), work
-        )
+        scores = evaluate_benchmarks(recipe, tasks, location, work)
+        report[OWN] = {**report.get(OWN, {}), BENCHMARKS: noted(BENCHMARKS, scores, work)}
     if questions or selection.chosen:
         policy = open_policy(location, engine=recipe.rollouts.engine)
         if questions:
@@ -152,6 +154,15 @@ def _score_model(recipe: Recipe, selection: TaskSelection, location: ModelLocati
         if selection.chosen:
             report |= evaluate_environments(recipe, selection, policy, trivial, work)
     write_json(work.path / SCORES, report)
+
+
+def _load_benchmarks(recipe: Recipe, location: ModelLocation) -> LoadedTasks | None:
+    """Find the recipe's benchmarks and refuse rows that are trained on; lm-eval is only imported where there are any."""
+    if recipe.evaluate.benchmarks is None:
+        return None
+    from agentforge.evaluation.benchmarks.evaluate_benchmarks import load_tasks
+
+    return load_tasks(recipe.evaluate.benchmarks, recipe.data.hub_mirror)
 
 
 def load_questions(recipe: Recipe) -> list[Question]:

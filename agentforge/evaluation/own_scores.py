@@ -69,10 +69,14 @@ def evaluate_own(recipe: Recipe, location: ModelLocation, work: Workspace) -> di
     for name in asked_for(recipe):
         evaluation = named("evaluations", name)
         assert evaluation is not None
-        scores: Scores = evaluation(recipe, location, work)
-        found[name] = asdict(scores)
-        work.metrics.update({f"{name}/{key}": figure.value for key, figure in scores.figures.items()})
+        found[name] = noted(name, evaluation(recipe, location, work), work)
     return {OWN: found} if found else {}
+
+
+def noted(name: str, scores: Scores, work: Workspace) -> dict[str, Any]:
+    """Return one evaluation's part of scores.json, and add its values to the manifest's metrics."""
+    work.metrics.update({f"{name}/{key}": figure.value for key, figure in scores.figures.items()})
+    return asdict(scores)
 
 
 @dataclass(frozen=True)
