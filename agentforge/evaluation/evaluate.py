@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from agentforge.artifacts import Workspace, hash_json, read_manifest, stage_directory, write_json
 from agentforge.data.tools import load_tools
 from agentforge.errors import UserError
+from agentforge.evaluation.benchmarks.benchmark_rows import BENCHMARKS
 from agentforge.evaluation.comparable import template_of
 from agentforge.evaluation.contamination import refuse_trained_questions, refuse_trained_tasks
 from agentforge.evaluation.own_scores import OWN, asked_for, evaluate_own, noted
@@ -143,7 +144,7 @@ def _score_model(recipe: Recipe, selection: TaskSelection, location: ModelLocati
         report |= evaluate_losses(recipe, location, work)
     report |= evaluate_own(recipe, location, work)
     if tasks is not None:
-        from agentforge.evaluation.benchmarks.evaluate_benchmarks import BENCHMARKS, evaluate_benchmarks
+        from agentforge.evaluation.benchmarks.evaluate_benchmarks import evaluate_benchmarks
 
         scores = evaluate_benchmarks(recipe, tasks, location, work)
         report[OWN] = {**report.get(OWN, {}), BENCHMARKS: noted(BENCHMARKS, scores, work)}
@@ -157,7 +158,7 @@ def _score_model(recipe: Recipe, selection: TaskSelection, location: ModelLocati
 
 
 def _load_benchmarks(recipe: Recipe, location: ModelLocation) -> LoadedTasks | None:
-    """Find the recipe's benchmarks and refuse rows that are trained on; lm-eval is only imported where there are any."""
+    """Read the recipe's benchmarks and refuse rows that are trained on; without any, lm-eval is not even imported."""
     if recipe.evaluate.benchmarks is None:
         return None
     from agentforge.evaluation.benchmarks.evaluate_benchmarks import load_tasks

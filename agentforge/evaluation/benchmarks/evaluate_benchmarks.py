@@ -14,14 +14,13 @@ import json
 import logging
 import random
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from agentforge.artifacts import Workspace
 from agentforge.errors import UserError, first_line
+from agentforge.evaluation.benchmarks.benchmark_rows import ROWS, rows_of
 from agentforge.evaluation.benchmarks.code_eval import refuse_unsandboxed, sandboxed
 from agentforge.evaluation.benchmarks.task_data import data_sets
 from agentforge.evaluation.benchmarks.task_figures import figures, measured_on
@@ -32,8 +31,6 @@ from agentforge.recipe.schema import Benchmarks, Recipe
 
 log = logging.getLogger(__name__)
 
-BENCHMARKS = "benchmarks"
-ROWS = "benchmarks.jsonl"
 SEED = 1234
 """lm-eval's own, of the few-shot examples: another one would ask other questions than everybody else."""
 DEFAULT_NEW_TOKENS = 256
@@ -112,7 +109,7 @@ def evaluate_benchmarks(recipe: Recipe, loaded: LoadedTasks, location: ModelLoca
             asked = {**settings.model_dump(include={"apply_chat_template"}), "shots": task.get_config("num_fewshot")}
             identity = measured_on(task, asked, samples)
             found |= figures(task, results, samples, recipe.evaluate.confidence, identity)
-            file.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in _rows(name, samples))
+            file.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows_of(name, samples))
             log.info("%s: %s in %.1f s", location.label, name, time.perf_counter() - started)
     if model.shortened:
         log.warning("%d prompts were longer than the context and lost their beginning", model.shortened)
@@ -136,8 +133,8 @@ def _check_room(task: Any, model: Any) -> None:
     written = (task.get_config("generation_kwargs") or {}).get("max_gen_toks", DEFAULT_NEW_TOKENS)
     if written >= model.max_length:
         raise UserError(
-            f"the benchmark {task.task_name} lets a model write {written} tokens, but this one reads {model.max_length} "
-            "at most, prompt and answer together; set evaluate.benchmarks.max_new_tokens lower"
+            f"the benchmark {task.task_name} lets a model write {written} tokens, but this one reads "
+            f"{model.max_length} at most, prompt and answer together; set evaluate.benchmarks.max_new_tokens lower"
         )
 
 
@@ -163,30 +160,6 @@ def _answer(settings: Benchmarks, model: Any, name: str, task: Any) -> tuple[dic
     return found["results"][name], found["samples"][name]
 
 
-def _rows(name: str, samples: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    for one in samples:
-        answers = one["filtered_resps"]
-        yield {
-            "task": name,
-            "row": one["doc_id"],
-            "filter": one["filter"],
-            "prompt": one["arguments"][0][0],
-            "target": one["target"],
-            "choices": [arguments[1] for arguments in one["arguments"]] if len(one["arguments"]) > 1 else None,
-            "answer": answers[0] if len(answers) == 1 else answers,
-            "metrics": {metric: one[metric] for metric in one["metrics"]},
-        }
-
-
 def _title(settings: Benchmarks) -> str:
     limit = f", the first {settings.limit} rows of each" if settings.limit else ""
     return f"benchmarks (lm-evaluation-harness{limit})"
-
-
-def benchmark_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows that an evaluation wrote; none if it has no benchmarks."""
-    file = path / ROWS
-    if not file.is_file():
-        return []
-    with file.open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]

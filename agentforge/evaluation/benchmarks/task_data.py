@@ -1,8 +1,8 @@
 """Where a benchmark's rows come from: `data.hub_mirror` first, then the Hub's cache and the Hub.
 
-lm-eval asks `datasets.load_dataset` for a Hub id. While its tasks are loaded, `data_sets` stands in between: an id whose
-files lie in the mirror is read from there, everything else goes on to the library; and what cannot be had is said in
-one sentence instead of a page of traceback.
+lm-eval asks `datasets.load_dataset` for a Hub id. While its tasks are loaded, `data_sets` stands in between: an id
+whose files lie in the mirror is read from there, everything else goes on to the library; and what cannot be had is said
+in one sentence instead of a page of traceback.
 
 The mirror has a directory ORG/NAME for each repository. Three layouts of it are read:
 

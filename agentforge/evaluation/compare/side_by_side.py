@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentforge.errors import UserError
+from agentforge.evaluation.benchmarks.paired import EXPLANATION, PairedGroup, paired_group
+from agentforge.evaluation.benchmarks.paired import cell as paired_cell
 from agentforge.evaluation.comparable import decoding_rows, refuse_mixed
 from agentforge.evaluation.compare.comparison import (
     Comparison,
@@ -50,6 +52,8 @@ def tables(paths: Sequence[Path], rule: str | None = None, rope: float = ROPE, m
         made.append(compare_table(with_questions, mixed))
     made += [loss_table(group) for group in on_the_same_rows(read_losses(paths))]
     made += [own_table(group) for group in own_groups(paths)]
+    if (paired := paired_group(paths)) is not None:
+        made.append(paired_table(paired))
     found = read_evaluations(paths, mixed)
     if found:
         made.append(environment_table(found))
@@ -184,6 +188,22 @@ def own_table(group: OwnGroup) -> Table:
         table.add_column(label, justify="right")
     for name, figures in group.rows.items():
         table.add_row(heading(name, figures), *(escape(cell(figure)) for figure in figures))
+    return table
+
+
+def paired_table(group: PairedGroup) -> Table:
+    """Return a table of the differences to the first model on the same rows of benchmarks."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(
+        title=f"benchmarks, row by row against {group.first}", caption=EXPLANATION.format(confidence=group.confidence)
+    )
+    table.add_column("")
+    for label in group.labels:
+        table.add_column(label, justify="right")
+    for name, found in group.rows.items():
+        table.add_row(name.replace("_", " "), *(escape(paired_cell(one)) for one in found))
     return table
 
 
