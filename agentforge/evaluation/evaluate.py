@@ -162,8 +162,11 @@ def _load_benchmarks(recipe: Recipe, location: ModelLocation) -> LoadedTasks | N
     if recipe.evaluate.benchmarks is None:
         return None
     from agentforge.evaluation.benchmarks.evaluate_benchmarks import load_tasks
+    from agentforge.evaluation.benchmarks.trained_rows import refuse_trained_benchmarks
 
-    return load_tasks(recipe.evaluate.benchmarks, recipe.data.hub_mirror)
+    loaded = load_tasks(recipe.evaluate.benchmarks, recipe.data.hub_mirror)
+    refuse_trained_benchmarks(recipe, loaded.tasks, location)
+    return loaded
 
 
 def load_questions(recipe: Recipe) -> list[Question]:

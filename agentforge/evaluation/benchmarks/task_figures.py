@@ -50,9 +50,8 @@ def figures(
             low, high = _interval(value, per_row, task.aggregation().get(metric), confidence)
             docs = [one["doc"] for one in rows]
             chance, majority = levels(task, metric, docs, _binary(per_row))
-            found[figure_name(task.task_name, metric, filter_name)] = Figure(
-                value, low, high, len(rows), chance, "", majority, identity
-            )
+            figure = Figure(value, low, high, len(rows), chance, "", majority, identity)
+            found[figure_name(task.task_name, metric, filter_name)] = figure
     return found
 
 
