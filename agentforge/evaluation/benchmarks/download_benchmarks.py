@@ -7,7 +7,7 @@ from agentforge.recipe.schema import Recipe
 
 
 def download_benchmarks(recipe: Recipe) -> list[SourceReport]:
-    """Read the rows of `evaluate.benchmarks`, from the Hub if they are nowhere else, so that `evaluate` needs no network.
+    """Read the rows of `evaluate.benchmarks`, from the Hub if they are nowhere else, for runs without network.
 
     Raises:
         UserError: there is no such task, its data set cannot be had, or lm-eval is not installed.

@@ -45,8 +45,9 @@ class GGUFLM(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
-        begin = int(self.llama.token_bos())
-        return begin if begin >= 0 else self.eot_token_id
+        # A converter writes a beginning of text into files of models that have none; whether it is one is a field of
+        # its own. As for a checkpoint without one, the end of a text then stands for the beginning of the next.
+        return int(self.llama.token_bos()) if self.policy.adds_bos else self.eot_token_id
 
     @property
     def tokenizer_name(self) -> str:

@@ -134,6 +134,11 @@ class GGUFPolicy(Policy):
         prompt = self._format(messages=turns[0], tools=turns[1]).prompt
         return [token for piece in self._control_pattern.split(prompt) for token in self._tokenize(piece, guard)]
 
+    @property
+    def adds_bos(self) -> bool:
+        """Whether the file says that every text begins with its beginning-of-text token."""
+        return bool(self._library.llama_vocab_get_add_bos(self._vocabulary))
+
     def write_prompt(self, messages: Sequence[Message]) -> str:
         """Return messages as the file's template writes them, up to where the answer begins."""
         return str(self._format(messages=list(messages)).prompt)
