@@ -30,7 +30,7 @@ def test_likelihoods_and_answers_are_those_of_the_checkpoint(
     whole = loaded.tasks["toy_write"].instances[0]
     whole.arguments = ("Hello, I am AJ.",)
     rolling = theirs.loglikelihood_rolling([whole], True)
-    assert ours.loglikelihood_rolling([whole], True) == pytest.approx(rolling, abs=5e-3)
+    assert ours.loglikelihood_rolling([whole], True) == pytest.approx(rolling, rel=1e-3)
     assert ours.apply_chat_template([{"role": "user", "content": "Hi"}]) == theirs.apply_chat_template(
         [{"role": "user", "content": "Hi"}]
     )
