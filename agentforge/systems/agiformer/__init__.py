@@ -1,0 +1,22 @@
+"""AGIFORMER: a byte-level model that thinks in patches.
+
+    modeling/    the model: documents, n-grams, patches, global stack, thinking, decoder
+    tokenizer    bytes
+
+This file is all that the house reads of it before a model is opened, so it imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from agentforge.systems.agiformer.checkpoint_types import OWN_TYPE, check_config, gguf_refusal, is_agiformer
+from agentforge.systems.base import System
+
+SYSTEM = System(
+    name="agiformer",
+    opens=is_agiformer,
+    auto_classes="agentforge.systems.agiformer.auto",
+    model_class="agentforge.systems.agiformer.modeling.modeling:AgiformerForCausalLM",
+    tokenizers={"bytes": "agentforge.systems.agiformer.tokenizer:ByteTokenizer"},
+    check_config=check_config,
+    gguf_refusal=gguf_refusal,
+)

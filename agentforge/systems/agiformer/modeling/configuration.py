@@ -1,0 +1,84 @@
+"""The config of an AGIFORMER, and how many parameters it asks for."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import PretrainedConfig
+
+from agentforge.systems.agiformer.checkpoint_types import BYTES, OWN_TYPE, PRESETS, VOCABULARY
+
+
+@strict
+class AgiformerConfig(PretrainedConfig):
+    """A causal hierarchy over bytes: patches below a global stack, and a decoder that goes from byte to byte.
+
+    Attributes:
+        preset: ``small``, ``medium`` or ``large``: sizes of the specification for what is not given.
+        hidden_size: channels of the global stack.
+        intermediate_size: of its MLPs; None: 8/3 of the channels, rounded up to 16.
+        num_hidden_layers, num_attention_heads: of the global stack.
+        patch_size: bytes of a patch, P.
+        window_size: patches that a patch attends to, itself included.
+        linear_attention: the global layers have a linear-attention branch beside the window, which sees everything.
+        thinking_steps: how often the shared block refines each patch's latent, K; 0: not at all.
+        thinking_halting: ``none`` trains the last step alone; ``expected`` and ``pondernet`` train every step, weighted
+            by the halting distribution.
+        halting_weight, halting_prior: weight and prior of that (see `losses.halting`).
+        exit_threshold: in eval mode a patch stops thinking at this cumulative halting probability; None: never.
+        byte_decoder: ``transformer`` reads across the borders of patches; ``gru`` starts anew in each, as the specification.
+        num_byte_layers, byte_window: of the transformer: layers, and bytes that a byte attends to.
+        ngram_sizes: lengths of the n-grams that end at the byte and have embeddings of their own; empty: none.
+        ngram_buckets: rows of each table.
+        ngram_dropout: probability that a whole n-gram is forgotten in training.
+    """
+
+    model_type = OWN_TYPE
+    keys_to_ignore_at_inference = ("past_key_values", "thinking_steps")
+
+    preset: str | None = None
+    vocab_size: int = VOCABULARY
+    hidden_size: int | None = None
+    intermediate_size: int | None = None
+    num_hidden_layers: int | None = None
+    num_attention_heads: int | None = None
+    patch_size: int = 4
+    window_size: int = 128
+    linear_attention: bool = True
+    thinking_steps: int = 3
+    thinking_halting: Literal["none", "expected", "pondernet"] = "none"
+    halting_weight: float = 0.01
+    halting_prior: float = 0.3
+    exit_threshold: float | None = None
+    byte_decoder: Literal["transformer", "gru"] = "transformer"
+    num_byte_layers: int = 1
+    byte_window: int = 32
+    ngram_sizes: list[int] | None = None
+    ngram_buckets: int = 32768
+    ngram_dropout: float = 0.5
+    rope_theta: float = 10000.0
+    rms_norm_eps: float = 1e-6
+    initializer_range: float = 0.02
+    max_position_embeddings: int = 1_000_000
+    use_cache: bool = True
+    tie_word_embeddings: bool = False
+    pad_token_id: int | None = BYTES
+    bos_token_id: int | None = BYTES + 1
+    eos_token_id: int | list[int] | None = BYTES + 2
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        for name, value in PRESETS[self.preset or "medium"].items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+        assert self.hidden_size is not None
+        if self.intermediate_size is None:
+            self.intermediate_size = -(-self.hidden_size * 8 // 3 // 16) * 16
+        self.ngram_sizes = sorted(set(self.ngram_sizes or []))
+        super().__post_init__(**kwargs)
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of an attention head."""
+        assert self.hidden_size is not None and self.num_attention_heads is not None
+        return self.hidden_size // self.num_attention_heads
