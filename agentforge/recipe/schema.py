@@ -87,12 +87,26 @@ class Source(Section):
     )
     max_repeats: float | None = Field(None, gt=0, description="overrides data.max_repeats")
     max_rows: int | None = Field(None, ge=1)
+    part: list[float] | None = Field(
+        None,
+        min_length=2,
+        max_length=2,
+        description="[from, to], shares of each file: [0, 0.9] is its first nine tenths, by bytes of a text, by rows else",
+    )
+    held_out: bool = Field(False, description="all of it is for evaluation; it has no share in the mix")
     split_key: str | None = Field(
         None, description="rows with equal values in this column stay together in train or eval"
     )
     filters: Filters | None = Field(None, description="override the filters of the registry's card")
     system: str | None = Field(None, description="system turn for rows without one")
     enabled: bool | None = Field(None, description="true: use a data set that is off in the registry")
+
+    @field_validator("part")
+    @classmethod
+    def _rising(cls, value: list[float] | None) -> list[float] | None:
+        if value is not None and not 0 <= value[0] < value[1] <= 1:
+            raise ValueError("must be two shares of a file, as in [0, 0.9]")
+        return value
 
 
 class MinHash(Section):
@@ -251,6 +265,19 @@ class Losses(Section):
     speed: bool = Field(False, description="also measure decoding, in milliseconds per token")
 
 
+class BitsPerByte(Section):
+    """Bits per byte of a whole text, which compares models of any tokenizer, and compressors."""
+
+    text: Source = Field(description="the text: an entry like those of data.mix")
+    training: Source | None = Field(
+        None, description="what the model was trained on: the compressors read it first, too; none: they read the text"
+    )
+    context: int = Field(1024, ge=2, description="tokens that the model reads at once")
+    stride: int = Field(512, ge=1, description="tokens that each reading scores; the others are its context")
+    max_bytes: int | None = Field(None, ge=1, description="read no more of the text; none: all")
+    compressors: bool = Field(True, description="measure gzip, bzip2, xz, zstd and PPMd on the same bytes")
+
+
 class Export(Section):
     dtype: Literal["bfloat16", "float32", "float16"] = "bfloat16"
     max_logit_difference: float = Field(
@@ -289,6 +316,7 @@ class Evaluate(Section):
     tool_calls: ToolCalls | None = None
     environments: Environments | None = None
     loss: Losses | None = None
+    bpc: BitsPerByte | None = None
     confidence: float = Field(0.8, gt=0, lt=1, description="mass of the Beta-Jeffreys interval")
     batch_size: int = Field(16, ge=1)
 

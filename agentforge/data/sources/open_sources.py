@@ -11,7 +11,7 @@ from typing import Any
 from agentforge.data.cleaning.filters import RowFilter, effective_filters
 from agentforge.data.row_text import Row
 from agentforge.data.sources.adapters import Adapter, Rejected, SourceOptions, detect_adapter, get_adapter
-from agentforge.data.sources.readers import ReadCounts, read_rows
+from agentforge.data.sources.readers import ReadCounts, read_part, read_rows
 from agentforge.data.sources.source_files import MissingData, evaluation_source, locate, registered, resolved_revision
 from agentforge.errors import UserError, did_you_mean
 from agentforge.recipe.schema import Data, Source
@@ -25,6 +25,8 @@ class OpenSource:
 
     Attributes:
         name: unique in the mix; the dataset, with a number if it stands in the mix more than once.
+        part: share of each file that is read, from and to; None: all.
+        held_out: its rows are for evaluation alone.
         dataset: as the recipe has it.
         licence, revision: from the registry's card; None for local files.
         card_hash: what the card says of the rows; None for local files.
@@ -36,6 +38,8 @@ class OpenSource:
     max_repeats: float
     max_rows: int | None
     files: list[Path]
+    part: tuple[float, float] | None
+    held_out: bool
     adapter: Adapter
     options: SourceOptions
     row_filter: RowFilter
@@ -53,7 +57,7 @@ class OpenSource:
     def raw_rows(self, counts: ReadCounts) -> Iterator[dict[str, Any]]:
         """Yield the raw rows of all files; unreadable ones are counted in ``counts``."""
         for file in self.files:
-            yield from read_rows(file, counts)
+            yield from read_rows(file, counts) if self.part is None else read_part(file, self.part, counts)
 
     def adapt(self, raw: dict[str, Any]) -> tuple[list[Row], list[str]]:
         """Return the rows that a raw row gives, and the reasons of those that it does not."""
@@ -142,6 +146,8 @@ def _open(source: Source, data: Data, name: str) -> OpenSource:
         max_repeats=source.max_repeats or data.max_repeats,
         max_rows=source.max_rows,
         files=files,
+        part=None if source.part is None else (source.part[0], source.part[1]),
+        held_out=source.held_out,
         adapter=get_adapter(adapter),
         options=options,
         row_filter=RowFilter(filters, columns),

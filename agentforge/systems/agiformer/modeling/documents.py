@@ -82,7 +82,9 @@ def _restarts(position_ids: Tensor | None, real: Tensor | None) -> Tensor | None
 def _gathered(number: Tensor, real: Tensor, count: int) -> Documents:
     batch, length = number.shape
     flat, inside = number.flatten(), real.flatten()
-    lengths = torch.zeros(count, dtype=torch.long, device=flat.device).index_add_(0, flat[inside], inside[inside].long())
+    lengths = torch.zeros(count, dtype=torch.long, device=flat.device).index_add_(
+        0, flat[inside], inside[inside].long()
+    )
     places = torch.zeros(count, max(int(lengths.max()), 1), dtype=torch.long, device=flat.device)
     found = inside.nonzero()[:, 0]  # in order, so documents come one after the other
     first = lengths.cumsum(0) - lengths

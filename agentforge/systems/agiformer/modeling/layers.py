@@ -80,7 +80,8 @@ class LinearAttention(nn.Module):
         """Return what is read `(R, T, D)` and the memory behind the row's last position."""
         rows, length, size = x.shape
         queries, keys, values = (
-            proj(x).view(rows, length, self.heads, -1).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj)
+            proj(x).view(rows, length, self.heads, -1).transpose(1, 2)
+            for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
         write, keep = self.gates(x).float().view(rows, length, 2, self.heads).permute(2, 0, 3, 1)  # (R, H, T) each
         # what lies behind a row's end must neither write nor fade the memory
