@@ -91,7 +91,7 @@ class Source(Section):
         None,
         min_length=2,
         max_length=2,
-        description="[from, to], shares of each file: [0, 0.9] is its first nine tenths, by bytes of a text, by rows else",
+        description="[from, to], shares of each file (bytes of a text, else rows): [0, 0.9] is its first nine tenths",
     )
     held_out: bool = Field(False, description="all of it is for evaluation; it has no share in the mix")
     split_key: str | None = Field(

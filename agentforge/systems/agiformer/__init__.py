@@ -8,7 +8,7 @@ This file is all that the house reads of it before a model is opened, so it impo
 
 from __future__ import annotations
 
-from agentforge.systems.agiformer.checkpoint_types import OWN_TYPE, check_config, gguf_refusal, is_agiformer
+from agentforge.systems.agiformer.checkpoint_types import check_config, gguf_refusal, is_agiformer
 from agentforge.systems.base import System
 
 SYSTEM = System(

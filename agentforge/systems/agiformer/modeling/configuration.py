@@ -27,7 +27,8 @@ class AgiformerConfig(PretrainedConfig):
             by the halting distribution.
         halting_weight, halting_prior: weight and prior of that (see `losses.halting`).
         exit_threshold: in eval mode a patch stops thinking at this cumulative halting probability; None: never.
-        byte_decoder: ``transformer`` reads across the borders of patches; ``gru`` starts anew in each, as the specification.
+        byte_decoder: ``transformer`` reads across the borders of patches; ``gru``, the specification's, starts anew in
+            each.
         num_byte_layers, byte_window: of the transformer: layers, and bytes that a byte attends to.
         ngram_sizes: lengths of the n-grams that end at the byte and have embeddings of their own; empty: none.
         ngram_buckets: rows of each table.

@@ -1,8 +1,8 @@
 """The batch as the model reads it: one document in each row, flush left, without padding before it.
 
-Patches are counted from the first byte of a document. A row that begins with padding, or a packed row that holds several
-documents, would put their borders somewhere else and so change what is computed. Both are taken apart here and put
-together again behind the model, which therefore needs to know nothing of either.
+Patches are counted from the first byte of a document. A row that begins with padding, or a packed row that holds
+several documents, would put their borders somewhere else and so change what is computed. Both are taken apart here and
+put together again behind the model, which therefore needs to know nothing of either.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@
     decoder    z0 z0 z0 z1   z1 z1 z1 z2   z2 ..            byte t reads the latest latent whose bytes are all <= t
     logits     b1 b2 b3 b4   b5 ..                          ordinary alignment: logits[t] are of byte t + 1
 
-Nothing that byte t is decoded from lies behind it. The latent carries what is far away, the decoder's own window what is
-near, across the borders of patches, so no byte is decoded without the byte before it.
+Nothing that byte t is decoded from lies behind it. The latent carries what is far away, the decoder's own window what
+is near, across the borders of patches, so no byte is decoded without the byte before it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch.nn import functional
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from agentforge.losses.halting import entropy_regularised_loss, pondernet_loss
 from agentforge.systems.agiformer.modeling.cache import AgiformerCache, TextState, over_rows, put_rows
 from agentforge.systems.agiformer.modeling.configuration import AgiformerConfig
 from agentforge.systems.agiformer.modeling.decoder import make_decoder
@@ -28,6 +29,8 @@ from agentforge.systems.agiformer.modeling.documents import documents_of
 from agentforge.systems.agiformer.modeling.layers import Block, LayerState, Span
 from agentforge.systems.agiformer.modeling.ngrams import NgramEmbeddings
 from agentforge.systems.agiformer.modeling.thinking import Thinking
+
+IGNORED = -100
 
 
 @dataclass
@@ -266,7 +269,7 @@ class AgiformerModel(AgiformerPreTrainedModel):
     def _decoded(
         self, tokens: Tensor, latents: _Latents, span: Span, past: TextState | None
     ) -> tuple[Tensor, list[LayerState]]:
-        patch, size = self.config.patch_size, self.config.hidden_size
+        size = self.config.hidden_size
         rows, length = tokens.shape
         # A latent is spread over the P bytes that are decoded from it, to each another part.
         spread = self.up_proj(latents.values).view(rows, -1, size)
@@ -347,8 +350,6 @@ class AgiformerForCausalLM(AgiformerPreTrainedModel, GenerationMixin):
 
         The other arguments are those of `AgiformerModel.forward`; ``num_items_in_batch`` is what Trainer divides by.
         """
-        if labels is not None and self.config.thinking_halting != "none" and self.training:
-            raise NotImplementedError("halting losses")
         items = kwargs.pop("num_items_in_batch", None)
         made = self.model(
             input_ids=input_ids,
@@ -360,10 +361,36 @@ class AgiformerForCausalLM(AgiformerPreTrainedModel, GenerationMixin):
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(made.last_hidden_state[:, kept])
-        loss = None if labels is None else self._loss(logits, labels, items)
+        loss = None
+        if labels is not None:
+            halts = self.training and self.config.thinking_halting != "none"
+            total = self._halting_loss(input_ids, attention_mask, position_ids, labels) if halts else None
+            loss = self._loss(logits, labels, items) if total is None else total / _count(labels, items)
         return AgiformerOutput(loss, logits, made.past_key_values, made.thinking_steps)
 
     def _loss(self, logits: Tensor, labels: Tensor, items: Any) -> Tensor:
         targets = labels[:, 1:].flatten()
-        total = functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets, reduction="sum")
-        return total / ((targets != -100).sum().clamp(min=1) if items is None else items)
+        return _cross_entropy(logits, targets, "sum") / _count(labels, items)
+
+    def _halting_loss(
+        self, input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, labels: Tensor
+    ) -> Tensor:
+        """Return the loss of all thinking steps, weighted by where each byte's patch would stop, summed."""
+        hidden, halting = self.model.steps(input_ids, attention_mask, position_ids)
+        assert halting is not None
+        targets = labels[:, 1:].flatten()
+        trained = targets != IGNORED
+        losses = torch.stack([_cross_entropy(self.lm_head(step), targets, "none") for step in hidden], dim=-1)
+        losses, logits = losses[trained], halting[:, :-1].flatten(0, 1)[trained]  # (N, K + 1)
+        weight = self.config.halting_weight
+        if self.config.thinking_halting == "pondernet":
+            return pondernet_loss(losses, logits, rate=self.config.halting_prior, beta=weight)
+        return entropy_regularised_loss(losses, logits, beta=weight)
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor, reduction: str) -> Tensor:
+    return functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets, reduction=reduction)
+
+
+def _count(labels: Tensor, items: Any) -> Any:
+    return (labels[:, 1:] != IGNORED).sum().clamp(min=1) if items is None else items
