@@ -15,7 +15,7 @@ from agentforge.data.tools import load_tools
 from agentforge.errors import UserError
 from agentforge.evaluation.comparable import template_of
 from agentforge.evaluation.contamination import refuse_trained_questions, refuse_trained_tasks
-from agentforge.evaluation.own_scores import asked_for, evaluate_own
+from agentforge.evaluation.own_scores import asked_for, evaluate_own, evaluation_names
 from agentforge.evaluation.scores_file import SCORES
 from agentforge.evaluation.tasks.baselines import baselines, scripted_policy
 from agentforge.evaluation.tasks.reserved_tasks import Chosen, TaskSelection, identity
@@ -26,7 +26,7 @@ from agentforge.recipe.schema import Recipe, ToolCalls
 from agentforge.rollouts.experts import Actor
 from agentforge.rollouts.policies.base import Policy, Sampling
 from agentforge.rollouts.policies.open_policy import open_policy
-from agentforge.systems.registry import names_of, without_unused_keys
+from agentforge.systems.registry import without_unused_keys
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def evaluate(recipe: Recipe, model: str | None = None, replace: bool = False) ->
     chosen = recipe.evaluate
     own = asked_for(recipe)
     if chosen.tool_calls is None and chosen.environments is None and chosen.loss is None and not own:
-        others = ", ".join(f"evaluate.{name}" for name in ("environments", "loss", *names_of("evaluations")))
+        others = ", ".join(f"evaluate.{name}" for name in ("environments", "loss", *evaluation_names()))
         raise UserError(
             f"{recipe.full_name} has nothing to evaluate on: set evaluate.tool_calls.prompts to a JSONL file, or one "
             f"of {others}"

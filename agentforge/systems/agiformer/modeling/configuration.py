@@ -36,7 +36,7 @@ class AgiformerConfig(PretrainedConfig):
     """
 
     model_type = OWN_TYPE
-    keys_to_ignore_at_inference = ("past_key_values", "thinking_steps")
+    keys_to_ignore_at_inference = ["past_key_values", "thinking_steps"]  # noqa: RUF012  as in transformers
 
     preset: str | None = None
     vocab_size: int = VOCABULARY

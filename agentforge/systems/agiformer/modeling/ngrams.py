@@ -38,9 +38,7 @@ class NgramEmbeddings(nn.Module):
         super().__init__()
         self.sizes: list[int] = list(config.ngram_sizes or [])
         self.dropout, self.buckets = config.ngram_dropout, config.ngram_buckets
-        self.tables = nn.ModuleList(
-            nn.Embedding(config.ngram_buckets, config.hidden_size, sparse=True) for _ in self.sizes
-        )
+        self.tables = nn.ModuleList(nn.Embedding(config.ngram_buckets, config.hidden_size) for _ in self.sizes)
 
     def forward(self, tokens: Tensor, recent: Tensor) -> Tensor:
         """Return `(R, T, D)`.
