@@ -32,8 +32,10 @@ class Window:
 def windows(length: int, context: int, stride: int) -> Iterator[Window]:
     """Yield windows that together score each of ``length`` tokens once.
 
-    Each but the first scores ``stride`` tokens behind ``context - stride`` that are only read.
+    Each but the first scores ``stride`` tokens behind ``context - stride`` that are only read: one at least, because
+    the first token of a window is predicted from nothing.
     """
+    stride = max(1, min(stride, context - 1))
     scored = 0
     while scored < length:
         stop = min(context if scored == 0 else scored + stride, length)
@@ -63,40 +65,33 @@ def token_losses(
         impossible: special tokens, which a text cannot have: they get no probability.
         batch: windows at once.
     """
-    room = context - (begin is not None)
-    losses = np.full(len(ids), np.nan)
-    waiting: list[Window] = []
-    vocabulary = model.config.vocab_size
+    # The begin token is one more token before the text: it is scored by nobody, and only the first window has it.
+    before = [] if begin is None else [begin]
+    text = [*before, *ids]
+    losses = np.full(len(text), np.nan)
     # As many as fit: with a vocabulary of 150,000 it is the logits that fill the memory.
-    batch = max(1, min(batch, LOGITS // (context * vocabulary)))
-    for window in [*windows(len(ids), room, min(stride, room))]:
+    batch = max(1, min(batch, LOGITS // (context * model.config.vocab_size)))
+    waiting: list[Window] = []
+    for window in windows(len(text), context, stride):
         # Windows of one batch have one length, so nothing is padded and every architecture reads them rightly.
-        if waiting and window.stop - window.start != waiting[0].stop - waiting[0].start:
-            _score(model, ids, waiting, losses, begin, impossible)
+        if waiting and (len(waiting) == batch or window.stop - window.start != waiting[0].stop - waiting[0].start):
+            _score(model, text, waiting, losses, impossible)
             waiting = []
         waiting.append(window)
-        if len(waiting) == batch:
-            _score(model, ids, waiting, losses, begin, impossible)
-            waiting = []
     if waiting:
-        _score(model, ids, waiting, losses, begin, impossible)
-    return losses
+        _score(model, text, waiting, losses, impossible)
+    return losses[len(before) :]
 
 
 def _score(
-    model: Any,
-    ids: Sequence[int],
-    chosen: Sequence[Window],
-    losses: NDArray[np.float64],
-    begin: int | None,
-    impossible: Sequence[int],
+    model: Any, text: Sequence[int], chosen: Sequence[Window], losses: NDArray[np.float64], impossible: Sequence[int]
 ) -> None:
-    before = [] if begin is None else [begin]
-    rows = torch.tensor([[*before, *ids[window.start : window.stop]] for window in chosen], device=model.device)
+    rows = torch.tensor([text[window.start : window.stop] for window in chosen], device=model.device)
+    if rows.shape[1] < 2:
+        return
     logits = model(input_ids=rows, use_cache=False).logits[:, :-1].float()
     logits[..., list(impossible)] = -torch.inf
     found = functional.cross_entropy(logits.transpose(1, 2), rows[:, 1:], reduction="none").double().cpu().numpy()
     for window, row in zip(chosen, found, strict=True):
-        first = window.start if begin is not None else window.start + 1  # the token that row[0] is the loss of
-        counted = max(window.scored, first)
-        losses[counted : window.stop] = row[counted - first :]
+        first = max(window.scored, window.start + 1)  # row[0] is the loss of the window's second token
+        losses[first : window.stop] = row[first - window.start - 1 :]
