@@ -9,9 +9,11 @@ becomes `train/act/halt_entropy`. Here every tracker is sent the names of `metri
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from transformers import Trainer, TrainerCallback
 from transformers.integrations import integration_utils
@@ -39,6 +41,7 @@ def trackers_beside(recipe: Recipe) -> Iterator[None]:
         "TENSORBOARD_LOGGING_DIR": str(Path(recipe.output_dir) / TENSORBOARD / recipe.trained.name),
         "WANDB_PROJECT": "agentforge",
     }
+    run_before = _wandb_run()
     added = [name for name in places if name not in os.environ]
     os.environ.update({name: places[name] for name in added})
     integration_utils.rewrite_logs = dict
@@ -48,6 +51,13 @@ def trackers_beside(recipe: Recipe) -> Iterator[None]:
         integration_utils.rewrite_logs = rewrite
         for name in added:
             os.environ.pop(name, None)
+        # The parent leaves W&B's run open, and the next training of this process would go on in it.
+        if (run := _wandb_run()) is not None and run is not run_before:
+            run.finish()
+
+
+def _wandb_run() -> Any:
+    return getattr(sys.modules.get("wandb"), "run", None)
 
 
 def add_first(trainer: Trainer, callback: TrainerCallback) -> None:
