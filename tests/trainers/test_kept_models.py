@@ -16,7 +16,8 @@ from agentforge.artifacts import read_manifest
 from agentforge.errors import UserError
 from agentforge.models.locate_model import locate_model
 from agentforge.recipe.schema import Recipe
-from agentforge.trainers import kept_models, train as stage
+from agentforge.trainers import kept_models
+from agentforge.trainers import train as stage
 from agentforge.trainers.guarded_trainer import GuardedTrainer
 from agentforge.trainers.kept_models import KeptModels
 from agentforge.trainers.train import train
