@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from agentforge.recipe.methods import METHODS
 from agentforge.recipe.section import Section
@@ -212,6 +212,13 @@ class Optimizer(Section):
     options: dict[str, Any] = Field(default_factory=dict, description="arguments of its constructor")
 
 
+class Keep(Section):
+    """Models that stay in the artefact beside the final one: `epoch-10`, `best`."""
+
+    epochs: int | None = Field(None, ge=1, description="keep the model after every so many epochs; none: of no epoch")
+    best: bool = Field(False, description="keep the model with the lowest eval loss of all evaluations")
+
+
 @with_system_keys("train")
 class Train(Section):
     method: MethodName = "sft"
@@ -226,6 +233,7 @@ class Train(Section):
         lt=1,
         description="decay of a moving average of the weights, which is evaluated and published; none: no average",
     )
+    keep: Keep | None = Field(None, description="models that stay beside the final one; none: only the final one")
     max_nonfinite_steps: int = Field(3, ge=1, description="stop after this many skipped NaN/inf batches in a row")
     trainable: list[str] = Field(
         default_factory=list,
@@ -278,6 +286,24 @@ class BitsPerByte(Section):
     compressors: bool = Field(True, description="measure gzip, bzip2, xz, zstd and PPMd on the same bytes")
 
 
+class Diversity(Section):
+    """Whether the models of a set differ more than models that differ by the seed of their training alone."""
+
+    models: dict[str, str] = Field(description="label: directory of a checkpoint; at least two, with one tokenizer")
+    control: dict[str, str] = Field(
+        default_factory=dict, description="the same of models that differ by seed alone; none: there is no verdict"
+    )
+    rows: int | None = Field(None, ge=2, description="how many of the prepared eval rows; none: all")
+    speed: bool = Field(True, description="also measure decoding, in milliseconds per token")
+
+    @field_validator("models", "control")
+    @classmethod
+    def _at_least_two(cls, value: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        if len(value) == 1 or (info.field_name == "models" and not value):
+            raise ValueError(f"name at least two models; there {'is one' if value else 'are none'}")
+        return value
+
+
 class Export(Section):
     dtype: Literal["bfloat16", "float32", "float16"] = "bfloat16"
     max_logit_difference: float = Field(
@@ -317,6 +343,9 @@ class Evaluate(Section):
     environments: Environments | None = None
     loss: Losses | None = None
     bpc: BitsPerByte | None = None
+    diversity: Diversity | None = Field(
+        None, description="compare a set of models; everything else in this section scores one model"
+    )
     confidence: float = Field(0.8, gt=0, lt=1, description="mass of the Beta-Jeffreys interval")
     batch_size: int = Field(16, ge=1)
 

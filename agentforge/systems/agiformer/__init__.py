@@ -2,6 +2,7 @@
 
     modeling/    the model: documents, n-grams, patches, global stack, thinking, decoder
     tokenizer    bytes
+    evaluation/  what the thinking steps are worth
 
 This file is all that the house reads of it before a model is opened, so it imports nothing heavy.
 """
@@ -9,6 +10,7 @@ This file is all that the house reads of it before a model is opened, so it impo
 from __future__ import annotations
 
 from agentforge.systems.agiformer.checkpoint_types import check_config, gguf_refusal, is_agiformer
+from agentforge.systems.agiformer.recipe_sections import AgiformerEvaluate
 from agentforge.systems.base import System
 
 SYSTEM = System(
@@ -16,6 +18,8 @@ SYSTEM = System(
     opens=is_agiformer,
     auto_classes="agentforge.systems.agiformer.auto",
     model_class="agentforge.systems.agiformer.modeling.modeling:AgiformerForCausalLM",
+    sections={"evaluate": AgiformerEvaluate},
+    evaluations={"thinking": "agentforge.systems.agiformer.evaluation.thinking:evaluate_thinking"},
     tokenizers={"bytes": "agentforge.systems.agiformer.tokenizer:ByteTokenizer"},
     check_config=check_config,
     gguf_refusal=gguf_refusal,
