@@ -48,7 +48,7 @@ __all__ = ["load_prepared", "prepare"]
 log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
-FORMAT = 1
+FORMAT = 2
 """Incremented when the same recipe and inputs give other rows, so that older artefacts do not pass as up to date."""
 
 CHUNK_ROWS = 500
