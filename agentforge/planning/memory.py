@@ -118,8 +118,9 @@ def estimate_memory(recipe: Recipe, *, sharded: bool | None = None) -> Memory:
         adapters=4 * trained / shards if recipe.train.lora is not None else 0,
         gradients=gradients / shards,
         optimizer=trained * optimizer_bytes(recipe) / shards,
-        activations=sum(layer_activations(each, recipe) for each in shapes) * tokens * shape.num_hidden_layers,
-        checkpoints=inputs + layer,
+        activations=sum(layer_activations(each, recipe) for each in shapes) * tokens * shape.num_hidden_layers
+        + width * work.activations * tokens,
+        checkpoints=inputs + layer + width * work.checkpoints * tokens,
         logits=logits_bytes(recipe, shape, tokens),
         overhead=CUDA_OVERHEAD if hardware.gpus else 0.5 * 2**30,
         capacity=hardware.memory_gib * 2**30,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from agentforge.recipe.methods import METHODS
 from agentforge.recipe.section import Section
@@ -259,6 +259,24 @@ class Losses(Section):
     speed: bool = Field(False, description="also measure decoding, in milliseconds per token")
 
 
+class Diversity(Section):
+    """Whether the models of a set differ more than models that differ by the seed of their training alone."""
+
+    models: dict[str, str] = Field(description="label: directory of a checkpoint; at least two, with one tokenizer")
+    control: dict[str, str] = Field(
+        default_factory=dict, description="the same of models that differ by seed alone; none: there is no verdict"
+    )
+    rows: int | None = Field(None, ge=2, description="how many of the prepared eval rows; none: all")
+    speed: bool = Field(True, description="also measure decoding, in milliseconds per token")
+
+    @field_validator("models", "control")
+    @classmethod
+    def _at_least_two(cls, value: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        if len(value) == 1 or (info.field_name == "models" and not value):
+            raise ValueError(f"name at least two models; there {'is one' if value else 'are none'}")
+        return value
+
+
 class Export(Section):
     dtype: Literal["bfloat16", "float32", "float16"] = "bfloat16"
     max_logit_difference: float = Field(
@@ -297,6 +315,9 @@ class Evaluate(Section):
     tool_calls: ToolCalls | None = None
     environments: Environments | None = None
     loss: Losses | None = None
+    diversity: Diversity | None = Field(
+        None, description="compare a set of models; everything else in this section scores one model"
+    )
     confidence: float = Field(0.8, gt=0, lt=1, description="mass of the Beta-Jeffreys interval")
     batch_size: int = Field(16, ge=1)
 
