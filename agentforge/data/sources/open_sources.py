@@ -107,12 +107,9 @@ def open_sources(data: Data) -> tuple[list[OpenSource], list[str]]:
     Raises:
         UserError: a data set is unknown, switched off, not downloaded, or what benchmarks score.
     """
-    names = [source.dataset for source in data.mix]
     opened: list[OpenSource] = []
     missing: list[str] = []
-    for position, source in enumerate(data.mix):
-        before = names[:position].count(source.dataset)
-        name = f"{source.dataset}#{before + 1}" if names.count(source.dataset) > 1 else source.dataset
+    for source, name in zip(data.mix, data.source_names, strict=True):
         refuse_evaluation_split(source)
         try:
             opened.append(_open(source, data, name))
