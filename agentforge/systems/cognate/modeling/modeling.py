@@ -22,6 +22,7 @@ from agentforge.systems.cognate.modeling.halting import answer_of, halting_proba
 from agentforge.systems.cognate.modeling.layer import CognateLayer, rms_norm
 from agentforge.systems.cognate.modeling.loop import Pass
 from agentforge.systems.cognate.modeling.loss import summed_loss
+from agentforge.systems.cognate.modeling.neural_memory import NeuralMemory
 from agentforge.systems.cognate.modeling.steps import StepStates
 
 UNSET: Any = object()
@@ -74,7 +75,13 @@ class CognatePreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, CognateModel):
+        if isinstance(module, NeuralMemory):
+            for convolution in (module.q_conv, module.k_conv, module.v_conv):
+                init.normal_(convolution.weight, std=module.kernel**-0.5)
+            # the other gates at 1/2, and a decay of 0.993 to 0.999
+            decay = torch.linspace(5, 7, module.heads)
+            init.copy_(module.gates.bias, torch.cat([decay, torch.zeros(2 * module.heads)]))
+        elif isinstance(module, CognateModel):
             init.normal_(module.persistent, std=1.0)  # of the size that the norm before the projections gives
             init.normal_(module.initial, std=1.0)
             if module.halting_head is not None:
