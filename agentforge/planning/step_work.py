@@ -24,6 +24,7 @@ class StepWork:
         activations: numbers a token that are kept for the backward pass of the same.
         checkpoints: numbers a token that are kept of it under gradient checkpointing.
         in_blocks: logits are made in blocks (`memory.MAX_LOGITS_BYTES`) instead of all at once.
+        block_bytes: of the logits that are made at once, where the blocks are smaller than that; None: they are not.
         shardable: weights may be divided among devices; not where parts of whole matrices are read.
         purpose: parameters that the stage is there to train; None: all that are trained.
     """
@@ -37,6 +38,7 @@ class StepWork:
     activations: float = 0.0
     checkpoints: float = 0.0
     in_blocks: bool = False
+    block_bytes: float | None = None
     shardable: bool = True
     purpose: int | None = None
 

@@ -27,6 +27,10 @@ Place = Literal["train", "surgery", "evaluate", "evaluate.loss", "data"]
 """Sections of a recipe that a system may add keys to."""
 
 
+def _always(_: Any) -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class Operation:
     """One operation of `surgery`: what makes the new checkpoint, and what its artefact is called.
@@ -36,6 +40,7 @@ class Operation:
         suffix: end of the artefact's name, from the recipe's `surgery` section: ``grafted``, ``width-1of2``.
         suffixes: pattern of all suffixes that it can give; by it `--model` knows them.
         reads: split of the recipe's prepared data that it measures on.
+        measures: function of the `surgery` section: whether this time it measures at all.
         check: function of the `surgery` section that refuses it before anything is opened.
         config: function of a config.json and the section: the config.json afterwards, for `plan`.
     """
@@ -44,6 +49,7 @@ class Operation:
     suffix: Callable[[Any], str]
     suffixes: str
     reads: Literal["train", "eval"] | None = None
+    measures: Callable[[Any], bool] = _always
     check: Callable[[Any], None] | None = None
     config: Reference | None = None
 
