@@ -124,22 +124,21 @@ class Act(NamedTuple):
         return (self.probabilities.unsqueeze(-1).to(states.dtype) * states).sum(-2)
 
 
-def adaptive_computation_time(units: Tensor, epsilon: float = 0.01) -> Act:
+def adaptive_computation_time(logits: Tensor, epsilon: float = 0.01) -> Act:
     """Return the distribution over steps of Graves (arXiv 1603.08983, section 2.1).
 
     Args:
-        units: `(..., K)` in [0, 1], his h_k: `sigmoid` of the logits, which add up as they are, or the stop
-            probabilities of stick breaking, which add up to 1.
+        logits: `(..., K)` before the sigmoid. Unlike in stick breaking the units add up as they are.
         epsilon: a token stops at the first step where the sum of its units reaches ``1 - epsilon``, so that one step
             can be enough.
     """
-    wide = units if units.dtype == torch.float64 else units.float()
-    stops = wide.detach().cumsum(-1) >= 1 - epsilon
+    units = torch.sigmoid(_in_range(logits))  # h_k
+    stops = units.detach().cumsum(-1) >= 1 - epsilon
     stops[..., -1] = True
     # A comparison over all steps would also find later ones; what counts is the first.
     last = stops.long().argmax(-1, keepdim=True)  # (..., 1)
-    step = torch.arange(wide.shape[-1], device=wide.device)
-    before = torch.where(step < last, wide, torch.zeros_like(wide))
+    step = torch.arange(units.shape[-1], device=units.device)
+    before = torch.where(step < last, units, torch.zeros_like(units))
     remainder = 1 - before.sum(-1, keepdim=True)
     probabilities = torch.where(step == last, remainder, before)
     return Act(probabilities, last.squeeze(-1) + 1, remainder.squeeze(-1))

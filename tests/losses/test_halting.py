@@ -98,7 +98,7 @@ def graves(row: list[float], epsilon: float) -> tuple[list[float], int, float]:
 @pytest.mark.parametrize("steps", [1, 2, 6])
 def test_adaptive_computation_time_is_graves(steps: int) -> None:
     logits, states = logits_of(steps), torch.randn(TOKENS, steps, 3, dtype=torch.float64)
-    act = adaptive_computation_time(logits.sigmoid(), 0.01)
+    act = adaptive_computation_time(logits, 0.01)
     for token, row in enumerate(logits.tolist()):
         shares, taken, remainder = graves(row, 0.01)
         assert act.probabilities[token].tolist() == pytest.approx(shares)
@@ -110,18 +110,9 @@ def test_adaptive_computation_time_is_graves(steps: int) -> None:
     assert set(range(1, steps + 1)) >= set(act.steps.tolist())
 
 
-def test_broken_sticks_can_be_its_units() -> None:
-    """They add up to 1, so the threshold is one of the cumulative probability: what is asked of them when they exit."""
-    stops = stop_log_probabilities(logits_of(5)).exp()
-    for threshold in (0.5, 0.9):
-        act = adaptive_computation_time(stops, 1 - threshold)
-        assert act.steps.tolist() == exit_steps(stops, threshold).tolist()
-        assert torch.allclose(act.probabilities.sum(-1), torch.ones(TOKENS, dtype=torch.float64))
-
-
 def test_pondering_costs_less_when_the_first_units_grow() -> None:
     logits = torch.full((1, 4), -2.0, dtype=torch.float64, requires_grad=True)
-    (gradient,) = torch.autograd.grad(adaptive_computation_time(logits.sigmoid()).ponder_cost, logits)
+    (gradient,) = torch.autograd.grad(adaptive_computation_time(logits).ponder_cost, logits)
     assert (gradient[0, :3] < 0).all() and gradient[0, 3] == 0
 
 
@@ -142,8 +133,8 @@ def test_correctness_is_a_binary_cross_entropy_of_every_step(steps: int) -> None
         lambda logits, losses: pondernet_loss(losses, logits, rate=0.3, beta=0.5),
         lambda logits, losses: entropy_regularised_loss(losses, logits, beta=0.5),
         lambda logits, losses: correctness_loss(logits, losses.detach() > 1.5),
-        lambda logits, losses: expected_loss(losses, adaptive_computation_time(logits.sigmoid()).probabilities.log1p()),
-        lambda logits, losses: adaptive_computation_time(logits.sigmoid()).ponder_cost,
+        lambda logits, losses: expected_loss(losses, adaptive_computation_time(logits).probabilities.log1p()),
+        lambda logits, losses: adaptive_computation_time(logits).ponder_cost,
     ],
 )
 @pytest.mark.parametrize("steps", [1, 4])
@@ -158,7 +149,7 @@ def test_certain_logits_give_finite_losses_and_gradients(size: float, dtype: tor
     signs = torch.tensor([[1.0, 1, 1], [-1, -1, -1], [-1, 1, -1], [1, -1, 1]])
     logits = (signs * size).to(dtype).requires_grad_()
     losses = torch.ones(4, 3)
-    act = adaptive_computation_time(logits.sigmoid())
+    act = adaptive_computation_time(logits)
     total = (
         pondernet_loss(losses, logits, rate=0.5, beta=1.0)
         + entropy_regularised_loss(losses, logits, beta=1.0)

@@ -2,11 +2,12 @@
 
     loss = loss_ce + loss_act + weight * loss_gate
 
-    loss_ce     cross-entropy after the last iteration, which a model without an exit threshold reads
-    loss_act    what halting adds. Half the weight moves from the last iteration to where tokens would stop,
-                (E_p[CE] - CE_K) / 2, for a step that is never trained alone is not worth stopping at, and one whose
-                share of p has fallen to nothing must not be forgotten. Then the price of p by `config.halting`: ACT's
-                ponder cost, PonderNet's divergence, LoopLM's entropy; and TRM's guess whether a step is right.
+    loss_ce     cross-entropy of the answer: after the last iteration, or of ACT the mean state
+    loss_act    what halting adds. The price of the halting probabilities p by `config.halting`: ACT's ponder cost,
+                PonderNet's divergence, LoopLM's entropy; and TRM's guess whether a step is right. But for ACT, half the
+                weight also moves from the last iteration to where tokens would stop, (E_p[CE] - CE_K) / 2: a step that
+                is never trained alone is not worth stopping at, and a model without an exit threshold still reads the
+                last one, which must not be forgotten when its share of p has fallen to nothing.
     loss_gate   how far the memory's share is below the floor
 
 All of them are sums over tokens, with the numbers that a run is watched by beside them.
@@ -21,7 +22,6 @@ from torch import Tensor, nn
 
 from agentforge.losses.gates import share_floor_loss
 from agentforge.losses.halting import (
-    Act,
     adaptive_computation_time,
     correctness_loss,
     divergence_from_prior,
@@ -40,6 +40,7 @@ class _Trained:
     """What lies at the N trained positions.
 
     Attributes:
+        answer: `(N, D)`.
         hidden: K tensors `(N, D)`.
         targets: `(N,)`.
         halting_logits: `(N, K)`.
@@ -47,6 +48,7 @@ class _Trained:
         scale: one over their share of all, by which their sums are multiplied.
     """
 
+    answer: Tensor
     hidden: list[Tensor]
     targets: Tensor
     halting_logits: Tensor | None
@@ -78,12 +80,12 @@ def summed_loss(
     return total, {name: part.detach() for name, part in parts.items()}
 
 
-def summed_cross_entropy(steps: StepStates, head: nn.Module, labels: Tensor, step: int = -1) -> Tensor:
-    """Return the cross-entropy `(B,)` of each row after an iteration, summed over its tokens."""
+def summed_cross_entropy(states: Tensor, head: nn.Module, labels: Tensor) -> Tensor:
+    """Return the cross-entropy of states `(B, T, D)` that the head reads, summed over each row's tokens, `(B,)`."""
     mask = labels[:, 1:] != IGNORED
     targets = labels[:, 1:][mask]
     weights = torch.ones_like(targets, dtype=torch.float32)
-    found = head_cross_entropy(head, steps.hidden[step][:, :-1][mask], targets, weights)
+    found = head_cross_entropy(head, states[:, :-1][mask], targets, weights)
     rows = torch.arange(len(labels), device=labels.device)[:, None].expand_as(mask)[mask]
     return found.entropies.new_zeros(len(labels)).index_add_(0, rows, found.entropies)
 
@@ -94,84 +96,85 @@ def _at(config: CognateConfig, steps: StepStates, labels: Tensor, mask: Tensor) 
 
     targets = labels[:, 1:][mask]
     logits = None if steps.halting_logits is None else chosen(steps.halting_logits)
-    hidden = [chosen(states) for states in (steps.hidden if logits is not None else steps.hidden[-1:])]
+    hidden = [] if logits is None else [chosen(states) for states in steps.hidden]
     share = float(config.step_loss_share)
     sampled = torch.arange(len(targets), device=targets.device)
     if share < 1 and logits is not None:
         # From torch's generator, which Trainer saves and restores: a resumed run draws the same positions.
         sampled = sampled[torch.rand(len(targets), device=targets.device) < share]
-    return _Trained(hidden, targets, logits, sampled, 1 / share)
+    return _Trained(chosen(steps.answer), hidden, targets, logits, sampled, 1 / share)
 
 
 def _language(config: CognateConfig, trained: _Trained, head: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
     """Return cross-entropy and halting, without the gate."""
-    logits, last = trained.halting_logits, trained.hidden[-1]
-    if logits is None:
-        plain = head_cross_entropy(head, last, trained.targets, torch.ones_like(trained.targets, dtype=torch.float32))
-        return plain.loss, {"loss_ce": plain.loss}
-    log_stops = stop_log_probabilities(logits)  # (N, K)
-    stops = log_stops.exp()
-    act = adaptive_computation_time(stops, 1 - _act_threshold(config)) if config.halting == "act" else None
-    weights = stops if act is None else act.probabilities
-    # One call for the heads of all iterations, the last one first: it has one gradient for the head's matrix.
-    n, m = len(trained.targets), len(trained.sampled)
+    logits = trained.halting_logits
+    if logits is None or config.halting == "act":
+        ones = torch.ones_like(trained.targets, dtype=torch.float32)
+        whole = head_cross_entropy(head, trained.answer, trained.targets, ones)
+        if logits is None:
+            return whole.loss, {"loss_ce": whole.loss}
+        act = adaptive_computation_time(logits)
+        total, entropies = whole.loss + config.halting_weight * act.ponder_cost, whole.entropies.sum()
+        right = _right(trained, head) if config.correctness_weight else None
+        probabilities = act.probabilities
+    else:
+        log_stops = stop_log_probabilities(logits)  # (N, K)
+        probabilities = log_stops.exp()
+        total, entropies, right = _expected(trained, head, probabilities)
+        total = total + _price(config, log_stops)
+    if config.correctness_weight:
+        assert right is not None
+        guesses = correctness_loss(logits[trained.sampled], right)
+        total = total + config.correctness_weight * trained.scale * guesses
+    parts = {"loss_ce": entropies, "loss_act": total - entropies}
+    return total, parts | _halting_readings(logits, probabilities.detach())
+
+
+def _expected(trained: _Trained, head: nn.Module, probabilities: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return ``(CE_K + E_p[CE]) / 2`` and CE_K, summed, and of the sampled positions which steps are right `(M, K)`."""
+    # One call for the heads of all iterations, the last one first, so that there is one gradient for the head's matrix.
+    count, steps = len(trained.targets), len(trained.hidden)
+    sampled = trained.sampled
     found = head_cross_entropy(
         head,
-        torch.cat([last, *(states[trained.sampled] for states in trained.hidden[:-1])]),
-        torch.cat([trained.targets, *[trained.targets[trained.sampled]] * (len(trained.hidden) - 1)]),
-        torch.cat(
-            [
-                0.5 + 0.5 * weights[:, -1],
-                *(0.5 * trained.scale * step for step in weights[trained.sampled, :-1].unbind(1)),
-            ]
-        ),
+        torch.cat([trained.hidden[-1], *(states[sampled] for states in trained.hidden[:-1])]),
+        torch.cat([trained.targets, *[trained.targets[sampled]] * (steps - 1)]),
+        0.5
+        * torch.cat([1 + probabilities[:, -1], *(trained.scale * p for p in probabilities[sampled, :-1].unbind(1))]),
     )
-    entropies_last = found.entropies[:n].sum()
-    right = found.right[n:].view(-1, m).T  # (M, K - 1)
-    cost = _cost(config, log_stops, act) + _guesses(config, trained, right, found.right[:n])
-    total = found.loss + cost
-    parts = {"loss_ce": entropies_last, "loss_act": total - entropies_last}
-    return total, parts | _halting_readings(logits, log_stops)
+    before = found.right[count:].view(steps - 1, len(sampled))
+    right = torch.cat([before, found.right[:count][sampled][None]]).T
+    return found.loss, found.entropies[:count].sum(), right
 
 
-def _act_threshold(config: CognateConfig) -> float:
-    """Return the sum of units at which ACT stops: that at which the model will, if it is to."""
-    return 0.99 if config.exit_threshold is None else float(config.exit_threshold)
+@torch.no_grad()
+def _right(trained: _Trained, head: nn.Module) -> Tensor:
+    """Return of the sampled positions at which steps the likeliest token is the true one, `(M, K)`."""
+    targets = trained.targets[trained.sampled]
+    nothing = torch.zeros_like(targets, dtype=torch.float32)
+    found = [head_cross_entropy(head, states[trained.sampled], targets, nothing).right for states in trained.hidden]
+    return torch.stack(found, -1)
 
 
-def _cost(config: CognateConfig, log_stops: Tensor, act: Act | None) -> Tensor:
-    """Return the price of the distribution over steps."""
-    if act is not None:
-        return config.halting_weight * act.ponder_cost
+def _price(config: CognateConfig, log_stops: Tensor) -> Tensor:
     if config.halting == "pondernet":
         return config.halting_weight * divergence_from_prior(log_stops, float(config.halting_prior))
     return -config.entropy_weight * entropy(log_stops).sum()
 
 
-def _guesses(config: CognateConfig, trained: _Trained, right: Tensor, right_last: Tensor) -> Tensor:
-    """Return TRM's correctness loss of all iterations, those before the last from the sampled positions."""
-    assert trained.halting_logits is not None
-    if not config.correctness_weight:
-        return trained.halting_logits.new_zeros(())
-    before = correctness_loss(trained.halting_logits[trained.sampled, :-1], right)
-    last = correctness_loss(trained.halting_logits[:, -1:], right_last[:, None])
-    return config.correctness_weight * (trained.scale * before + last)
-
-
-def _halting_readings(logits: Tensor, log_stops: Tensor) -> dict[str, Tensor]:
+def _halting_readings(logits: Tensor, probabilities: Tensor) -> dict[str, Tensor]:
     """Return sums over tokens of what halting looks like; the last iteration's logit decides nothing, and is left out.
 
     The square is there for the standard deviation: a mean over batches of deviations would not be one over tokens.
     """
-    with torch.no_grad():
-        rates = torch.sigmoid(logits[:, :-1].float())
-        number = torch.arange(1, logits.shape[1] + 1, device=logits.device)
-        return {
-            "act/avg_halting_steps": (log_stops.exp() * number).sum(),
-            "act/halt_prob_mean": rates.mean(1).sum(),
-            "act/halt_prob_square": rates.square().mean(1).sum(),
-            "act/halt_entropy": entropy(log_stops).sum(),
-        }
+    rates = torch.sigmoid(logits.detach()[:, :-1].float())
+    number = torch.arange(1, logits.shape[1] + 1, device=logits.device)
+    return {
+        "act/avg_halting_steps": (probabilities * number).sum(),
+        "act/halt_prob_mean": rates.mean(1).sum(),
+        "act/halt_prob_square": rates.square().mean(1).sum(),
+        "act/halt_entropy": torch.special.entr(probabilities).sum(),
+    }
 
 
 def _memory_readings(steps: StepStates, mask: Tensor) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from agentforge.losses import linear_cross_entropy
 from agentforge.systems.cognate.modeling.configuration import CognateConfig
+from agentforge.systems.cognate.modeling.halting import answer_of, halting_probabilities
 from agentforge.systems.cognate.modeling.loss import summed_cross_entropy, summed_loss
 from agentforge.systems.cognate.modeling.modeling import CognateForCausalLM
 from agentforge.systems.cognate.modeling.steps import StepStates
@@ -32,16 +33,31 @@ SMALL: dict[str, Any] = {
 }
 
 
-def states(halts: bool = True) -> StepStates:
+def states(halting: str = "expected") -> StepStates:
     draw = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=draw, dtype=torch.float64).requires_grad_()
 
+    hidden = tuple(random(ROWS, LENGTH, WIDTH) for _ in range(K))
+    return gathered(
+        halting,
+        hidden,
+        random(ROWS, LENGTH, K) if halting != "none" else None,
+        torch.rand(ROWS, LENGTH, LAYERS, generator=draw, dtype=torch.float64).requires_grad_(),
+    )
+
+
+def gathered(halting: str, hidden: tuple[Tensor, ...], logits: Tensor | None, share: Tensor) -> StepStates:
+    """What the model's `steps` returns."""
+    draw = torch.Generator().manual_seed(3)
+    config = CognateConfig(halting=halting)
     return StepStates(
-        hidden=tuple(random(ROWS, LENGTH, WIDTH) for _ in range(K)),
-        halting_logits=random(ROWS, LENGTH, K) if halts else None,
-        memory_share=torch.rand(ROWS, LENGTH, LAYERS, generator=draw, dtype=torch.float64).requires_grad_(),
+        hidden=hidden,
+        answer=answer_of(config, hidden, logits),
+        halting_logits=logits,
+        halt_probabilities=None if logits is None else halting_probabilities(config, logits.detach()),
+        memory_share=share,
         surprise=torch.rand(ROWS, LENGTH, LAYERS, generator=draw),
         decay=torch.rand(ROWS, LENGTH, LAYERS, generator=draw),
         halting_steps=torch.full((ROWS, LENGTH), K),
@@ -71,21 +87,24 @@ def reference(config: CognateConfig, steps: StepStates, matrix: Tensor, wanted: 
                 continue
             scores = [steps.hidden[k][row, place] @ matrix.T for k in range(K)]
             losses = [-torch.log_softmax(score, -1)[label].item() for score in scores]
-            found["loss_ce"] += losses[-1]
+            if config.halting != "act":
+                found["loss_ce"] += losses[-1]
             if steps.halting_logits is None:
                 continue
             left, stops = 1.0, []
-            rates = [1 / (1 + math.exp(-float(logit))) for logit in steps.halting_logits[row, place]]
+            rates = [1 / (1 + math.exp(-logit)) for logit in steps.halting_logits[row, place].tolist()]
             for rate in rates[:-1]:
                 stops.append(left * rate)
                 left *= 1 - rate
             stops.append(left)
             if config.halting == "act":
                 total, taken = 0.0, 0
-                while taken < K - 1 and total + stops[taken] < 0.99:
-                    total, taken = total + stops[taken], taken + 1
-                stops = [*stops[:taken], 1 - total, *[0.0] * (K - 1 - taken)]
+                while taken < K - 1 and total + rates[taken] < 0.99:
+                    total, taken = total + rates[taken], taken + 1
+                stops = [*rates[:taken], 1 - total, *[0.0] * (K - 1 - taken)]
                 found["cost"] += config.halting_weight * (taken + 1 + 1 - total)
+                mean = sum(p * steps.hidden[k][row, place] for k, p in enumerate(stops))
+                found["loss_ce"] -= torch.log_softmax(mean @ matrix.T, -1)[label].item()
             elif config.halting == "pondernet":
                 raw = [(1 - config.halting_prior) ** k for k in range(K)]
                 prior = [value / sum(raw) for value in raw]
@@ -113,19 +132,20 @@ def test_it_is_what_a_loop_makes(halting: str, blocks: int, monkeypatch: pytest.
         correctness_weight=0.1,
         gate_floor=0.6,
     )
-    steps, wanted, matrix = states(halting != "none"), labels(), head()
+    steps, wanted, matrix = states(halting), labels(), head()
     total, parts = summed_loss(config, steps, matrix, wanted)
     expected = reference(config, steps, matrix.weight, wanted)
     assert parts["loss_ce"].item() == pytest.approx(expected["loss_ce"])
     halted = 0.0
     if halting != "none":
-        halted = 0.5 * (expected["expected"] - expected["loss_ce"]) + expected["cost"] + expected["guesses"]
+        moved = 0.0 if halting == "act" else 0.5 * (expected["expected"] - expected["loss_ce"])
+        halted = moved + expected["cost"] + expected["guesses"]
         assert parts["loss_act"].item() == pytest.approx(halted)
     gate = 0.0
     for row in range(ROWS):
         places = [place for place in range(LENGTH - 1) if wanted[row, place + 1] != -100]
         for layer in range(LAYERS):
-            share = sum(float(steps.memory_share[row, place, layer]) for place in places) / len(places)
+            share = sum(steps.memory_share[row, place, layer].item() for place in places) / len(places)
             gate += len(places) * max(0.6 - share, 0.0) / LAYERS
     assert parts["loss_gate"].item() == pytest.approx(gate) and gate > 0
     assert total.item() == pytest.approx(expected["loss_ce"] + halted + config.gate_weight * gate)
@@ -137,15 +157,10 @@ def test_it_is_what_a_loop_makes(halting: str, blocks: int, monkeypatch: pytest.
 @pytest.mark.parametrize("halting", ["act", "pondernet", "expected"])
 def test_its_gradients_are_those_of_finite_differences(halting: str) -> None:
     config = CognateConfig(halting=halting, halting_weight=0.2, correctness_weight=0.1, gate_floor=0.6, gate_weight=1.0)
-    given, matrix, wanted = states(), head(), labels()
+    given, matrix, wanted = states(halting), head(), labels()
 
     def loss(hidden: Tensor, logits: Tensor, share: Tensor) -> Tensor:
-        return summed_loss(
-            config,
-            StepStates((hidden, *given.hidden[1:]), logits, share, given.surprise, given.decay, given.halting_steps),
-            matrix,
-            wanted,
-        )[0]
+        return summed_loss(config, gathered(halting, (hidden, *given.hidden[1:]), logits, share), matrix, wanted)[0]
 
     assert given.halting_logits is not None
     assert torch.autograd.gradcheck(loss, (given.hidden[0], given.halting_logits, given.memory_share))
@@ -203,7 +218,7 @@ def test_evaluation_is_the_cross_entropy_of_the_logits() -> None:
     with torch.no_grad():
         out = model(ids, labels=wanted)
         plain = nn.functional.cross_entropy(out.logits[:, :-1].flatten(0, 1), wanted[:, 1:].flatten())
-        rows = summed_cross_entropy(model.model.steps(ids, use_cache=False), model.lm_head, wanted)
+        rows = summed_cross_entropy(model.model.steps(ids).answer, model.lm_head, wanted)
     assert out.loss.item() == pytest.approx(plain.item(), rel=1e-5)
     assert rows.sum().item() == pytest.approx(TRAINED * plain.item(), rel=1e-5)
     assert rows[0].item() == pytest.approx(
