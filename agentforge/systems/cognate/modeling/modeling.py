@@ -21,7 +21,8 @@ from agentforge.systems.cognate.modeling.generation import CognateGeneration
 from agentforge.systems.cognate.modeling.halting import answer_of, halting_probabilities
 from agentforge.systems.cognate.modeling.layer import CognateLayer, rms_norm
 from agentforge.systems.cognate.modeling.loop import Pass
-from agentforge.systems.cognate.modeling.loss import summed_loss
+from agentforge.systems.cognate.modeling.loss import IGNORED, summed_cross_entropy, summed_loss
+from agentforge.systems.cognate.modeling.neural_memory import NeuralMemory
 from agentforge.systems.cognate.modeling.steps import StepStates
 
 UNSET: Any = object()
@@ -74,7 +75,13 @@ class CognatePreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, CognateModel):
+        if isinstance(module, NeuralMemory):
+            for convolution in (module.q_conv, module.k_conv, module.v_conv):
+                init.normal_(convolution.weight, std=module.kernel**-0.5)
+            # the other gates at 1/2, and a decay of 0.993 to 0.999
+            decay = torch.linspace(5, 7, module.heads)
+            init.copy_(module.gates.bias, torch.cat([decay, torch.zeros(2 * module.heads)]))
+        elif isinstance(module, CognateModel):
             init.normal_(module.persistent, std=1.0)  # of the size that the norm before the projections gives
             init.normal_(module.initial, std=1.0)
             if module.halting_head is not None:
@@ -251,6 +258,14 @@ class CognateForCausalLM(CognateGeneration, CognatePreTrainedModel, GenerationMi
         logits = self.lm_head(slice_logits_to_keep(steps.answer, logits_to_keep))
         loss = None
         if labels is not None:
-            total, trained = summed_loss(self.config, steps, self.lm_head.weight, labels)
-            loss = total / (trained.clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
+            loss = self._loss(steps, labels, num_items_in_batch)
         return CognateOutput(loss, logits, steps.past_key_values, None, steps.halting_steps, steps.halt_probabilities)
+
+    def _loss(self, steps: StepStates, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
+        """Return what is trained, or in evaluation mode the cross-entropy of the logits, a trained token each."""
+        if self.training:
+            total, _ = summed_loss(self.config, steps, self.lm_head, labels)
+        else:
+            total = summed_cross_entropy(steps.answer, self.lm_head, labels).sum()
+        count = (labels[:, 1:] != IGNORED).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+        return total / count
