@@ -1,7 +1,5 @@
 """The config of a Cognate, and how many parameters a model of it has."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
