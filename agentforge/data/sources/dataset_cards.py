@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+_SAYS_NOTHING_OF_ROWS = {"title", "pin_note", "caveats", "reason", "rows", "megabytes", "evaluation_splits"}
+
+
 class DatasetCard(Section):
     """What is known of a data set. `enabled: false` needs a `reason`; so does a missing pin a `pin_note`."""
 
@@ -33,6 +36,9 @@ class DatasetCard(Section):
         default_factory=dict, description="split to globs; the first glob that matches anything is taken"
     )
     default_split: str = "train"
+    evaluation_splits: list[str] = Field(
+        default_factory=list, description="splits that benchmarks score; data.mix may not train on them"
+    )
     columns: list[str] = Field(default_factory=list, description="columns of a raw row")
     rows: int | None = Field(None, ge=1, description="approximate, of the default split")
     megabytes: float | None = Field(None, gt=0, description="approximate download of the default split")
@@ -49,7 +55,7 @@ class DatasetCard(Section):
     @property
     def identity(self) -> str:
         """Hash of what decides which rows come out; a sentence about them, or a size, may be reworded."""
-        return hash_json(self.model_dump(exclude={"title", "pin_note", "caveats", "reason", "rows", "megabytes"}))
+        return hash_json(self.model_dump(exclude=_SAYS_NOTHING_OF_ROWS))
 
     @model_validator(mode="after")
     def _complete(self) -> DatasetCard:
@@ -61,6 +67,8 @@ class DatasetCard(Section):
             raise ValueError("without a `revision` it needs a `pin_note`")
         if self.enabled and self.hub_id and self.default_split not in self.files:
             raise ValueError(f"files has no split '{self.default_split}'")
+        if unknown := [split for split in self.evaluation_splits if split not in self.files]:
+            raise ValueError(f"evaluation_splits names '{unknown[0]}', which files does not have")
         return self
 
     def globs(self, split: str | None) -> list[str]:
