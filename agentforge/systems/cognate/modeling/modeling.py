@@ -21,7 +21,7 @@ from agentforge.systems.cognate.modeling.generation import CognateGeneration
 from agentforge.systems.cognate.modeling.halting import answer_of, halting_probabilities
 from agentforge.systems.cognate.modeling.layer import CognateLayer, rms_norm
 from agentforge.systems.cognate.modeling.loop import Pass
-from agentforge.systems.cognate.modeling.loss import summed_loss
+from agentforge.systems.cognate.modeling.loss import IGNORED, summed_cross_entropy, summed_loss
 from agentforge.systems.cognate.modeling.neural_memory import NeuralMemory
 from agentforge.systems.cognate.modeling.steps import StepStates
 
@@ -269,10 +269,18 @@ class CognateForCausalLM(CognateGeneration, CognatePreTrainedModel, GenerationMi
         logits = self.lm_head(slice_logits_to_keep(steps.answer, logits_to_keep))
         loss = None
         if labels is not None:
-            total, trained = summed_loss(self.config, steps, self.lm_head.weight, labels)
-            loss = total / (trained.clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
+            loss = self._loss(steps, labels, num_items_in_batch)
         states = hidden_states(self.config, steps, output_hidden_states)
         return CognateOutput(loss, logits, steps.past_key_values, states, steps.halting_steps, steps.halt_probabilities)
+
+    def _loss(self, steps: StepStates, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
+        """Return what is trained, or in evaluation mode the cross-entropy of the logits, a trained token each."""
+        if self.training:
+            total, _ = summed_loss(self.config, steps, self.lm_head, labels)
+        else:
+            total = summed_cross_entropy(steps.answer, self.lm_head, labels).sum()
+        count = (labels[:, 1:] != IGNORED).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+        return total / count
 
 
 def hidden_states(config: CognateConfig, steps: StepStates, asked: bool | None) -> tuple[Tensor, ...] | None:
