@@ -56,7 +56,6 @@ class SupervisedMethod(Method):
         self.schedule: SourceSchedule | None = answer("schedule", systems, recipe)
         if self.schedule is not None and self.args.max_steps <= 0:
             raise UserError("a data schedule needs train.args.max_steps: it must know when training is half done")
-        self.epochs = getattr(self.schedule, "epochs", None)
         if recipe.train.keep is not None and recipe.train.keep.best and not len(self.data["eval"]):
             raise UserError(
                 "train.keep.best compares eval losses, but the prepared data have no eval rows; set data.eval_fraction"
