@@ -9,7 +9,7 @@ without importing torch; each consumer imports what it needs when it needs it:
     data/prepare           tokenizers
     trainers/              training, optimizers, schedule, lora
     models/surgery         surgery
-    evaluation/            evaluations, loss_readings
+    evaluation/            evaluations, loss_readings, report
     planning/              step_work
     export/                gguf_refusal, adapter_refusal, usage
 """
@@ -79,6 +79,9 @@ class System:
             `evaluation.own_scores`; it runs where the key is set.
         loss_readings: function ``(model, location, settings) -> evaluation.losses.measure.LossReadings | None``: ways
             to read held-out rows beside the whole model.
+        report: stage of an artefact to a function of the finished artefacts of that stage that returns sections of a
+            report's page, shaped like those of `evaluation.own_scores.page_groups`. They are looked for in the output
+            directories of the page's recipes, whatever made them: an experiment that no recipe describes is shown too.
         step_work: function ``(recipe, shape) -> planning.step_work.StepWork | None``: what a step computes beside the
             whole model.
         config_tables: `model_type` to a table of recipe/tables with the fields of its config class, so that `show` and
@@ -103,6 +106,7 @@ class System:
     surgery: Mapping[str, Operation] = field(default_factory=dict)
     evaluations: Mapping[str, Reference] = field(default_factory=dict)
     loss_readings: Reference | None = None
+    report: Mapping[str, Reference] = field(default_factory=dict)
     step_work: Reference | None = None
     config_tables: Mapping[str, str] = field(default_factory=dict)
     check_config: Callable[[Mapping[str, Any]], None] = _none
