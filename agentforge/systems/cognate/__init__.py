@@ -1,0 +1,21 @@
+"""Cognate: attention over a short window, gated with a neural memory, and a core of layers that thinks in a loop.
+
+    modeling/    the model: layers, memory, recursion, halting, cache
+
+This file is all that the house reads of it before a model is opened, so it imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from agentforge.systems.base import System
+from agentforge.systems.cognate.checkpoint_types import gguf_refusal, is_cognate
+from agentforge.systems.cognate.usage import usage
+
+SYSTEM = System(
+    name="cognate",
+    opens=is_cognate,
+    auto_classes="agentforge.systems.cognate.auto",
+    model_class="agentforge.systems.cognate.modeling.modeling:CognateForCausalLM",
+    gguf_refusal=gguf_refusal,
+    usage=usage,
+)
