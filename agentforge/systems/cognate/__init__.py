@@ -1,6 +1,7 @@
 """Cognate: attention over a short window, gated with a neural memory, and a core of layers that thinks in a loop.
 
     modeling/    the model: layers, memory, recursion, halting, cache
+    ablation/    what each part does, on small synthetic tasks
 
 This file is all that the house reads of it before a model is opened, so it imports nothing heavy.
 """
@@ -17,5 +18,6 @@ SYSTEM = System(
     auto_classes="agentforge.systems.cognate.auto",
     model_class="agentforge.systems.cognate.modeling.modeling:CognateForCausalLM",
     gguf_refusal=gguf_refusal,
+    report={"cognate-ablation": "agentforge.systems.cognate.ablation.page:page_groups"},
     usage=usage,
 )

@@ -84,7 +84,7 @@ def _point(one: Score) -> dict[str, Any]:
 
 def logits_by_depth(model: CognateForCausalLM, input_ids: Tensor) -> Sequence[Tensor]:
     """Return the logits (B, T, V) after each step of the core."""
-    raise NotImplementedError
+    return [model.lm_head(hidden) for hidden in model.model.steps(input_ids, exit_threshold=None).hidden]
 
 
 @torch.no_grad()

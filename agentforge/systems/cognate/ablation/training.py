@@ -56,7 +56,7 @@ def train(run: Run) -> dict[str, Any]:
     headline = next(iter(tests))
     curve, steps = _learn(run, model, tests[headline])
     scores = {name: score(model, batch) for name, batch in tests.items()}
-    halts = model.config.halting != "none"
+    halts = model.config.halts
     return {
         "arm": arm.name,
         "seed": run.seed,
