@@ -198,6 +198,13 @@ class Optimizer(Section):
     options: dict[str, Any] = Field(default_factory=dict, description="arguments of its constructor")
 
 
+class Keep(Section):
+    """Models that stay in the artefact beside the final one: `epoch-10`, `best`."""
+
+    epochs: int | None = Field(None, ge=1, description="keep the model after every so many epochs; none: of no epoch")
+    best: bool = Field(False, description="keep the model with the lowest eval loss of all evaluations")
+
+
 @with_system_keys("train")
 class Train(Section):
     method: MethodName = "sft"
@@ -212,6 +219,7 @@ class Train(Section):
         lt=1,
         description="decay of a moving average of the weights, which is evaluated and published; none: no average",
     )
+    keep: Keep | None = Field(None, description="models that stay beside the final one; none: only the final one")
     max_nonfinite_steps: int = Field(3, ge=1, description="stop after this many skipped NaN/inf batches in a row")
     trainable: list[str] = Field(
         default_factory=list,

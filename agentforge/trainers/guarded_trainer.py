@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 COUNTERS = "counters.json"
 AVERAGED = "averaged_weights.safetensors"
 UNDECAYED = ("A_log", "D", "dt_bias")
+# A key of the parent's final summary, and of no other line.
+SUMMARY = "train_runtime"
 
 
 @dataclass
@@ -232,7 +234,12 @@ class GuardedTrainer(Trainer):
         return "lower train.args.learning_rate or set train.args.max_grad_norm; the last checkpoint is from before"
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Replace the parent's loss by that of the steps that counted, and add the counters."""
+        """Replace the parent's loss by that of the steps that counted; add the counters and the optimiser's figures.
+
+        The parent's final summary is dropped: it knows nothing of earlier starts. The manifest has the true figures.
+        """
+        if SUMMARY in logs:
+            return
         if "loss" in logs:
             counters = self.counters
             del logs["loss"]
@@ -248,8 +255,15 @@ class GuardedTrainer(Trainer):
                 "trained_tokens": counters.trained_tokens,
                 "skipped_steps": counters.skipped_steps,
             }
+            logs |= self._optimizer_statistics()
         logs["seconds"] = round(self.seconds(), 3)
         super().log(logs, start_time)
+
+    def _optimizer_statistics(self) -> dict[str, float]:
+        """Return what the optimiser says of its last step, if it is one that says anything."""
+        inner = getattr(self.optimizer, "optimizer", self.optimizer)  # accelerate wraps it
+        statistics: Callable[[], dict[str, float]] | None = getattr(inner, "statistics", None)
+        return statistics() if statistics is not None else {}
 
     def seconds(self) -> float:
         """Seconds of this run, restarts included."""

@@ -38,10 +38,9 @@ def check_config(config: Mapping[str, Any]) -> None:
             "learns; it is at least 0 and less than max_recursions"
         )
     threshold = config.get("exit_threshold")
-    if threshold is not None and not 0 < threshold <= 1:
+    if threshold is not None and not 0 <= threshold <= 1:
         raise UserError(
-            f"model.config.exit_threshold: {threshold} is no probability; it is above 0 and at most 1, and higher "
-            "thinks longer"
+            f"model.config.exit_threshold: {threshold} is no probability; it is 0 to 1, and higher thinks longer"
         )
     if threshold is not None and config.get("halting") == "none":
         raise UserError("model.config.exit_threshold: a model with halting: none has no probabilities to compare it to")

@@ -56,6 +56,10 @@ class SupervisedMethod(Method):
         self.schedule: SourceSchedule | None = answer("schedule", systems, recipe)
         if self.schedule is not None and self.args.max_steps <= 0:
             raise UserError("a data schedule needs train.args.max_steps: it must know when training is half done")
+        if recipe.train.keep is not None and recipe.train.keep.best and not len(self.data["eval"]):
+            raise UserError(
+                "train.keep.best compares eval losses, but the prepared data have no eval rows; set data.eval_fraction"
+            )
 
     def relevant(self) -> dict[str, Any]:
         """Return also the keys by which a system schedules the data."""

@@ -8,9 +8,6 @@ x = x + mlp(x)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -19,24 +16,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from agentforge.systems.cognate.modeling.configuration import CognateConfig
 from agentforge.systems.cognate.modeling.context import Context
 from agentforge.systems.cognate.modeling.neural_memory import NeuralMemory
-
-if TYPE_CHECKING:
-    from agentforge.systems.cognate.modeling.cache import Slot
-
-
-@dataclass
-class Readings:
-    """What one run of a layer is watched by, `(B, T)` each.
-
-    Attributes:
-        memory_share: mean over channels of 1 - g, with gradient.
-        surprise: how far what the memory held was from what is written, detached.
-        decay: what is kept of the memory from one token to the next, in [0, 1], detached.
-    """
-
-    memory_share: Tensor
-    surprise: Tensor
-    decay: Tensor
+from agentforge.systems.cognate.modeling.readings import Readings
+from agentforge.systems.cognate.modeling.run import Run
 
 
 class Attention(nn.Module):
@@ -53,17 +34,25 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(width, config.hidden_size, bias=False)
         self.qk_norm, self.eps, self.dropout = config.qk_norm, config.rms_norm_eps, float(config.attention_dropout)
 
-    def forward(self, x: Tensor, persistent: Tensor, context: Context, slot: Slot | None) -> Tensor:
-        """Return `(B, T, hidden_size)` of `x` `(B, T, hidden_size)` and persistent tokens `(P, hidden_size)`."""
+    def forward(self, x: Tensor, persistent: Tensor, run: Run) -> Tensor:
+        """Return `(B, T, hidden_size)` of `x` `(B, T, hidden_size)` and persistent tokens `(P, hidden_size)`.
+
+        If only N tokens are active, `x` and what is returned are `(1, N, hidden_size)`.
+        """
+        context, active = run.context, run.active
         queries = rotate(self._heads(self.q_proj(x), normed=True), context)
         keys = rotate(self._heads(self.k_proj(x), normed=True), context)
         values = self._heads(self.v_proj(x), normed=False)
-        if slot is not None:
-            keys, values = slot.update(keys, values)
-        attended = self.attend(queries, keys, values, persistent, context.mask)
-        return self.o_proj(attended)
+        keys, values = run.remember(x, keys, values)
+        if active is None:
+            return self.o_proj(self._attend(queries, keys, values, persistent, context.mask))
+        if not len(active):
+            return x
+        keys, values = active.of_rows(keys), active.of_rows(values)
+        attended = self._attend(active.lay_out(queries), keys, values, persistent, context.mask)
+        return self.o_proj(active.collect(attended))
 
-    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, persistent: Tensor, mask: Tensor) -> Tensor:
+    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, persistent: Tensor, mask: Tensor) -> Tensor:
         """Return the heads' outputs side by side, `(B, T, heads * head_dim)`."""
         rows = queries.shape[0]
         if len(persistent):
@@ -124,18 +113,16 @@ class CognateLayer(GradientCheckpointingLayer):
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.mlp = SwiGLU(config)
 
-    def forward(
-        self, x: Tensor, persistent: Tensor, context: Context, slot: Slot | None = None
-    ) -> tuple[Tensor, Readings | None]:
-        """Return the residual stream `(B, T, hidden_size)` behind the layer, and its readings if it has a memory."""
+    def forward(self, x: Tensor, persistent: Tensor, run: Run) -> tuple[Tensor, Readings | None]:
+        """Return the residual stream `(B, T, hidden_size)` behind the layer, and its readings if it has a memory.
+
+        If only N tokens are active, the stream is `(1, N, hidden_size)`, before and behind the layer.
+        """
         normed = self.input_layernorm(x)
-        mixed = self.self_attn(normed, self.input_layernorm(persistent), context, slot)
+        mixed = self.self_attn(normed, self.input_layernorm(persistent), run)
         readings = None
         if self.memory is not None and self.gate is not None:
-            before = None if slot is None else slot.memory
-            remembered, after, watched = self.memory(normed, before, starts=context.starts, padding=context.padding)
-            if slot is not None:
-                slot.memory = after
+            remembered, watched = run.through_memory(self.memory, normed)
             mixed, share = self.gate(mixed, remembered)
             readings = Readings(share, watched["surprise"], watched["decay"])
         x = x + mixed

@@ -18,9 +18,11 @@ from agentforge.systems.cognate.modeling.cache import CognateCache
 from agentforge.systems.cognate.modeling.configuration import CognateConfig
 from agentforge.systems.cognate.modeling.context import Columns, Context, describe, rotary, visible
 from agentforge.systems.cognate.modeling.generation import CognateGeneration
-from agentforge.systems.cognate.modeling.layer import CognateLayer, Readings, rms_norm
-from agentforge.systems.cognate.modeling.loss import summed_loss
-from agentforge.systems.cognate.modeling.recursion import carried, iterate, learns
+from agentforge.systems.cognate.modeling.halting import answer_of, halting_probabilities
+from agentforge.systems.cognate.modeling.layer import CognateLayer, rms_norm
+from agentforge.systems.cognate.modeling.loop import Pass
+from agentforge.systems.cognate.modeling.loss import IGNORED, summed_cross_entropy, summed_loss
+from agentforge.systems.cognate.modeling.neural_memory import NeuralMemory
 from agentforge.systems.cognate.modeling.steps import StepStates
 
 UNSET: Any = object()
@@ -73,7 +75,13 @@ class CognatePreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, CognateModel):
+        if isinstance(module, NeuralMemory):
+            for convolution in (module.q_conv, module.k_conv, module.v_conv):
+                init.normal_(convolution.weight, std=module.kernel**-0.5)
+            # the other gates at 1/2, and a decay of 0.993 to 0.999
+            decay = torch.linspace(5, 7, module.heads)
+            init.copy_(module.gates.bias, torch.cat([decay, torch.zeros(2 * module.heads)]))
+        elif isinstance(module, CognateModel):
             init.normal_(module.persistent, std=1.0)  # of the size that the norm before the projections gives
             init.normal_(module.initial, std=1.0)
             if module.halting_head is not None:
@@ -113,7 +121,7 @@ class CognateModel(CognatePreTrainedModel):
         steps = self.steps(
             input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, exit_threshold
         )
-        return CognateModelOutput(steps.last, steps.past_key_values, None, steps)
+        return CognateModelOutput(steps.answer, steps.past_key_values, None, steps)
 
     def steps(
         self,
@@ -142,39 +150,27 @@ class CognateModel(CognatePreTrainedModel):
         cache = self._cache(past_key_values, use_cache)
         real = self._real(attention_mask, x)
         context, new = self._context(x, real, position_ids, cache)
-        read: dict[int, list[Readings]] = {}
-        slots = iter(cache.slots) if cache is not None else None
-
-        def run(layer: int, x: Tensor) -> Tensor:
-            module = self.prelude[layer] if layer < len(self.prelude) else self.core[layer - len(self.prelude)]
-            x, readings = module(x, self.persistent, context, None if slots is None else next(slots))
-            if readings is not None:
-                read.setdefault(layer, []).append(readings)
-            return x
-
-        def core(x: Tensor, call: int) -> Tensor:
-            for layer in range(len(self.prelude), self.config.num_hidden_layers):
-                x = run(layer, x)
-            return x
-
-        for layer in range(len(self.prelude)):
-            x = run(layer, x)
-        hidden = self._loop(core, rms_norm(x, self.config.rms_norm_eps))
+        forward = Pass(self, context, cache, self._threshold(exit_threshold))
+        thought = forward.think(forward.prelude(x))
         if cache is not None:
             cache.append(new)
-        logits = None if self.halting_head is None else torch.cat([self.halting_head(h) for h in hidden], -1)
-        taken = torch.full(x.shape[:2], self.config.max_recursions, device=x.device)
-        return StepStates(hidden, logits, *_stacked(read, x), taken, real, cache)
+        logits = thought.halting_logits
+        return StepStates(
+            thought.hidden,
+            answer_of(self.config, thought.hidden, logits),
+            logits,
+            None if logits is None else halting_probabilities(self.config, logits.detach()),
+            *forward.readings.means(x),
+            thought.steps,
+            real,
+            cache,
+        )
 
-    def _loop(self, core: Any, x: Tensor) -> tuple[Tensor, ...]:
-        states = tuple(initial.to(x.dtype).expand_as(x) for initial in self.initial)
-        hidden = []
-        for iteration in range(self.config.max_recursions):
-            with torch.set_grad_enabled(learns(self.config, iteration)):
-                states = iterate(self.config, core, states, x)
-                hidden.append(self.norm(states[-1]))
-            states = carried(self.config, states)
-        return tuple(hidden)
+    def _threshold(self, asked: float | None) -> float | None:
+        threshold = self.config.exit_threshold if asked is UNSET else asked
+        if threshold is not None and self.config.halting == "none":
+            raise UserError("exit_threshold: this model was made with halting: none, so it cannot tell when to stop")
+        return None if self.training or self.halting_head is None else threshold
 
     def _embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
         if (input_ids is None) == (inputs_embeds is None):
@@ -259,22 +255,17 @@ class CognateForCausalLM(CognateGeneration, CognatePreTrainedModel, GenerationMi
         steps = self.model.steps(
             input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, exit_threshold
         )
-        logits = self.lm_head(slice_logits_to_keep(steps.last, logits_to_keep))
+        logits = self.lm_head(slice_logits_to_keep(steps.answer, logits_to_keep))
         loss = None
         if labels is not None:
-            total, trained = summed_loss(self.config, steps, self.lm_head.weight, labels)
-            loss = total / (trained.clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
+            loss = self._loss(steps, labels, num_items_in_batch)
         return CognateOutput(loss, logits, steps.past_key_values, None, steps.halting_steps, steps.halt_probabilities)
 
-
-def _stacked(read: dict[int, list[Readings]], like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return memory share, surprise and decay `(B, T, L)`, a layer's runs averaged."""
-    if not read:
-        nothing = like.new_zeros(*like.shape[:2], 0)
-        return nothing, nothing, nothing
-
-    def mean(name: str) -> Tensor:
-        runs = (torch.stack([getattr(one, name) for one in read[layer]]).mean(0) for layer in sorted(read))
-        return torch.stack(list(runs), -1)
-
-    return mean("memory_share"), mean("surprise"), mean("decay")
+    def _loss(self, steps: StepStates, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
+        """Return what is trained, or in evaluation mode the cross-entropy of the logits, a trained token each."""
+        if self.training:
+            total, _ = summed_loss(self.config, steps, self.lm_head, labels)
+        else:
+            total = summed_cross_entropy(steps.answer, self.lm_head, labels).sum()
+        count = (labels[:, 1:] != IGNORED).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+        return total / count

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.nn import functional
 
 
 @dataclass
@@ -17,9 +15,13 @@ class StepStates:
     Attributes:
         hidden: K tensors `(B, T, D)` behind the last norm, what the head reads after each iteration, with gradient
             (none for the first `no_grad_recursions`).
+        answer: `(B, T, D)` with gradient, what the head reads: the last of `hidden`; with ``halting: act`` their mean
+            by the halting probabilities.
         halting_logits: `(B, T, K)` before the sigmoid, with gradient; None without a halting head
             (`config.halts`). `sigmoid` is the probability of stopping after iteration k if it is reached; the last is
             not read, for whoever gets there stops.
+        halt_probabilities: `(B, T, K)` detached fp32, p(stop at step k), by stick breaking or ACT as the config says;
+            None without a halting head.
         memory_share: `(B, T, L)`, the memory's share 1 - g of what the layer writes, mean over channels and, in the
             core, over its runs; with gradient. L = 0 without memories.
         surprise: `(B, T, L)` detached, norm of what the memory's write corrects, mean over heads and runs.
@@ -30,24 +32,12 @@ class StepStates:
     """
 
     hidden: tuple[Tensor, ...]
+    answer: Tensor
     halting_logits: Tensor | None
+    halt_probabilities: Tensor | None
     memory_share: Tensor
     surprise: Tensor
     decay: Tensor
     halting_steps: Tensor
     real: Tensor | None = None
     past_key_values: Any = None
-
-    @property
-    def last(self) -> Tensor:
-        """`(B, T, D)`: what the head reads."""
-        return self.hidden[-1]
-
-    @property
-    def halt_probabilities(self) -> Tensor | None:
-        """`(B, T, K)` detached fp32, p(stop at step k) by stick breaking; None without a halting head."""
-        if self.halting_logits is None:
-            return None
-        rates = torch.sigmoid(self.halting_logits.detach().float())[..., :-1]
-        reached = functional.pad((1 - rates).cumprod(-1), (1, 0), value=1.0)
-        return reached * functional.pad(rates, (0, 1), value=1.0)
