@@ -61,8 +61,8 @@ def ablate(battery: Battery, output: Path, workers: int, replace: bool = False) 
     """
     from agentforge.systems.cognate.ablation.training import train
 
-    results = Results(output / RUNS, code := code_fingerprint())
-    depends = {"code": code, "battery": describe(battery)}
+    results = Results(output / RUNS, code_fingerprint)
+    depends = {"code": code_fingerprint(True), "battery": describe(battery)}
     with stage_directory(output / f"ablation-{battery.name}", stage=STAGE, recipe=depends, replace=replace) as work:
         if not work.done:
             run_battery(battery, results, train, workers, lambda line: print(line, flush=True))

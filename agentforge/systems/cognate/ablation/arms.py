@@ -47,6 +47,11 @@ class Arm:
     every: int = 50
     minutes: float = 1.0
 
+    @property
+    def own_optimizer(self) -> bool:
+        """Whether an optimiser of ours trains it, and not PyTorch's AdamW."""
+        return self.optimizer == "muon" or self.grokfast > 0
+
 
 @dataclass(frozen=True)
 class Question:

@@ -24,19 +24,20 @@ class Results:
     A file's name is the hash of all that the run depends on, the code of the model included.
     """
 
-    def __init__(self, directory: Path, code: str = "") -> None:
+    def __init__(self, directory: Path, code: Callable[[bool], str] = lambda own_optimizer: "") -> None:
         """Open a folder of runs.
 
         Args:
             directory: where results are written.
-            code: fingerprint of the code that runs; other code's results are not found.
+            code: fingerprint of the code that runs, with or without our optimisers; results of other code are not
+                found.
         """
         self.directory, self.code = directory, code
         directory.mkdir(parents=True, exist_ok=True)
 
     def path(self, run: Run) -> Path:
         """Return the file of a run, whether it is there or not."""
-        return self.directory / f"{hash_json([run.identity, self.code])[:16]}.json"
+        return self.directory / f"{hash_json([run.identity, self.code(run.arm.own_optimizer)])[:16]}.json"
 
     def get(self, run: Run) -> Outcome | None:
         """Return what a run found; None: it has not been done."""

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 from agentforge.artifacts import hash_json
 
 PACKAGE = Path(__file__).parents[3]
 HERE = Path(__file__).parent
-TRAINED_WITH = ("systems/cognate/modeling", "losses/halting.py", "losses/gates.py", "optim")
-"""What a run depends on outside this folder."""
-OF_THIS_FOLDER = ("training.py", "measuring.py", "controls.py", "tasks")
+MODEL = ("systems/cognate/modeling", "losses/halting.py", "losses/gates.py", "losses/linear_cross_entropy.py")
+HERE_TOO = ("training.py", "measuring.py", "controls.py", "optimizers.py", "tasks")
+OPTIMIZER = ("optim",)
+"""Only what Muon or Grokfast train depends on it; AdamW alone is PyTorch's."""
 
 
-def code_fingerprint() -> str:
-    """Return a hash of the code of the model, its losses, the optimiser, the tasks and the training loop.
+@cache
+def code_fingerprint(own_optimizer: bool) -> str:
+    """Return a hash of the code of the model, its losses, the tasks and the training loop, and of our optimisers.
 
     Of code as Python reads it, without comments and docstrings: explaining a line better costs nobody half an hour.
     """
-    places = [*(PACKAGE / name for name in TRAINED_WITH), *(HERE / name for name in OF_THIS_FOLDER)]
+    outside = (*MODEL, *OPTIMIZER) if own_optimizer else MODEL
+    places = [*(PACKAGE / name for name in outside), *(HERE / name for name in HERE_TOO)]
     files = sorted(file for place in places for file in ([place] if place.is_file() else place.rglob("*.py")))
     return hash_json({str(file.relative_to(PACKAGE)): bare(file.read_text(encoding="utf-8")) for file in files})
 

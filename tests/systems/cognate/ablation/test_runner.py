@@ -80,14 +80,14 @@ def test_a_battery_that_was_killed_goes_on_and_does_nothing_twice(tmp_path: Path
 
 
 def test_a_run_is_found_by_what_it_depends_on(tmp_path: Path) -> None:
-    results = Results(tmp_path, "this code")
+    results = Results(tmp_path, lambda own_optimizer: f"this code, {own_optimizer}")
     results.put(Run(PLAIN, 0, 0.003), {"accuracy": 1.0})
     renamed = replace(PLAIN, name="another name", minutes=9, rates=(0.003, 0.1))
     assert results.get(Run(renamed, 0, 0.003)) is not None
     for other in (replace(PLAIN, steps=2), replace(PLAIN, task=Recall(pairs=3)), replace(PLAIN, model={"a": 1})):
         assert results.get(Run(other, 0, 0.003)) is None
     assert results.get(Run(PLAIN, 1, 0.003)) is None
-    assert Results(tmp_path, "other code").get(Run(PLAIN, 0, 0.003)) is None
+    assert Results(tmp_path, lambda own_optimizer: "other code").get(Run(PLAIN, 0, 0.003)) is None
 
 
 def test_a_comment_or_a_docstring_is_no_other_code() -> None:

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import torch
 
-from agentforge.systems.cognate.ablation.tasks.base import TEST_SEED, UNLABELLED, Batch, batch_of, seeded
+from agentforge.systems.cognate.ablation.tasks.base import TEST_SEED, UNLABELLED, Batch, seeded
 
 # Disjoint ranges of tokens, so that a token's kind is never in doubt: 0 ends the row.
 KEYS = range(1, 25)
@@ -32,7 +32,7 @@ class Recall:
     queries: int = 4
     gaps: tuple[int, int] = (16, 32)
     test_gaps: tuple[int, ...] = (32, 64, 128, 256)
-    test_rows: int = 256
+    test_rows: int = 512
     name: ClassVar[str] = "associative recall"
     vocab_size: ClassVar[int] = 64
     chance: ClassVar[float] = 1 / len(VALUES)
@@ -60,26 +60,30 @@ class Recall:
         return "end"
 
     def batch(self, rows: int, gap: int, generator: torch.Generator) -> Batch:
-        """Return rows with one gap: ``k v k v ... noise ... q q q q 0``; the answer to a query is its label only.
+        """Return rows with one gap: ``k v k v ... noise ... q a q a q a q a 0``; only the first answer is scored.
 
-        Two traps were met on the way here:
+        Traps that were met on the way here:
 
         - Queries are drawn WITH replacement. Without, each value is asked for once, and a bag of values that crosses
           off what it has said reaches 52-57 % without knowing which value belongs to which key.
-        - An answer is not shown after its query. If it is, a repeated key can be copied from a few tokens ago, through
-          the window: 49 % without any memory.
-
-        A third one is the model's: with one convolution shared by queries, keys and values the memory does not learn
-        within 1,500 steps to bind a key to the token after it; with three separate ones it does in 500.
+        - All answers are trained on, since from repeated keys a model first learns, within its window, what a key and
+          its value are; without that the memory stays a bag of values for as long as we cared to wait. But only the
+          first is scored: a repeated key can be copied from a few tokens ago, and with what has been asked some values
+          can be ruled out. Both need no memory: together they are worth up to half of the answers.
+        - In the model, one convolution shared by queries, keys and values does not learn within 1,500 steps to bind a
+          key to the token after it. Three separate ones do.
         """
         keys = torch.stack([torch.randperm(len(KEYS), generator=generator)[: self.pairs] for _ in range(rows)])
         keys = keys + KEYS.start
         values = torch.randint(VALUES.start, VALUES.stop, (rows, self.pairs), generator=generator)
         noise = torch.randint(NOISE.start, NOISE.stop, (rows, gap), generator=generator)
         asked = torch.randint(self.pairs, (rows, self.queries), generator=generator)
+        answers = values.gather(1, asked)
         shown = torch.stack([keys, values], -1).flatten(1)
-        end = torch.zeros(rows, 1, dtype=torch.long)
-        input_ids = torch.cat([shown, noise, keys.gather(1, asked), end], 1)
-        labels = torch.full_like(input_ids, UNLABELLED)
-        labels[:, -self.queries :] = values.gather(1, asked)
-        return batch_of(input_ids, labels)
+        tail = torch.stack([keys.gather(1, asked), answers], -1).flatten(1)
+        input_ids = torch.cat([shown, noise, tail], 1)
+        labels, scored = torch.full_like(input_ids, UNLABELLED), torch.zeros_like(input_ids, dtype=torch.bool)
+        first = 2 * self.pairs + gap + 1
+        labels[:, first::2] = answers
+        scored[:, first] = True
+        return Batch(input_ids, labels, scored)
