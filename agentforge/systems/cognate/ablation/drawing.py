@@ -8,7 +8,17 @@ from typing import Any
 
 from markupsafe import Markup
 
-from agentforge.evaluation.report.svg import Dot, PlanePoint, Series, interval_chart, joined, line_chart, plane, tag
+from agentforge.evaluation.report.svg import (
+    Dot,
+    PlanePoint,
+    Series,
+    drawing,
+    interval_chart,
+    joined,
+    line_chart,
+    plane,
+    tag,
+)
 from agentforge.systems.cognate.ablation.exits import Depth, Exits
 from agentforge.systems.cognate.ablation.summary import Answer
 
@@ -85,15 +95,7 @@ def steps_picture(title: str, rows: Sequence[Mapping[str, Any]], most: int) -> M
         for place, (token, steps, right) in enumerate(zip(row["tokens"], row["steps"], row["right"], strict=True)):
             parts.append(_cell(LABEL + place * CELL, y, token, steps, right, most))
     parts.append(_shades(height - 16, most))
-    return tag(
-        "svg",
-        joined([tag("title", title), *parts]),
-        viewBox=f"0 0 {width} {height}",
-        width=width,
-        height=height,
-        role="img",
-        xmlns="http://www.w3.org/2000/svg",
-    )
+    return drawing(width, height, parts, title)
 
 
 def _cell(x: float, y: float, token: str, steps: int, right: bool | None, most: int) -> Markup:

@@ -1,4 +1,4 @@
-"""The optimisers of the arms: PyTorch's AdamW, and ours with Muon, Grokfast or both."""
+"""Muon, Grokfast or both: our optimiser as the arms use it."""
 
 from __future__ import annotations
 
@@ -7,17 +7,13 @@ from torch import nn
 
 from agentforge.systems.cognate.ablation.arms import Arm
 
-BETAS = (0.9, 0.95)
 
-
-def make_optimizer(model: nn.Module, arm: Arm, rate: float) -> torch.optim.Optimizer:
-    """Return the optimiser of an arm.
+def make_mugrokfast(model: nn.Module, arm: Arm, rate: float, betas: tuple[float, float]) -> torch.optim.Optimizer:
+    """Return the optimiser of an arm that PyTorch's AdamW does not train.
 
     Muon has the hidden matrices alone, as everywhere in this house; embeddings, head, gates, convolutions and vectors
     are AdamW's. So "Muon against AdamW" is about the matrices, and both share one rate, which Moonlight's scale allows.
     """
-    if not arm.own_optimizer:
-        return torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=arm.weight_decay, betas=BETAS)
     from agentforge.optim.mugrokfast import MuGrokfast
 
     matrices = hidden_matrices(model) if arm.optimizer == "muon" else []
@@ -28,14 +24,17 @@ def make_optimizer(model: nn.Module, arm: Arm, rate: float) -> torch.optim.Optim
         [group for group in groups if group["params"]],
         lr=rate,
         weight_decay=arm.weight_decay,
-        betas=BETAS,
+        betas=betas,
         grokfast_lambda=arm.grokfast,
     )
 
 
 def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
+    """Return the matrices of the layers, without those of gates."""
+    layers = (*model.model.prelude, *model.model.core)
     return [
-        w
-        for n, w in model.named_parameters()
-        if w.ndim == 2 and (".prelude." in n or ".core." in n) and "gate" not in n.split(".")[-2]
+        weight
+        for layer in layers
+        for name, weight in layer.named_parameters()
+        if weight.ndim == 2 and not name.startswith(("gate.", "memory.gates."))
     ]

@@ -12,7 +12,7 @@ from torch import nn
 from agentforge.systems.cognate.ablation.arms import Arm, Run
 from agentforge.systems.cognate.ablation.controls import flops_per_token, replace_memories
 from agentforge.systems.cognate.ablation.measuring import measure_exits, picture_of, score
-from agentforge.systems.cognate.ablation.optimizers import make_optimizer
+from agentforge.systems.cognate.ablation.optimizers import make_mugrokfast
 from agentforge.systems.cognate.ablation.tasks.base import seeded
 from agentforge.systems.cognate.modeling.configuration import CognateConfig
 from agentforge.systems.cognate.modeling.modeling import CognateForCausalLM
@@ -21,6 +21,8 @@ WARMUP = 50
 LAST_RATE = 0.1
 """Share of the rate that the cosine ends at."""
 CLIP = 1.0
+BETAS = (0.9, 0.95)
+"""Of AdamW."""
 TWICE = 2
 """Tests in a row at the target after which a task is solved: one alone may be luck."""
 
@@ -78,9 +80,15 @@ def train(run: Run) -> dict[str, Any]:
     }
 
 
+def _optimizer(model: CognateForCausalLM, arm: Arm, rate: float) -> torch.optim.Optimizer:
+    if arm.own_optimizer:
+        return make_mugrokfast(model, arm, rate, BETAS)
+    return torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=arm.weight_decay, betas=BETAS)
+
+
 def _learn(run: Run, model: CognateForCausalLM, test: Any) -> tuple[list[tuple[int, float]], int]:
     arm, generator = run.arm, seeded(run.seed)
-    optimizer = make_optimizer(model, arm, run.rate)
+    optimizer = _optimizer(model, arm, run.rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(step, arm.steps))
     curve: list[tuple[int, float]] = []
     for step in range(1, arm.steps + 1):

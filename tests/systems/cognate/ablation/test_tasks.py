@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 import torch
 
-from agentforge.systems.cognate.ablation.tasks.base import UNLABELLED, Batch, Task, seeded
+from agentforge.systems.cognate.ablation.tasks.base import UNLABELLED, Task, seeded
 from agentforge.systems.cognate.ablation.tasks.modular_addition import ModularAddition
 from agentforge.systems.cognate.ablation.tasks.recall import KEYS, NOISE, VALUES, Recall
 from agentforge.systems.cognate.ablation.tasks.state_tracking import ELEMENTS, END, RunningProduct
@@ -24,9 +24,9 @@ def test_rows_are_well_formed_and_depend_on_the_seed_alone(task: Task) -> None:
     assert one.input_ids.shape != other.input_ids.shape or not torch.equal(one.input_ids, other.input_ids)
     for batch in (one, *task.test_batches().values()):
         assert batch.input_ids.shape == batch.labels.shape == batch.scored.shape
-        assert 0 <= batch.input_ids.min() and batch.input_ids.max() < task.vocab_size
+        assert batch.input_ids.min() >= 0 and batch.input_ids.max() < task.vocab_size
         known = batch.labels[batch.labels != UNLABELLED]
-        assert 0 <= known.min() and known.max() < task.vocab_size
+        assert known.min() >= 0 and known.max() < task.vocab_size
         assert batch.scored.any(1).all() and not (batch.scored & (batch.labels == UNLABELLED)).any()
         assert not batch.scored[:, 0].any(), "nothing stands before the first token that could answer for it"
     assert 0 < task.chance < task.trivial < 1
