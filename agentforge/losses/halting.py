@@ -133,8 +133,7 @@ def adaptive_computation_time(logits: Tensor, epsilon: float = 0.01) -> Act:
             can be enough.
     """
     units = torch.sigmoid(_in_range(logits))  # h_k
-    total = units.detach().cumsum(-1)
-    stops = total >= 1 - epsilon
+    stops = units.detach().cumsum(-1) >= 1 - epsilon
     stops[..., -1] = True
     # A comparison over all steps would also find later ones; what counts is the first.
     last = stops.long().argmax(-1, keepdim=True)  # (..., 1)

@@ -11,8 +11,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 # Of one block of logits in fp32. Larger blocks are no faster, neither on a CPU nor on a GPU of this decade.
 BLOCK_BYTES = 2**27
@@ -44,6 +46,33 @@ def linear_cross_entropy(hidden: Tensor, head: Tensor, targets: Tensor, weights:
     counts = torch.ones_like(targets, dtype=torch.float32) if weights is None else weights
     loss, entropies, right = _LinearCrossEntropy.apply(hidden, head, targets, counts)
     return TokenLosses(loss, entropies, right)
+
+
+def head_cross_entropy(head: nn.Module, hidden: Tensor, targets: Tensor, weights: Tensor) -> TokenLosses:
+    """Return the same of a head as a module: without a block's logits twice where it is a plain matrix.
+
+    A head that LoRA has changed, that has a bias, or that something hooks into, is run as it stands; its blocks are
+    computed again for the gradient.
+    """
+    if type(head) is nn.Linear and head.bias is None and not head._forward_hooks and not head._forward_pre_hooks:
+        return linear_cross_entropy(hidden, head.weight, targets, weights)
+    size = max(BLOCK_BYTES // (4 * int(head(hidden[:1]).shape[-1])), 1)
+    loss = torch.zeros((), device=hidden.device)
+    found: list[tuple[Tensor, Tensor]] = []
+    for start in range(0, max(len(targets), 1), size):
+        rows = slice(start, start + size)
+        made, *each = checkpoint(_block, head, hidden[rows], targets[rows], weights[rows], use_reentrant=False)
+        loss = loss + made
+        found.append((each[0], each[1]))
+    entropies, right = (torch.cat(list(parts)) for parts in zip(*found, strict=True))
+    return TokenLosses(loss, entropies, right)
+
+
+def _block(head: nn.Module, hidden: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    logits = head(hidden)
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    entropies = functional.cross_entropy(wide, targets, reduction="none")
+    return (weights * entropies).sum(), entropies.detach(), logits.detach().argmax(-1) == targets
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

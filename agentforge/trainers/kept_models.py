@@ -49,17 +49,15 @@ class KeptModels(TrainerCallback):
         directory: where, beside the checkpoints.
     """
 
-    def __init__(self, keep: Keep, directory: Path, save: Callable[[Path], None], *, epochs: float | None = None):
+    def __init__(self, keep: Keep, directory: Path, save: Callable[[Path], None]):
         """Make the callback.
 
         Args:
             keep: what is kept.
             directory: where.
             save: writes what would be published now into a directory, called on every process.
-            epochs: how many the whole run is counted as; None: the loader's own count. A data schedule draws all rows
-                of the run in one pass, so only it knows.
         """
-        self.keep, self.directory, self._save, self._epochs = keep, directory, save, epochs
+        self.keep, self.directory, self._save = keep, directory, save
         self._best_loss = math.inf
 
     def on_train_begin(
@@ -82,19 +80,11 @@ class KeptModels(TrainerCallback):
         Here and not in `on_epoch_end`, which a run that was killed behind the checkpoint of an epoch's last step never
         comes to: it goes on with the first step of the next.
         """
-        if self.keep.epochs is None or (epoch := self._finished_epoch(state)) is None:
+        if self.keep.epochs is None or not state.epoch or not float(state.epoch).is_integer():
             return
+        epoch = int(state.epoch)
         if epoch % self.keep.epochs == 0:
             self._keep(f"{EPOCH}-{epoch}", {"step": state.global_step, "epoch": epoch})
-
-    def _finished_epoch(self, state: TrainerState) -> int | None:
-        """Return the number of the epoch that ended with this step, from 1; None if none did."""
-        if self._epochs is None:
-            return int(state.epoch) if state.epoch and float(state.epoch).is_integer() else None
-        done, before = (
-            math.floor(self._epochs * step / state.max_steps) for step in (state.global_step, state.global_step - 1)
-        )
-        return done if done > before else None
 
     def on_evaluate(
         self,

@@ -49,12 +49,10 @@ class Method(ABC):
     Attributes:
         recipe: as it was given.
         args: the parent library's config object; its `output_dir` is set when the directory is open.
-        epochs: how many the run is counted as, where the loader's own count says nothing; None: the loader's.
     """
 
     recipe: Recipe
     args: TrainingArguments
-    epochs: float | None = None
     sections: frozenset[str] = frozenset({"seed", "model", "train"})
 
     def relevant(self) -> dict[str, Any]:

@@ -201,7 +201,7 @@ def _kept_models(trainer: GuardedTrainer, method: Method, directory: Path) -> Ke
         with trainer.published_weights():
             save_published(trainer, method.recipe, target)
 
-    kept = KeptModels(keep, directory, save, epochs=method.epochs)
+    kept = KeptModels(keep, directory, save)
     trainer.add_callback(kept)
     return kept
 

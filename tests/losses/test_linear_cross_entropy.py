@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from agentforge.losses import linear_cross_entropy as module
-from agentforge.losses.linear_cross_entropy import linear_cross_entropy
+from agentforge.losses.linear_cross_entropy import head_cross_entropy, linear_cross_entropy
 
 WORDS, WIDTH, TOKENS = 11, 5, 23
 
@@ -104,3 +104,24 @@ def test_no_tensor_is_as_wide_as_the_logits(monkeypatch: pytest.MonkeyPatch) -> 
     with Watch():
         linear_cross_entropy(hidden, head, targets, weights).loss.backward()
     assert widest <= max(TOKENS * WIDTH, WORDS * WIDTH) < TOKENS * WORDS
+
+
+@pytest.mark.parametrize("kind", ["plain", "hooked", "bias", "lora"])
+def test_a_head_of_any_kind_is_run_as_it_stands(kind: str) -> None:
+    hidden, matrix, targets, weights = inputs()
+    head: nn.Module = nn.Linear(WIDTH, WORDS, bias=kind == "bias").double()
+    with torch.no_grad():
+        head.weight.copy_(matrix)
+    if kind == "hooked":
+        head.register_forward_hook(lambda module, args, out: 2 * out)
+    if kind == "lora":
+        head = nn.Sequential(head, nn.Linear(WORDS, WORDS).double())
+    first = next(head.parameters())
+    expected = (weights * functional.cross_entropy(head(hidden), targets, reduction="none")).sum()
+    gradients = torch.autograd.grad(expected, (hidden, first, weights))
+    found = head_cross_entropy(head, hidden, targets, weights)
+    torch.testing.assert_close(found.loss, expected)
+    torch.testing.assert_close(torch.autograd.grad(found.loss, (hidden, first, weights)), gradients)
+    assert torch.equal(found.right, head(hidden).argmax(-1) == targets)
+    nothing = head_cross_entropy(head, hidden[:0], targets[:0], weights[:0])
+    assert nothing.loss == 0 and nothing.right.shape == (0,)

@@ -154,17 +154,6 @@ def test_a_restart_keeps_nothing_of_the_run_before(make_recipe: MakeRecipe, monk
     assert set(kept(train(victim, restart=True))) == {"best", "epoch-1", "epoch-2", "epoch-3"}
 
 
-def test_an_epoch_of_a_schedule_is_a_share_of_the_run() -> None:
-    callback = KeptModels.__new__(KeptModels)
-    callback._epochs = 3.0
-    state = type("State", (), {"max_steps": 10, "epoch": 0.1})()
-    ends = {}
-    for state.global_step in range(1, 11):
-        if (epoch := callback._finished_epoch(state)) is not None:
-            ends[epoch] = state.global_step
-    assert ends == {1: 4, 2: 7, 3: 10}
-
-
 def test_what_cannot_be_kept_is_refused(make_recipe: MakeRecipe) -> None:
     recipe = recipe_of(make_recipe, "blind")
     for file in recipe.artifact("data").rglob("*.json"):

@@ -25,13 +25,14 @@ class MetricsCallback(TrainerCallback):
         self._since = time.monotonic()
         self._started = time.monotonic()
         self._first_step = 0
+        self._epoch = 0.0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Cut off what a killed run logged after its last checkpoint: those steps are made again."""
         self._since = self._started = time.monotonic()
-        self._first_step = state.global_step
+        self._first_step, self._epoch = state.global_step, state.epoch or 0.0
         lines = read_metrics(self.path)
         # The count goes on over restarts, so the first speed must be measured from where it stood.
         self._tokens = max((line.get("tokens", 0) for line in lines if line["step"] <= state.global_step), default=0)
@@ -47,7 +48,10 @@ class MetricsCallback(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Add speed, remaining time and memory to the line, for every reporter behind this one, and write it."""
+        """Add speed, times and memory to the line, for every reporter behind this one, and write it.
+
+        ``epoch_minutes`` is how long an epoch takes at the speed since the last line.
+        """
         if logs is None:
             return
         now = time.monotonic()
@@ -58,7 +62,10 @@ class MetricsCallback(TrainerCallback):
             logs["remaining_seconds"] = round(
                 (state.max_steps - state.global_step) * (now - self._started) / max(done, 1), 1
             )
-            self._tokens, self._since = logs["tokens"], now
+            if (state.epoch or 0.0) > self._epoch:
+                minutes = (now - self._since) / 60
+                logs["epoch_minutes"] = round(minutes / ((state.epoch or 0.0) - self._epoch), 3)
+            self._tokens, self._since, self._epoch = logs["tokens"], now, state.epoch or 0.0
             logs.update(memory_in_use(args.device))
         if state.is_world_process_zero:
             line = {"step": state.global_step, **{key: value for key, value in logs.items() if _plain(value)}}

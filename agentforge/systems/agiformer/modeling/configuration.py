@@ -1,7 +1,5 @@
 """The config of an AGIFORMER, and how many parameters it asks for."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict

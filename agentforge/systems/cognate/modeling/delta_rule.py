@@ -235,7 +235,7 @@ def _in_chunks(writes: Writes, state: Tensor, starts: Tensor | None, chunk_size:
     written = beta[..., None] * k
     wanted = torch.cat([v, _weigh(f.before_state, k)], -1)
     system = f.before * (k @ written.transpose(-1, -2))
-    solved = torch.linalg.solve_triangular(system, wanted, upper=False, unitriangular=True)
+    solved = _Solve.apply(system, wanted)
     fresh, known = solved.split([v.shape[-1], wanted.shape[-1] - v.shape[-1]], -1)
     keeping = _weigh(f.kept.transpose(-1, -2), written).transpose(-1, -2)  # (..., P dk, C)
     identity = torch.eye(k.shape[-1], dtype=k.dtype, device=k.device)
@@ -251,6 +251,52 @@ def _weigh(factors: Tensor, x: Tensor) -> Tensor:
     if factors.shape[-1] == 1:
         return factors * x
     return (factors[..., None] * x[..., None, :]).flatten(-2)
+
+
+class _Solve(torch.autograd.Function):
+    """Solve ``(I + tril(system, -1)) x = wanted`` with the inverse, which the backward pass needs again.
+
+    On a CPU the products take a third of the time of `torch.linalg.solve_triangular`, forward and backward.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, system: Tensor, wanted: Tensor) -> Tensor:
+        inverse = unit_lower_inverse(system)
+        solved = inverse @ wanted
+        ctx.save_for_backward(inverse, solved)
+        return solved
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_solved: Tensor) -> tuple[Tensor, Tensor]:
+        inverse, solved = ctx.saved_tensors
+        of_wanted = inverse.transpose(-1, -2) @ of_solved
+        return (of_wanted @ solved.transpose(-1, -2)).tril_(-1).neg_(), of_wanted
+
+
+def unit_lower_inverse(x: Tensor) -> Tensor:
+    """Return the inverse of ``I + tril(x, -1)`` for matrices `(..., C, C)`, block by block.
+
+    The series ``(I - L)(I + L^2)(I + L^4)...`` has no solve at all, but where keys are alike the powers of L are as large
+    as binomials of C, and nothing of the result is left.
+    """
+    inverse = torch.zeros_like(x)
+    _invert(x, inverse)
+    return inverse
+
+
+def _invert(x: Tensor, out: Tensor) -> None:
+    size = x.shape[-1]
+    if size <= 16:
+        identity = torch.eye(size, dtype=x.dtype, device=x.device).expand_as(x)
+        out.copy_(torch.linalg.solve_triangular(x, identity, upper=False, unitriangular=True))
+        return
+    # [A 0; B D]^-1 = [A^-1 0; -D^-1 B A^-1 D^-1]
+    half = size // 2
+    first, second = out[..., :half, :half], out[..., half:, half:]
+    _invert(x[..., :half, :half], first)
+    _invert(x[..., half:, half:], second)
+    out[..., half:, :half] = -(second @ (x[..., half:, :half] @ first))
 
 
 class _Scan(torch.autograd.Function):
