@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from agentforge.artifacts import hash_json
 from agentforge.errors import UserError, did_you_mean
@@ -20,6 +20,15 @@ if TYPE_CHECKING:
 _SAYS_NOTHING_OF_ROWS = {"title", "pin_note", "caveats", "reason", "rows", "megabytes", "evaluation_splits"}
 
 
+class UrlFile(Section):
+    """A file that is not on the Hub, and by what it is known to be the right one."""
+
+    url: str
+    member: str | None = Field(None, description="the address is a zip archive; this file of it is taken")
+    size: int | None = Field(None, ge=1, description="bytes of the file")
+    md5: str | None = Field(None, pattern="^[0-9a-f]{32}$", description="of the file, as its publisher states it")
+
+
 class DatasetCard(Section):
     """What is known of a data set. `enabled: false` needs a `reason`; so does a missing pin a `pin_note`."""
 
@@ -29,7 +38,9 @@ class DatasetCard(Section):
     generator: Literal["python_docs", "drill_sums", "drill_recall", "drill_swaps"] | None = Field(
         None, description="made on this machine instead of downloaded"
     )
-    urls: dict[str, str] = Field(default_factory=dict, description="file name to address, of what is not on the Hub")
+    urls: dict[str, UrlFile] = Field(
+        default_factory=dict, description="file name to address (and checks), of what is not on the Hub"
+    )
     revision: str | None = Field(
         None, description="commit that is downloaded; none: the first download records its own"
     )
@@ -53,6 +64,13 @@ class DatasetCard(Section):
     fallbacks: list[str] = Field(default_factory=list, description="ids to use instead")
     enabled: bool = True
     reason: str | None = Field(None, description="why it is off")
+
+    @field_validator("urls", mode="before")
+    @classmethod
+    def _plain_addresses(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {name: {"url": one} if isinstance(one, str) else one for name, one in value.items()}
 
     @property
     def identity(self) -> str:
@@ -133,7 +151,7 @@ def card_rows() -> list[tuple[str, ...]]:
 
 def _cells(card: DatasetCard) -> tuple[str, ...]:
     made = f"made here ({card.generator})" if card.generator else "no public copy"
-    origin = card.hub_id or ", ".join(card.urls.values()) or made
+    origin = card.hub_id or ", ".join(file.url for file in card.urls.values()) or made
     instead = f"; instead: {', '.join(card.fallbacks)}" if card.fallbacks else ""
     state = "on" if card.enabled else f"off: {card.reason}{instead}"
     return (card.id, origin, _number(card.rows), _number(card.megabytes), card.licence, state)

@@ -29,6 +29,7 @@ from agentforge.data.sources.source_files import (
     url_file,
     write_lock,
 )
+from agentforge.data.sources.url_files import fetch_checked
 from agentforge.errors import CheckRefused, UserError
 from agentforge.recipe.schema import Data, Recipe, Source
 
@@ -166,8 +167,8 @@ def _look(source: Source, data: Data, entry: SourceReport, problems: Sequence[Us
         if card is None:
             raise
     if card.urls:
-        for name, url in card.urls.items():
-            hub.fetch_url(url, url_file(card, name))
+        for name, file in card.urls.items():
+            fetch_checked(file, url_file(card, name))
         _describe(entry, source, data, "downloaded")
         return None
     if unreachable := next((p for p in problems if isinstance(p, hub.HubUnreachable)), None):

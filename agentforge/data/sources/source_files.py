@@ -148,7 +148,7 @@ def url_file(card: DatasetCard, name: str) -> Path:
 
 def _fetched(card: DatasetCard) -> list[Path]:
     files = [url_file(card, name) for name in card.urls]
-    if absent := [url for (name, url), path in zip(card.urls.items(), files, strict=True) if not path.is_file()]:
+    if absent := [file.url for file, path in zip(card.urls.values(), files, strict=True) if not path.is_file()]:
         raise MissingData(
             f"data set {card.id} ({', '.join(absent)}) is not here; run `agentforge download` where that address is "
             "reachable"
