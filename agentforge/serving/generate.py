@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import TextStreamer, set_seed
 
+from agentforge.data.chat_template import begins_texts, codec_of
 from agentforge.data.tokenizer import load_tokenizer
 from agentforge.errors import UserError
 from agentforge.models.locate_model import ModelLocation, locate_model
@@ -77,8 +78,8 @@ def _tokenizer(location: ModelLocation) -> Any:
 
 
 def _prompt_ids(tokenizer: Any, prompt: str) -> torch.Tensor:
-    ids = list(tokenizer(prompt, add_special_tokens=False)["input_ids"])
-    if tokenizer.bos_token_id is not None:
+    (ids,) = codec_of(tokenizer).read_plain([prompt])  # a control token that the prompt spells stays text
+    if begins_texts(tokenizer):
         ids = [tokenizer.bos_token_id, *ids]
     if not ids:
         raise UserError("the prompt is empty and the tokenizer has no token to begin with; give a --prompt")

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from agentforge.artifacts import Workspace, write_json
+from agentforge.data.chat_template import begins_texts, codec_of
 from agentforge.data.sources.raw_bytes import read_bytes
 from agentforge.data.tokenizer import load_tokenizer
 from agentforge.errors import UserError
@@ -68,7 +69,7 @@ def evaluate_bits(recipe: Recipe, location: ModelLocation, work: Workspace) -> S
         tokens.ids,
         context=settings.context,
         stride=settings.stride,
-        begin=tokenizer.bos_token_id,
+        begin=tokenizer.bos_token_id if begins_texts(tokenizer) else None,
         impossible=[token for token in tokenizer.all_special_ids if token < model.config.vocab_size],
         batch=recipe.evaluate.batch_size,
     )
@@ -100,7 +101,7 @@ def tokens_of(text: bytes, tokenizer: PreTrainedTokenizerBase) -> Tokens:
         written = text.decode("utf-8", errors="surrogateescape")
         if getattr(tokenizer, "count_bytes", None) is None:
             raise UserError("evaluate.bpc: the text is not UTF-8, so only a model of bytes can read it") from None
-    ids = tokenizer(written, add_special_tokens=False, verbose=False)["input_ids"]
+    (ids,) = codec_of(tokenizer).read_plain([written])  # a "<|end|>" in the text is text
     sizes = {token: count_bytes([token], tokenizer) for token in set(ids)}
     if None in sizes.values():
         raise UserError(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizer
+from transformers import AddedToken, PreTrainedTokenizer
 
 from agentforge.systems.agiformer.checkpoint_types import BYTES, SPECIAL
 
@@ -23,6 +23,9 @@ class ByteTokenizer(PreTrainedTokenizer):
     def __init__(self, **kwargs: Any) -> None:
         for name, token in zip(("pad_token", "bos_token", "eos_token"), SPECIAL, strict=True):
             kwargs.setdefault(name, token)
+        # Otherwise transformers would number them in an order of its own.
+        special = {BYTES + place: AddedToken(token, special=True) for place, token in enumerate(SPECIAL)}
+        kwargs.setdefault("added_tokens_decoder", special)
         super().__init__(**kwargs)
 
     @property
@@ -31,6 +34,12 @@ class ByteTokenizer(PreTrainedTokenizer):
 
     def get_vocab(self) -> dict[str, int]:
         return {chr(byte): byte for byte in range(BYTES)} | self.added_tokens_encoder
+
+    def build_inputs_with_special_tokens(
+        self, token_ids_0: list[int], token_ids_1: list[int] | None = None
+    ) -> list[int]:
+        """Return the tokens behind the begin token, so that the first byte is predicted too."""
+        return [self.bos_token_id, *token_ids_0, *(token_ids_1 or [])]
 
     def _tokenize(self, text: str, **_: Any) -> list[str]:
         # surrogateescape: bytes that could not be decoded come back as they were
