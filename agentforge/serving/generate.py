@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,17 +16,31 @@ from agentforge.recipe.schema import Recipe
 from agentforge.rollouts.policies.transformers_policy import load_weights
 
 
-def generate(
-    recipe: Recipe,
-    which: str | None,
-    prompt: str,
-    *,
-    max_new_tokens: int,
-    temperature: float,
-    top_p: float,
-    top_k: int,
-    seed: int,
-) -> str:
+@dataclass(frozen=True)
+class Sampler:
+    """How the text is drawn.
+
+    Attributes:
+        tokens: how many are written at most; a byte-level model writes a byte with each.
+        temperature: 0: always the likeliest token.
+        top_p, top_k: what is drawn from; 1 and 0: everything.
+        seed: of the draws.
+    """
+
+    tokens: int
+    temperature: float
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+
+    def options(self) -> dict[str, Any]:
+        """Return the arguments of `generate`; all of them, or transformers would sample with defaults of its own."""
+        if self.temperature == 0:
+            return {"do_sample": False}
+        return {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
+
+
+def generate(recipe: Recipe, which: str | None, prompt: str, sampler: Sampler) -> str:
     """Print a prompt and what a model writes behind it, as it is written, and return the whole text.
 
     The prompt is read as it is: nothing is put around it, stripped or padded.
@@ -34,10 +49,7 @@ def generate(
         recipe: names the model.
         which: see `locate_model`.
         prompt: any text; empty only where the tokenizer has a token to begin with.
-        max_new_tokens: of the tokenizer; a byte-level model writes a byte with each.
-        temperature: 0: always the likeliest token.
-        top_p, top_k: what is drawn from; 1 and 0: everything.
-        seed: of the draws.
+        sampler: how to draw.
 
     Raises:
         UserError: a GGUF, or nothing to begin with.
@@ -46,29 +58,18 @@ def generate(
     if location.kind == "gguf":
         raise UserError(f"generate opens checkpoints and adapters; chat opens GGUF files such as {location.path}")
     tokenizer = _tokenizer(location)
-    # transformers would sample with its own defaults for what is not named, so everything is named.
-    drawn: dict[str, Any] = (
-        {"do_sample": False}
-        if temperature == 0
-        else {
-            "do_sample": True,
-            "temperature": temperature,
-            "top_p": top_p,
-            "top_k": top_k,
-        }
-    )
     ids = _prompt_ids(tokenizer, prompt)
     model: Any = load_weights(location)
-    set_seed(seed)
+    set_seed(sampler.seed)
     print(prompt, end="", flush=True)
     with torch.inference_mode():
         made = model.eval().generate(
             input_ids=ids.to(model.device),
             attention_mask=torch.ones_like(ids).to(model.device),
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=sampler.tokens,
             streamer=TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True),
             pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
-            **drawn,
+            **sampler.options(),
         )
     return prompt + tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)
 
