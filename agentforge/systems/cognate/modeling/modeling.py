@@ -76,11 +76,7 @@ class CognatePreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, NeuralMemory):
-            for convolution in (module.q_conv, module.k_conv, module.v_conv):
-                init.normal_(convolution.weight, std=module.kernel**-0.5)
-            # the other gates at 1/2, and a decay of 0.993 to 0.999
-            decay = torch.linspace(5, 7, module.heads)
-            init.copy_(module.gates.bias, torch.cat([decay, torch.zeros(2 * module.heads)]))
+            module.reset_parameters()
         elif isinstance(module, CognateModel):
             init.normal_(module.persistent, std=1.0)  # of the size that the norm before the projections gives
             init.normal_(module.initial, std=1.0)
