@@ -38,6 +38,7 @@ from agentforge.errors import CheckRefused, UserError
 from agentforge.trainers.averaged_weights import AveragedWeights
 from agentforge.trainers.batching import IGNORED
 from agentforge.trainers.checkpoints import seal
+from agentforge.trainers.supervised.epoch_stages import EpochStages
 
 log = logging.getLogger(__name__)
 
@@ -255,7 +256,7 @@ class GuardedTrainer(Trainer):
                 "trained_tokens": counters.trained_tokens,
                 "skipped_steps": counters.skipped_steps,
             }
-            logs |= self._optimizer_statistics()
+            logs |= self._optimizer_statistics() | self._curriculum_statistics()
         logs["seconds"] = round(self.seconds(), 3)
         super().log(logs, start_time)
 
@@ -264,6 +265,16 @@ class GuardedTrainer(Trainer):
         inner = getattr(self.optimizer, "optimizer", self.optimizer)  # accelerate wraps it
         statistics: Callable[[], dict[str, float]] | None = getattr(inner, "statistics", None)
         return statistics() if statistics is not None else {}
+
+    def _curriculum_statistics(self) -> dict[str, float]:
+        """Return the stage of the last step and the entropy of its sources' shares, if the training has stages."""
+        schedule = getattr(self.train_sampler, "schedule", None)
+        if not isinstance(schedule, EpochStages):
+            return {}
+        # Of the step that was made, not of the one to come, which at an epoch's end is in the next stage.
+        steps_an_epoch = self.state.max_steps / schedule.epochs
+        reading = schedule.at(max(self.state.global_step - 1, 0) / steps_an_epoch)
+        return {"curriculum_stage": reading.number, "mixture_entropy": reading.entropy}
 
     def seconds(self) -> float:
         """Seconds of this run, restarts included."""

@@ -11,6 +11,7 @@ from agentforge import __version__
 from agentforge.artifacts import read_manifest, stage_directory
 from agentforge.evaluation.own_scores import page_groups
 from agentforge.evaluation.pipeline_artifacts import PipelineArtifacts, evaluations_of, find_artifacts
+from agentforge.evaluation.report.page_diversity import diversity_groups
 from agentforge.evaluation.report.page_losses import loss_groups
 from agentforge.evaluation.report.page_scores import episode_groups, frontier_section, score_groups
 from agentforge.evaluation.report.page_surgery import surgery_groups
@@ -61,7 +62,13 @@ def _content(system: PipelineArtifacts) -> dict[str, Any]:
     first, recipes = system.recipe, system.recipes
     evaluations = evaluations_of(recipes)
     made = [path for recipe in recipes for path in find_artifacts(recipe)]
-    scores = [*score_groups(evaluations), *loss_groups(evaluations), *page_groups(evaluations), *surgery_groups(made)]
+    scores = [
+        *score_groups(evaluations),
+        *loss_groups(evaluations),
+        *diversity_groups(evaluations),
+        *page_groups(evaluations),
+        *surgery_groups(made),
+    ]
     frontier = frontier_section(evaluations)
     trainings = [section for recipe in recipes if (section := training_section(recipe)) is not None]
     episodes = episode_groups(evaluations)

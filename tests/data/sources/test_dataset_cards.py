@@ -33,10 +33,26 @@ OF_AJ = [
     "apothecary",
     "aj_custom",
 ]
+OF_COGNATE = [
+    "gsm8k",
+    "svamp",
+    "asdiv",
+    "mbpp",
+    "codexglue",
+    "arc_easy",
+    "arc_challenge",
+    "hellaswag",
+    "piqa",
+    "boolq",
+    "hotpotqa",
+    "drop",
+    "strategyqa",
+    "wikitext",
+]
 OF_ADAMBA = ["fineweb", "openorca", "flan_cot", "metamath", "glaive_fc", "toolbench", "sharegpt"]
 
 
-@pytest.mark.parametrize("id", [*OF_AJ, *OF_ADAMBA, "gsm8k", "svamp", "mbpp", "toucan", "python_docs"])
+@pytest.mark.parametrize("id", [*OF_AJ, *OF_ADAMBA, *OF_COGNATE, "toucan", "python_docs"])
 def test_every_data_set_of_the_systems_has_a_card(id: str) -> None:
     assert load_card(id).id == id
 
@@ -55,8 +71,15 @@ def test_cards_are_complete(card) -> None:  # type: ignore[no-untyped-def]
 
 def test_the_ones_without_licence_or_evidence_are_off_with_the_reason() -> None:
     off = {card.id: card.reason for card in list_cards() if not card.enabled}
-    assert set(off) == {"skein", "gardening_qa", "aj_custom", "flan_cot", "flan_cot_submix", "toolbench", "sharegpt"}
+    of_aj_and_adamba = {"skein", "gardening_qa", "aj_custom", "flan_cot", "flan_cot_submix", "toolbench", "sharegpt"}
+    assert set(off) == of_aj_and_adamba | {"asdiv", "piqa"}
     assert all(off.values())
+
+
+def test_what_benchmarks_score_is_known_of_every_benchmark() -> None:
+    for id in set(OF_COGNATE) - {"asdiv"}:  # its only split is off as a whole
+        assert load_card(id).evaluation_splits and load_card(id).files.keys() - load_card(id).evaluation_splits
+    assert load_card("piqa").hub_id == "baber/piqa" and load_card("strategyqa").hub_id == "ChilleD/StrategyQA"
 
 
 def test_paraphrases_share_a_split_key() -> None:
@@ -136,5 +159,6 @@ def test_python_docs_are_made_once_in_one_order(tmp_path: Path, monkeypatch: pyt
 
 def test_rewording_a_card_makes_no_other_data() -> None:
     card = load_card("gsm8k")
-    assert card.model_copy(update={"title": "t", "caveats": ["c"], "megabytes": 1.5}).identity == card.identity
+    reworded = card.model_copy(update={"title": "t", "caveats": ["c"], "megabytes": 1.5, "evaluation_splits": []})
+    assert reworded.identity == card.identity
     assert card.model_copy(update={"split_key": "question"}).identity != card.identity

@@ -21,7 +21,7 @@ from agentforge.systems.cognate.modeling.generation import CognateGeneration
 from agentforge.systems.cognate.modeling.halting import answer_of, halting_probabilities
 from agentforge.systems.cognate.modeling.layer import CognateLayer, rms_norm
 from agentforge.systems.cognate.modeling.loop import Pass
-from agentforge.systems.cognate.modeling.loss import IGNORED, summed_cross_entropy, summed_loss
+from agentforge.systems.cognate.modeling.loss import IGNORED, answer_loss, summed_loss
 from agentforge.systems.cognate.modeling.neural_memory import NeuralMemory
 from agentforge.systems.cognate.modeling.steps import StepStates
 
@@ -274,7 +274,7 @@ class CognateForCausalLM(CognateGeneration, CognatePreTrainedModel, GenerationMi
         if self.training:
             total, _ = summed_loss(self.config, steps, self.lm_head, labels)
         else:
-            total = summed_cross_entropy(steps.answer, self.lm_head, labels).sum()
+            total = answer_loss(steps.answer, self.lm_head, labels)
         count = (labels[:, 1:] != IGNORED).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
         return total / count
 
