@@ -21,7 +21,7 @@ from agentforge.systems.cognate.modeling.generation import CognateGeneration
 from agentforge.systems.cognate.modeling.halting import answer_of, halting_probabilities
 from agentforge.systems.cognate.modeling.layer import CognateLayer, rms_norm
 from agentforge.systems.cognate.modeling.loop import Pass
-from agentforge.systems.cognate.modeling.loss import IGNORED, summed_cross_entropy, summed_loss
+from agentforge.systems.cognate.modeling.loss import IGNORED, answer_loss, summed_loss
 from agentforge.systems.cognate.modeling.neural_memory import NeuralMemory
 from agentforge.systems.cognate.modeling.steps import StepStates
 
@@ -76,11 +76,7 @@ class CognatePreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, NeuralMemory):
-            for convolution in (module.q_conv, module.k_conv, module.v_conv):
-                init.normal_(convolution.weight, std=module.kernel**-0.5)
-            # the other gates at 1/2, and a decay of 0.993 to 0.999
-            decay = torch.linspace(5, 7, module.heads)
-            init.copy_(module.gates.bias, torch.cat([decay, torch.zeros(2 * module.heads)]))
+            module.reset_parameters()
         elif isinstance(module, CognateModel):
             init.normal_(module.persistent, std=1.0)  # of the size that the norm before the projections gives
             init.normal_(module.initial, std=1.0)
@@ -278,7 +274,7 @@ class CognateForCausalLM(CognateGeneration, CognatePreTrainedModel, GenerationMi
         if self.training:
             total, _ = summed_loss(self.config, steps, self.lm_head, labels)
         else:
-            total = summed_cross_entropy(steps.answer, self.lm_head, labels).sum()
+            total = answer_loss(steps.answer, self.lm_head, labels)
         count = (labels[:, 1:] != IGNORED).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
         return total / count
 
