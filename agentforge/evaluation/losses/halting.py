@@ -53,7 +53,7 @@ def threshold_report(
 
 def _free(found: Mapping[str, Any]) -> dict[str, Any] | None:
     allowed = WORTH * found[NEVER]["loss"]["value"] if found else 0.0
-    # The upper end of the interval decides: a threshold that may cost more than it should is not free. And one that takes
+    # The upper end of the interval decides: a threshold that may cost more than it should is not free. One that takes
     # longer than all steps, as sorting out who still thinks can in a tiny model, saves nothing.
     fitting = [
         name
