@@ -1,4 +1,4 @@
-"""The proof of `surgery`: the logits of two models on the same tokens, in float32 on the CPU, which rounds the same."""
+"""The proof of `surgery`: the logits of two models on the same tokens, on the CPU, where both round the same way."""
 
 from __future__ import annotations
 
@@ -28,16 +28,18 @@ class Proof:
         bound: greatest difference that was allowed.
         largest_logit: greatest absolute logit of the old model, for scale.
         tokens: positions compared.
+        dtype: in which both were computed.
     """
 
     max_logit_difference: float
     bound: float
     largest_logit: float
     tokens: int
+    dtype: str = "float32"
 
     def as_dict(self) -> dict[str, Any]:
         """For a manifest."""
-        return asdict(self) | {"dtype": "float32"}
+        return asdict(self)
 
 
 def random_rows(vocabulary: int, seed: int, count: int = 3) -> list[list[int]]:
@@ -79,7 +81,8 @@ def compare(old: Sequence[Tensor], new: Sequence[Tensor], bound: float) -> Proof
     """
     difference = max(float((a - b).abs().max()) for a, b in zip(old, new, strict=True))
     largest = max(float(a.abs().max()) for a in old)
-    proof = Proof(difference, bound * max(1.0, largest), largest, sum(len(a) for a in old))
+    dtype = str(old[0].dtype).removeprefix("torch.")
+    proof = Proof(difference, bound * max(1.0, largest), largest, sum(len(a) for a in old), dtype)
     if not difference <= proof.bound:  # also where it is NaN
         raise CheckRefused(
             f"the new model's logits differ from the old one's by up to {difference:.3g} on {proof.tokens} tokens "

@@ -43,7 +43,7 @@ def evaluate_losses(recipe: Recipe, location: ModelLocation, work: Workspace) ->
     # With the size beside the loss, a width can be compared with a model of as many parameters.
     for width, entry in report["widths"].items():
         entry["parameters"] = readings.parameters(width)
-    report["thresholds"], report["free"] = threshold_report(readings, measured, rows, recipe.evaluate.confidence)
+    report["thresholds"], report["free"] = threshold_report(measured, rows, recipe.evaluate.confidence)
     report["picture"] = halting_picture(readings, rows, _tokenizer(recipe))
     if settings.speed:
         _time(readings, rows, report)

@@ -19,13 +19,12 @@ PICTURED = 240
 
 
 def threshold_report(
-    readings: LossReadings, measured: Measured, rows: HeldOut, confidence: float
+    measured: Measured, rows: HeldOut, confidence: float
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Return what was measured at each threshold, and the threshold that saves most at an unchanged loss.
 
     Args:
-        readings: which have the thresholds.
-        measured: by them.
+        measured: with thresholds, or without.
         rows: that were read.
         confidence: of the intervals.
 
@@ -38,12 +37,11 @@ def threshold_report(
     found: dict[str, Any] = {}
     for name, read in measured.thresholds.items():
         assert read.steps is not None and read.agreeing is not None
-        steps = interval(read.steps, tokens, confidence)
         found[name] = {
             "loss": interval(read.loss, tokens, confidence),
-            "steps": steps,
+            "steps": interval(read.steps, tokens, confidence),
             "milliseconds": 1e3 * read.seconds / total,
-            "flops": readings.flops(steps["value"]),
+            "flops": read.flops,
         }
         if name != NEVER:
             full = measured.thresholds[NEVER]

@@ -151,13 +151,15 @@ class Read:
         loss: (rows,) sum of the loss over the counted tokens, in nats.
         agreeing: (rows,) counted tokens whose likeliest token is that of full depth; only of exits and thresholds.
         steps: (rows,) sum of the steps of thinking that the counted tokens took; only of thresholds.
-        seconds: wall time of reading all rows, those of a warm-up left out; only of thresholds.
+        seconds: wall time of reading all rows, a warm-up left out; only of thresholds.
+        flops: operations a token, counted where they are executed; None: they were not.
     """
 
     loss: Array
     agreeing: Array | None = None
     steps: Array | None = None
     seconds: float = 0.0
+    flops: float | None = None
 
 
 @dataclass
@@ -216,10 +218,6 @@ class LossReadings:
     def parameters(self, width: str) -> int:
         """Return how many parameters compute at a width."""
         return int(self.model.num_parameters())
-
-    def flops(self, steps: float) -> float | None:
-        """Return the operations of reading a token that takes so many steps on average; None: they are not known."""
-        return None
 
     def steps(self, ids: Tensor) -> Tensor | None:
         """Return the steps `(1, T)` that the tokens `(1, T)` take as the model is configured; None: it has none."""

@@ -30,9 +30,6 @@ class Steps(LossReadings):
         super().__init__(torch.nn.Linear(1, 1))
         self.model.device = torch.device("cpu")
 
-    def flops(self, steps: float) -> float:
-        return 1e6 * steps
-
     def steps(self, ids: Tensor) -> Tensor:
         return ids.clamp(max=4)
 
@@ -40,7 +37,7 @@ class Steps(LossReadings):
 def read(loss: float, steps: float, seconds: float, agreeing: float = 9, noise: float = 0.01) -> Read:
     random = np.random.default_rng(0)
     sums = TOKENS * loss * (1 + noise * random.normal(size=ROWS))
-    return Read(sums, np.full(ROWS, agreeing), np.full(ROWS, steps * TOKENS), seconds)
+    return Read(sums, np.full(ROWS, agreeing), np.full(ROWS, steps * TOKENS), seconds, 1e6 * steps)
 
 
 def measured(**thresholds: Read) -> Measured:
@@ -50,9 +47,7 @@ def measured(**thresholds: Read) -> Measured:
 
 
 def test_each_threshold_is_held_against_all_steps() -> None:
-    found, free = threshold_report(
-        Steps(), measured(**{"0_9": read(2.01, 3, 0.9), "0_5": read(2.2, 1, 0.4)}), HELD, 0.8
-    )
+    found, free = threshold_report(measured(**{"0_9": read(2.01, 3, 0.9), "0_5": read(2.2, 1, 0.4)}), HELD, 0.8)
     assert list(found) == ["never", "0.9", "0.5"] and "regret" not in found["never"]
     assert found["0.9"]["steps"] == {"value": 3.0, "low": 3.0, "high": 3.0} and found["0.9"]["flops"] == 3e6
     assert found["0.5"]["milliseconds"] == pytest.approx(1e3 * 0.4 / (ROWS * TOKENS))
@@ -66,8 +61,8 @@ def test_each_threshold_is_held_against_all_steps() -> None:
 
 def test_a_threshold_that_may_cost_more_is_not_free() -> None:
     noisy = read(2.01, 3, 0.9, noise=0.2)
-    assert threshold_report(Steps(), measured(**{"0_9": noisy}), HELD, 0.8)[1] is None
-    assert threshold_report(LossReadings(None), Measured(ROWS), HELD, 0.8) == ({}, None)
+    assert threshold_report(measured(**{"0_9": noisy}), HELD, 0.8)[1] is None
+    assert threshold_report(Measured(ROWS), HELD, 0.8) == ({}, None)
 
 
 def test_the_picture_has_the_text_and_the_steps_of_its_tokens() -> None:
@@ -79,7 +74,7 @@ def test_the_picture_has_the_text_and_the_steps_of_its_tokens() -> None:
 
 
 def test_the_page_shows_thresholds_and_text() -> None:
-    thresholds, free = threshold_report(Steps(), measured(**{"0_9": read(2.01, 3, 0.9)}), HELD, 0.8)
+    thresholds, free = threshold_report(measured(**{"0_9": read(2.01, 3, 0.9)}), HELD, 0.8)
     picture: dict[str, Any] = {"tokens": ["a <b>", "\n", " then"], "steps": [1, 4, 2], "most": 4}
     report = {"widths": {}, "exits": {}, "together": None, "thresholds": thresholds, "free": free, "picture": picture}
     one = LossEvaluation(Path("x"), "speed", {}, report)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from agentforge.errors import UserError
 from agentforge.systems.cognate.modeling.configuration import CognateConfig
 from agentforge.systems.cognate.modeling.context import Columns
 from agentforge.systems.cognate.modeling.neural_memory import MemoryState
@@ -96,6 +97,18 @@ class CognateCache(Cache):
             for slot in self.slots:
                 keys, values = slot.entries()
                 slot.keys, slot.values = keys[:, :, unseen:], values[:, :, unseen:]
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Refuse: the memory does not know what it was before a token was written.
+
+        Raises:
+            UserError: always, but for 0 tokens.
+        """
+        if tokens_to_remove:
+            raise UserError(
+                "what a Cognate's memory has read cannot be taken back; decode without an assistant model, and make "
+                "the cache anew for a shorter text"
+            )
 
     def detach(self) -> CognateCache:
         """Cut the graph, in place: what follows learns from this state, but not through it."""

@@ -1,13 +1,16 @@
 """The config of a Cognate, and how many parameters a model of it has."""
 
-from __future__ import annotations
-
+# No `from __future__ import annotations` here: `strict` checks values against the annotations, and lets every value
+# pass that is annotated with a string.
+import os
+from pathlib import Path
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from agentforge.errors import UserError
+from agentforge.models.usage import write_usage
 from agentforge.systems.cognate.checkpoint_types import OWN_TYPE, check_config
 
 
@@ -101,6 +104,11 @@ class CognateConfig(PreTrainedConfig):
             raise UserError(
                 f"memory_layers: there is no layer {wrong[0]}; prelude and core are 0 to {self.num_hidden_layers - 1}"
             )
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Write config.json, and beside it a README: transformers alone does not open such a model."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        write_usage(Path(save_directory), self.to_dict())
 
     @property
     def num_hidden_layers(self) -> int:

@@ -113,20 +113,21 @@ class CognateLayer(GradientCheckpointingLayer):
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.mlp = SwiGLU(config)
 
-    def forward(self, x: Tensor, persistent: Tensor, run: Run) -> tuple[Tensor, Readings | None]:
-        """Return the residual stream `(B, T, hidden_size)` behind the layer, and its readings if it has a memory.
+    def forward(self, x: Tensor, persistent: Tensor, run: Run) -> tuple[Tensor | None, ...]:
+        """Return the residual stream `(B, T, hidden_size)` behind the layer, then the fields of its `Readings`.
 
         If only N tokens are active, the stream is `(1, N, hidden_size)`, before and behind the layer.
         """
         normed = self.input_layernorm(x)
         mixed = self.self_attn(normed, self.input_layernorm(persistent), run)
-        readings = None
+        readings = Readings()
         if self.memory is not None and self.gate is not None:
             remembered, watched = run.through_memory(self.memory, normed)
             mixed, share = self.gate(mixed, remembered)
             readings = Readings(share, watched["surprise"], watched["decay"])
         x = x + mixed
-        return x + self.mlp(self.post_attention_layernorm(x)), readings
+        # Flat, because checkpointing keeps the gradient of tensors in a tuple, and of nothing else.
+        return x + self.mlp(self.post_attention_layernorm(x)), *readings
 
 
 def rms_norm(x: Tensor, eps: float) -> Tensor:

@@ -13,7 +13,7 @@ from agentforge.systems.cognate.modeling.cache import CognateCache, Slot
 from agentforge.systems.cognate.modeling.context import Context
 from agentforge.systems.cognate.modeling.halting import has_halted
 from agentforge.systems.cognate.modeling.layer import rms_norm
-from agentforge.systems.cognate.modeling.readings import Collected
+from agentforge.systems.cognate.modeling.readings import Collected, Readings
 from agentforge.systems.cognate.modeling.recursion import carried, iterate, learns
 from agentforge.systems.cognate.modeling.run import Run
 from agentforge.systems.cognate.modeling.work import count
@@ -48,13 +48,16 @@ class Pass:
         self.context, self.cache, self.threshold = context, cache, threshold
         self.frozen: dict[tuple[int, int], Frozen] = {}  # by call of the core and layer
         self.readings = Collected()
+        self.read: list[Tensor] = []
 
     def prelude(self, x: Tensor) -> Tensor:
         """Return what the loop works on, `(B, T, D)`, of embeddings."""
+        self.read.append(x)
         for layer, module in enumerate(self.model.prelude):
             run = Run(self.context, self._slot(layer))
-            x, readings = module(x, self.model.persistent, run)
-            self.readings.add(layer, readings, None)
+            x, *readings = module(x, self.model.persistent, run)
+            self.read.append(x)
+            self.readings.add(layer, Readings(*readings), None)
             count(x.shape[0] * x.shape[1], core=False)
         return rms_norm(x, self.config.rms_norm_eps)
 
@@ -114,10 +117,10 @@ class Pass:
                 self.threshold is not None,
                 self.frozen.get((call, index)),
             )
-            x, readings = module(x, self.model.persistent, run)
+            x, *readings = module(x, self.model.persistent, run)
             if run.frozen is not None:
                 self.frozen[call, index] = run.frozen
-            self.readings.add(prelude + index, readings, active)
+            self.readings.add(prelude + index, Readings(*readings), active)
             count(x.shape[0] * x.shape[1], core=True)
         return x
 

@@ -80,6 +80,13 @@ def summed_loss(
     return total, {name: part.detach() for name, part in parts.items()}
 
 
+def answer_loss(states: Tensor, head: nn.Module, labels: Tensor) -> Tensor:
+    """Return the cross-entropy of states `(B, T, D)` that the head reads, summed over all tokens, with gradient."""
+    mask = labels[:, 1:] != IGNORED
+    targets = labels[:, 1:][mask]
+    return head_cross_entropy(head, states[:, :-1][mask], targets, torch.ones_like(targets, dtype=torch.float32)).loss
+
+
 def summed_cross_entropy(states: Tensor, head: nn.Module, labels: Tensor) -> Tensor:
     """Return the cross-entropy of states `(B, T, D)` that the head reads, summed over each row's tokens, `(B,)`."""
     mask = labels[:, 1:] != IGNORED

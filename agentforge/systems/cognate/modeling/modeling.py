@@ -21,7 +21,7 @@ from agentforge.systems.cognate.modeling.generation import CognateGeneration
 from agentforge.systems.cognate.modeling.halting import answer_of, halting_probabilities
 from agentforge.systems.cognate.modeling.layer import CognateLayer, rms_norm
 from agentforge.systems.cognate.modeling.loop import Pass
-from agentforge.systems.cognate.modeling.loss import IGNORED, summed_cross_entropy, summed_loss
+from agentforge.systems.cognate.modeling.loss import IGNORED, answer_loss, summed_loss
 from agentforge.systems.cognate.modeling.neural_memory import NeuralMemory
 from agentforge.systems.cognate.modeling.steps import StepStates
 
@@ -47,7 +47,7 @@ class CognateOutput(ModelOutput):
         loss: mean over the trained tokens; only with labels.
         logits: `(B, T, V)`, or of the tokens that `logits_to_keep` names.
         past_key_values: the cache.
-        hidden_states: `(B, T, D)` before the loop and behind each iteration, if asked for.
+        hidden_states: `(B, T, D)` of the embeddings, behind each layer of the prelude, and behind each iteration.
         halting_steps: `(B, T)`, iterations that each token was computed in.
         halt_probabilities: `(B, T, K)`, p(stop at step k); None without a halting head.
     """
@@ -76,11 +76,7 @@ class CognatePreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, NeuralMemory):
-            for convolution in (module.q_conv, module.k_conv, module.v_conv):
-                init.normal_(convolution.weight, std=module.kernel**-0.5)
-            # the other gates at 1/2, and a decay of 0.993 to 0.999
-            decay = torch.linspace(5, 7, module.heads)
-            init.copy_(module.gates.bias, torch.cat([decay, torch.zeros(2 * module.heads)]))
+            module.reset_parameters()
         elif isinstance(module, CognateModel):
             init.normal_(module.persistent, std=1.0)  # of the size that the norm before the projections gives
             init.normal_(module.initial, std=1.0)
@@ -115,13 +111,15 @@ class CognateModel(CognatePreTrainedModel):
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         exit_threshold: float | None = UNSET,
+        output_hidden_states: bool | None = None,
         **kwargs: Any,
     ) -> CognateModelOutput:
         """Return the last hidden states `(B, T, hidden_size)`, behind the last norm; see `steps` for the arguments."""
         steps = self.steps(
             input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, exit_threshold
         )
-        return CognateModelOutput(steps.answer, steps.past_key_values, None, steps)
+        states = hidden_states(self.config, steps, output_hidden_states)
+        return CognateModelOutput(steps.answer, steps.past_key_values, states, steps)
 
     def steps(
         self,
@@ -162,6 +160,7 @@ class CognateModel(CognatePreTrainedModel):
             None if logits is None else halting_probabilities(self.config, logits.detach()),
             *forward.readings.means(x),
             thought.steps,
+            tuple(forward.read),
             real,
             cache,
         )
@@ -184,6 +183,13 @@ class CognateModel(CognatePreTrainedModel):
             raise UserError(
                 f"a Cognate remembers in a CognateCache, not in a {type(given).__name__}; give none, and it makes one"
             )
+        if self.gradient_checkpointing and self.training:
+            # the layers are run again in the backward pass, and would write a second time
+            if given is not None:
+                raise UserError(
+                    "gradient checkpointing runs layers twice, and a cache can be written once: use one of them"
+                )
+            return None
         if given is not None:
             return given
         wanted = (self.config.use_cache and not self.training) if use_cache is None else use_cache
@@ -241,6 +247,7 @@ class CognateForCausalLM(CognateGeneration, CognatePreTrainedModel, GenerationMi
         logits_to_keep: int | Tensor = 0,
         exit_threshold: float | None = UNSET,
         num_items_in_batch: Tensor | int | None = None,
+        output_hidden_states: bool | None = None,
         **kwargs: Any,
     ) -> CognateOutput:
         """Return logits `(B, T, vocab_size)`, and the loss where there are labels.
@@ -259,13 +266,20 @@ class CognateForCausalLM(CognateGeneration, CognatePreTrainedModel, GenerationMi
         loss = None
         if labels is not None:
             loss = self._loss(steps, labels, num_items_in_batch)
-        return CognateOutput(loss, logits, steps.past_key_values, None, steps.halting_steps, steps.halt_probabilities)
+        states = hidden_states(self.config, steps, output_hidden_states)
+        return CognateOutput(loss, logits, steps.past_key_values, states, steps.halting_steps, steps.halt_probabilities)
 
     def _loss(self, steps: StepStates, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
         """Return what is trained, or in evaluation mode the cross-entropy of the logits, a trained token each."""
         if self.training:
             total, _ = summed_loss(self.config, steps, self.lm_head, labels)
         else:
-            total = summed_cross_entropy(steps.answer, self.lm_head, labels).sum()
+            total = answer_loss(steps.answer, self.lm_head, labels)
         count = (labels[:, 1:] != IGNORED).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
         return total / count
+
+
+def hidden_states(config: CognateConfig, steps: StepStates, asked: bool | None) -> tuple[Tensor, ...] | None:
+    """Return `(B, T, D)` of embeddings, prelude and iterations, if the argument or else the config asks for them."""
+    wanted = config.output_hidden_states if asked is None else asked
+    return (*steps.prelude, *steps.hidden) if wanted else None

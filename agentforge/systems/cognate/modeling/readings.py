@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,9 +10,8 @@ from torch import Tensor
 from agentforge.systems.cognate.modeling.active import Active
 
 
-@dataclass
-class Readings:
-    """Of one run of a layer with a memory, `(B, T)` each; or `(1, N)` of active tokens.
+class Readings(NamedTuple):
+    """Of one run of a layer, `(B, T)` each, or `(1, N)` of active tokens; all None where the layer has no memory.
 
     Attributes:
         memory_share: mean over channels of 1 - g, with gradient.
@@ -20,12 +19,9 @@ class Readings:
         decay: what is kept of the memory from one token to the next, in [0, 1], detached.
     """
 
-    memory_share: Tensor
-    surprise: Tensor
-    decay: Tensor
-
-
-NAMES = ("memory_share", "surprise", "decay")
+    memory_share: Tensor | None = None
+    surprise: Tensor | None = None
+    decay: Tensor | None = None
 
 
 class Collected:
@@ -35,11 +31,11 @@ class Collected:
         self._sums: dict[int, dict[str, Tensor]] = {}
         self._runs: dict[int, Tensor | int] = {}
 
-    def add(self, layer: int, readings: Readings | None, active: Active | None) -> None:
-        """Add a run's readings; None: the layer has no memory."""
-        if readings is None:
+    def add(self, layer: int, readings: Readings, active: Active | None) -> None:
+        """Add a run's readings."""
+        values = {name: value for name, value in readings._asdict().items() if value is not None}
+        if not values:
             return
-        values = {name: getattr(readings, name) for name in NAMES}
         if layer not in self._sums:
             self._sums[layer], self._runs[layer] = values, 1
             return
@@ -62,6 +58,7 @@ class Collected:
             nothing = like.new_zeros(*like.shape[:2], 0)
             return nothing, nothing, nothing
         share, surprise, decay = (
-            torch.stack([self._sums[layer][name] / self._runs[layer] for layer in layers], -1) for name in NAMES
+            torch.stack([self._sums[layer][name] / self._runs[layer] for layer in layers], -1)
+            for name in Readings._fields
         )
         return share, surprise, decay

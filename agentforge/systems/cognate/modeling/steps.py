@@ -27,6 +27,7 @@ class StepStates:
         surprise: `(B, T, L)` detached, norm of what the memory's write corrects, mean over heads and runs.
         decay: `(B, T, L)` detached, share of the memory that is kept at this token, mean over heads and runs.
         halting_steps: `(B, T)` int64, iterations that each token was computed in: K unless `exit_threshold` ended it.
+        prelude: `(B, T, D)` of the embeddings and behind each layer of the prelude.
         real: `(B, T)` bool, false for padding; None: every token is real.
         past_key_values: the cache, if one was asked for.
     """
@@ -39,5 +40,6 @@ class StepStates:
     surprise: Tensor
     decay: Tensor
     halting_steps: Tensor
+    prelude: tuple[Tensor, ...] = ()
     real: Tensor | None = None
     past_key_values: Any = None

@@ -42,7 +42,9 @@ def run_branch(job: Job) -> dict[str, Any]:
         raise UserError(f"branch: {job.base} is not a Cognate; give the trunk that `agentforge train` made")
     chosen = keys_of(job.chosen, CognateSurgery).branch
     assert chosen is not None
-    trunk = load(job.base)
+    # In float64. A loop feeds its own rounding back to itself: in float32 a branch that computes exactly the same with
+    # more heads, in matrix products of another shape, is off by as much as a small mistake would be.
+    trunk = load(job.base, torch.float64)
     sizes = wanted(chosen, trunk.config.to_dict())
     threshold = trunk.config.exit_threshold if sizes.exit_threshold is None else sizes.exit_threshold
     _check_threshold(trunk, threshold)
@@ -52,7 +54,7 @@ def run_branch(job: Job) -> dict[str, Any]:
     larger = not costs
     _write(job, branch)
     rows = proof_rows(job.base, trunk.config.vocab_size, job.recipe.seed)
-    proof = compare(_said(trunk if larger else branch, rows), _said(load(job.target), rows),
+    proof = compare(_said(trunk if larger else branch, rows), _said(load(job.target, torch.float64), rows),
                     job.chosen.max_logit_difference if larger else 0.0)  # fmt: skip
     return {
         "branch": _described(branch, sizes.name),
@@ -84,7 +86,7 @@ def _resized(
     heads = config.memory_heads if sizes.memory_heads is None else sizes.memory_heads
     if not sizes.halve and layers == having and heads >= config.memory_heads:
         return with_more_heads(trunk, heads, job.recipe.seed), []
-    measured = Trunk(_on_device(trunk), job.measuring_rows(chosen.rows))
+    measured = Trunk(_to_measure(trunk), job.measuring_rows(chosen.rows))
     if sizes.halve:
         branch, costs = measured.halved()
         return branch.cpu(), costs
@@ -101,16 +103,17 @@ def _resized(
     return branch.cpu(), costs
 
 
-def _on_device(model: Any) -> Any:
-    return model.to("cuda") if torch.cuda.is_available() else model
+def _to_measure(model: Any) -> Any:
+    """Return the model in float32, on a GPU if there is one."""
+    return model.to("cuda" if torch.cuda.is_available() else "cpu", torch.float32)
 
 
 def _write(job: Job, branch: Any) -> None:
-    """Write the checkpoint with tensors as wide as the trunk's."""
+    """Write the checkpoint with tensors as wide as the trunk's; what does not fit is rounded, in the branch too."""
     dtype = Checkpoint(job.base).config.get("dtype")
     kept = getattr(torch, dtype) if isinstance(dtype, str) else torch.float32
     branch.to(kept).save_pretrained(job.target)
-    branch.to(torch.float32)
+    branch.to(torch.float64)
 
 
 def _said(model: CognateForCausalLM, rows: list[list[int]]) -> list[torch.Tensor]:

@@ -13,6 +13,8 @@ from agentforge.systems.cognate.modeling.modeling import CognateForCausalLM
 
 OUTPUT = "o_proj.weight"
 """What a memory's heads write to, side by side in its columns."""
+GATES = ".gates."
+"""Decay, write strength and a third gate of every head: first that of all heads, then the next."""
 
 
 def with_more_heads(trunk: CognateForCausalLM, heads: int, seed: int) -> CognateForCausalLM:
@@ -31,15 +33,14 @@ def with_more_heads(trunk: CognateForCausalLM, heads: int, seed: int) -> Cognate
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         grown: Any = CognateForCausalLM(config)
-    old = trunk.state_dict()
     with torch.no_grad():
         for name, tensor in grown.state_dict().items():
-            if name not in old:
-                continue
             if is_output_of_memory(name):
                 tensor.zero_()
-            # Heads lie one behind the other in every tensor of a memory, so the old ones are its first corner.
-            tensor[tuple(slice(0, size) for size in old[name].shape)].copy_(old[name])
+            old, new = by_head(name, trunk), by_head(name, grown)
+            if is_of_heads(name):
+                new = new.narrow(head_dim(name), 0, trunk.config.memory_heads)
+            new.copy_(old)
     made: CognateForCausalLM = grown.to(trunk.dtype).eval()
     return made
 
@@ -53,21 +54,15 @@ def with_heads(trunk: CognateForCausalLM, kept: Mapping[int, Sequence[int]]) -> 
     """
     (count,) = {len(heads) for heads in kept.values()}
     small: Any = CognateForCausalLM(changed(trunk, memory_heads=count))
-    old = trunk.state_dict()
     with torch.no_grad():
-        for name, tensor in small.state_dict().items():
-            source = old[name]
-            for dim in [d for d in range(tensor.dim()) if tensor.shape[d] != source.shape[d]]:
-                source = _heads(source, dim, trunk.config.memory_heads, kept[layer_of(name, trunk.config)])
-            tensor.copy_(source)
+        for name in small.state_dict():
+            old, new = by_head(name, trunk), by_head(name, small)
+            if is_of_heads(name):
+                heads = torch.tensor(kept[layer_of(name, trunk.config)], device=old.device)
+                old = old.index_select(head_dim(name), heads)
+            new.copy_(old)
     made: CognateForCausalLM = small.to(trunk.dtype).eval()
     return made
-
-
-def _heads(tensor: Tensor, dim: int, heads: int, kept: Sequence[int]) -> Tensor:
-    size = tensor.shape[dim] // heads
-    places = torch.cat([torch.arange(head * size, (head + 1) * size) for head in kept])
-    return tensor.index_select(dim, places.to(tensor.device))
 
 
 def with_memories(trunk: CognateForCausalLM, layers: Sequence[int], scales: Mapping[int, Tensor]) -> CognateForCausalLM:
@@ -113,6 +108,33 @@ def layer_of(name: str, config: CognateConfig) -> int:
     return int(number) + (config.num_prelude_layers if kind == "core" else 0)
 
 
+def is_of_heads(name: str) -> bool:
+    """Tell whether a tensor is made of a memory's heads: all of a memory are."""
+    return ".memory." in name
+
+
 def is_output_of_memory(name: str) -> bool:
     """Tell the output matrix of a memory from that of an attention."""
-    return ".memory." in name and name.endswith(OUTPUT)
+    return is_of_heads(name) and name.endswith(OUTPUT)
+
+
+def head_dim(name: str) -> int:
+    """Return the dimension of `by_head`'s tensor that counts the heads."""
+    return 1 if name.endswith(OUTPUT) or GATES in name else 0
+
+
+def by_head(name: str, model: CognateForCausalLM) -> Tensor:
+    """Return a tensor of the model, seen so that the heads of a memory have a dimension of their own.
+
+    Heads lie one behind the other: in the columns of the output matrix, in the rows of all others; and in the gates'
+    once for each of the three gates.
+    """
+    tensor = model.state_dict()[name]
+    heads = model.config.memory_heads
+    if not is_of_heads(name):
+        return tensor
+    if GATES in name:
+        return tensor.view(-1, heads, *tensor.shape[1:])
+    if name.endswith(OUTPUT):
+        return tensor.view(tensor.shape[0], heads, -1)
+    return tensor.view(heads, -1, *tensor.shape[1:])
