@@ -28,6 +28,7 @@ class AgiformerConfig(PretrainedConfig):
         byte_decoder: ``transformer`` reads across the borders of patches; ``gru``, the specification's, starts anew in
             each.
         num_byte_layers, byte_window: of the transformer: layers, and bytes that a byte attends to.
+        byte_intermediate_size: of its MLPs; None: as of the global ones.
         ngram_sizes: lengths of the n-grams that end at the byte and have embeddings of their own; empty: none.
         ngram_buckets: rows of each table.
         ngram_dropout: probability that a whole n-gram is forgotten in training.
@@ -53,6 +54,7 @@ class AgiformerConfig(PretrainedConfig):
     byte_decoder: Literal["transformer", "gru"] = "transformer"
     num_byte_layers: int = 1
     byte_window: int = 32
+    byte_intermediate_size: int | None = None
     ngram_sizes: list[int] | None = None
     ngram_buckets: int = 32768
     ngram_dropout: float = 0.5
@@ -73,6 +75,8 @@ class AgiformerConfig(PretrainedConfig):
         assert self.hidden_size is not None
         if self.intermediate_size is None:
             self.intermediate_size = -(-self.hidden_size * 8 // 3 // 16) * 16
+        if self.byte_intermediate_size is None:
+            self.byte_intermediate_size = self.intermediate_size
         self.ngram_sizes = sorted(set(self.ngram_sizes or []))
         super().__post_init__(**kwargs)
 

@@ -15,7 +15,8 @@ class TransformerDecoder(nn.Module):
     def __init__(self, config: AgiformerConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            Block(config, config.byte_window, linear=False) for _ in range(config.num_byte_layers)
+            Block(config, config.byte_window, config.byte_intermediate_size, linear=False)
+            for _ in range(config.num_byte_layers)
         )
 
     def forward(

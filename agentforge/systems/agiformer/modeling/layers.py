@@ -49,9 +49,8 @@ class Span:
 class Mlp(nn.Module):
     """SwiGLU."""
 
-    def __init__(self, config: AgiformerConfig) -> None:
+    def __init__(self, size: int, inner: int) -> None:
         super().__init__()
-        size, inner = config.hidden_size, config.intermediate_size
         self.gate_proj = nn.Linear(size, inner, bias=False)
         self.up_proj = nn.Linear(size, inner, bias=False)
         self.down_proj = nn.Linear(inner, size, bias=False)
@@ -100,7 +99,7 @@ class LinearAttention(nn.Module):
 class Block(nn.Module):
     """Pre-norm: window attention (and linear attention, summed), then the MLP."""
 
-    def __init__(self, config: AgiformerConfig, window: int, linear: bool) -> None:
+    def __init__(self, config: AgiformerConfig, window: int, inner: int, *, linear: bool) -> None:
         super().__init__()
         size = config.hidden_size
         self.heads, self.window, self.theta = config.num_attention_heads, window, config.rope_theta
@@ -115,7 +114,7 @@ class Block(nn.Module):
             self.window_norm = nn.RMSNorm(size, config.rms_norm_eps)
             self.linear_norm = nn.RMSNorm(size, config.rms_norm_eps)
         self.mlp_norm = nn.RMSNorm(size, config.rms_norm_eps)
-        self.mlp = Mlp(config)
+        self.mlp = Mlp(size, inner)
 
     def forward(self, x: Tensor, span: Span, state: LayerState | None) -> tuple[Tensor, LayerState | None]:
         """Return `(R, T, D)`, and the state behind the span if it is wanted."""

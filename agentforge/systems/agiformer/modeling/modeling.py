@@ -110,7 +110,8 @@ class AgiformerModel(AgiformerPreTrainedModel):
         self.patch_proj = nn.Linear(patch * size, size, bias=False)
         self.start = nn.Parameter(torch.zeros(size))  # the patch before the text
         self.layers = nn.ModuleList(
-            Block(config, config.window_size, config.linear_attention) for _ in range(config.num_hidden_layers)
+            Block(config, config.window_size, config.intermediate_size, linear=config.linear_attention)
+            for _ in range(config.num_hidden_layers)
         )
         self.latent_norm = nn.RMSNorm(size, config.rms_norm_eps)
         self.thinking = Thinking(config) if config.thinking_steps else None

@@ -21,7 +21,7 @@ class Thinking(nn.Module):
         self.steps = config.thinking_steps
         self.norm = nn.RMSNorm(size, config.rms_norm_eps)
         self.gate = nn.Linear(size, size)
-        self.mlp = Mlp(config)
+        self.mlp = Mlp(size, config.intermediate_size)
         self.halt = nn.Linear(size, 1) if config.thinking_halting != "none" else None
 
     def step(self, latents: Tensor) -> Tensor:
