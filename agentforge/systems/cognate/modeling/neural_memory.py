@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import initialization as init
 
-from agentforge.systems.cognate.modeling.delta_rule import Writes, run_delta_rule
+from agentforge.models.delta_rule import Writes, run_delta_rule
 from agentforge.systems.cognate.modeling.short_convolution import short_convolution
 
 if TYPE_CHECKING:

@@ -256,7 +256,7 @@ def _weigh(factors: Tensor, x: Tensor) -> Tensor:
 class _Solve(torch.autograd.Function):
     """Solve ``(I + tril(system, -1)) x = wanted`` with the inverse, which the backward pass needs again.
 
-    On a CPU the products take a third of the time of `torch.linalg.solve_triangular`, forward and backward.
+    On a CPU, inverting by blocks and multiplying takes about half the time of `torch.linalg.solve_triangular`.
     """
 
     @staticmethod

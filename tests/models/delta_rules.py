@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from agentforge.systems.cognate.modeling.delta_rule import Writes
+from agentforge.models.delta_rule import Writes
 
 
 def token_by_token(
