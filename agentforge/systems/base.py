@@ -9,7 +9,7 @@ without importing torch; each consumer imports what it needs when it needs it:
     data/prepare           tokenizers
     trainers/              training, optimizers, schedule, lora
     models/surgery         surgery
-    evaluation/            evaluations, loss_readings, behaviour
+    evaluation/            evaluations, loss_readings, behaviour, report
     planning/              step_work
     export/                gguf_refusal, adapter_refusal, usage
 """
@@ -87,6 +87,9 @@ class System:
             to read held-out rows beside the whole model.
         behaviour: function ``(model) -> evaluation.diversity.behaviour.Behaviour | None``: what its models tell of how
             they read each token (steps of thinking, use of a memory), for `evaluate.diversity`.
+        report: stage of an artefact to a function of the finished artefacts of that stage that returns sections of a
+            report's page, shaped like those of `evaluation.own_scores.page_groups`. They are looked for in the output
+            directories of the page's recipes, whatever made them: an experiment that no recipe describes is shown too.
         step_work: function ``(recipe, shape) -> planning.step_work.StepWork | None``: what a step computes beside the
             whole model.
         config_tables: `model_type` to a table of recipe/tables with the fields of its config class, so that `show` and
@@ -112,6 +115,7 @@ class System:
     evaluations: Mapping[str, Reference] = field(default_factory=dict)
     loss_readings: Reference | None = None
     behaviour: Reference | None = None
+    report: Mapping[str, Reference] = field(default_factory=dict)
     step_work: Reference | None = None
     config_tables: Mapping[str, str] = field(default_factory=dict)
     check_config: Callable[[Mapping[str, Any]], None] = _none

@@ -4,6 +4,7 @@
     training/    the objective, the plan that refuses, the metrics
     surgery/     one trunk becomes a specialisation, with its proof
     evaluation/  losses at exit thresholds, and what its models tell of themselves
+    ablation/    what each part does, on small synthetic tasks
 
 This file is all that the house reads of it before a model is opened, so it imports nothing heavy.
 """
@@ -30,5 +31,6 @@ SYSTEM = System(
     config_tables={OWN_TYPE: "CognateConfig"},
     check_config=check_config,
     gguf_refusal=gguf_refusal,
+    report={"cognate-ablation": "agentforge.systems.cognate.ablation.page:page_groups"},
     usage=usage,
 )

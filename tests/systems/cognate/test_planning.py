@@ -88,8 +88,8 @@ def test_a_forward_pass_computes_what_the_plan_expects() -> None:
     ids = torch.randint(0, 64, (1, length))
     with torch.no_grad(), counted_work() as work:
         model(ids, use_cache=False)
-    # attention is computed to all keys and then masked, the persistent tokens are keys too, and torch does not count the
-    # triangular solve of the scan
+    # Attention is computed to all keys and then masked, the persistent tokens are keys too, and torch does not count
+    # the triangular solve of the scan.
     expected = 2 * count_parameters(shape).multiplied
     expected += sum(2 * (sizes.runs(layer) - 1) * sizes.layer_weights(layer) for layer in range(sizes.layers))
     expected += sum(sizes.runs(layer) for layer in range(sizes.layers)) * 4 * sizes.width * (length + 2)

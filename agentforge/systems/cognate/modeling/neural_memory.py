@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import initialization as init
 
-from agentforge.systems.cognate.modeling.delta_rule import Writes, run_delta_rule
+from agentforge.models.delta_rule import Writes, run_delta_rule
 from agentforge.systems.cognate.modeling.short_convolution import short_convolution
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class NeuralMemory(nn.Module):
     def reset_parameters(self) -> None:
         """Start convolutions and gates so that the memory works before it has learned anything.
 
-        `CognatePreTrainedModel` calls it too; these functions of transformers pass over weights that are already loaded.
+        `CognatePreTrainedModel` calls it too: transformers' own functions pass over weights that are already loaded.
         """
         for convolution in (self.q_conv, self.k_conv, self.v_conv):
             init.normal_(convolution.weight, std=self.kernel**-0.5)

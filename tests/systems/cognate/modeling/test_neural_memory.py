@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -73,7 +74,7 @@ def test_packed_documents_compute_what_they_compute_alone() -> None:
     layer, x = memory(), tokens()
     packed, last, _ = layer(x, starts=document_starts())
     bounds = [0, 1, 3, 6, 10, 70, LENGTH]
-    alone = [layer(x[:1, first:end]) for first, end in zip(bounds, bounds[1:], strict=False)]
+    alone = [layer(x[:1, first:end]) for first, end in pairwise(bounds)]
     torch.testing.assert_close(packed[:1], torch.cat([out for out, _, _ in alone], 1))
     assert_same_state(last.index_select(torch.tensor([0])), alone[-1][1])
 

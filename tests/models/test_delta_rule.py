@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from agentforge.systems.cognate.modeling.delta_rule import (
+from agentforge.models.delta_rule import (
     Writes,
     gated_delta_rule,
     run_delta_rule,
     unit_lower_inverse,
 )
-from tests.systems.cognate.modeling.delta_rules import part, random_case, token_by_token
+from tests.models.delta_rules import part, random_case, token_by_token
 
 
 @pytest.mark.parametrize("momentum", [False, True])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from agentforge.systems.cognate.modeling.delta_rule import Writes
+from agentforge.models.delta_rule import Writes
 
 
 def token_by_token(
@@ -18,11 +18,10 @@ def token_by_token(
 
     `leaky` reads with the memory behind the *next* token: tests of causality must fail on it.
     """
-    rows, heads, length, dim = writes.k.shape
     memory, *rest = state.chunk(writes.parts, 2)
     momentum = rest[0] if rest else torch.zeros_like(memory)
     memories = []
-    for t in range(length):
+    for t in range(writes.k.shape[2]):
         if starts is not None:
             forget = starts[:, t, None, None, None]
             memory, momentum = memory.masked_fill(forget, 0), momentum.masked_fill(forget, 0)
