@@ -38,5 +38,5 @@ def _thinking(config: Mapping[str, Any]) -> str:
     name, threshold = config.get("specialisation"), config.get("exit_threshold")
     own = f"`{threshold:g}`" if threshold is not None else "`None`"
     this = f"This is the *{name}* specialisation, with {own}." if name else f"This model has {own}."
-    return f"""The argument `exit_threshold` of the model and of `generate` says how long it thinks about each token: 0.95
-thinks long, 0.5 answers soon, `None` always takes all {iterations} iterations. {this}"""
+    return f"""The argument `exit_threshold` of the model and of `generate` says how long it thinks about each token:
+0.95 thinks long, 0.5 answers soon, `None` always takes all {iterations} iterations. {this}"""
