@@ -11,8 +11,8 @@ from agentforge.artifacts import hash_json
 PACKAGE = Path(__file__).parents[3]
 HERE = Path(__file__).parent
 MODEL = ("systems/cognate/modeling", "losses/halting.py", "losses/gates.py", "losses/linear_cross_entropy.py")
-HERE_TOO = ("training.py", "measuring.py", "controls.py", "tasks")
-OPTIMIZER = ("optim", "systems/cognate/ablation/optimizers.py")
+HERE_TOO = ("training.py", "measuring.py", "controls.py", "optimizers.py", "tasks")
+OPTIMIZER = ("optim",)
 """Only what Muon or Grokfast train depends on it; AdamW alone is PyTorch's."""
 
 
