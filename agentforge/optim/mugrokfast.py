@@ -28,6 +28,7 @@ from agentforge.errors import UserError
 from agentforge.optim.fused_matrices import Blocks
 from agentforge.optim.orthogonal import matched_scale, orthogonalized
 from agentforge.optim.parameter_split import split_parameters
+from agentforge.optim.qk_clip import QKClip
 from agentforge.recipe.optimizers import MuGrokfastOptions, filled_in
 
 # Matrices are orthogonalised in stacks of at most this many numbers: enough to keep a GPU busy, and little memory.
@@ -48,6 +49,7 @@ class MuGrokfast(torch.optim.Optimizer):
         grokfast_alpha: decay of the average that is the slow gradient.
         blocks: how fused matrices (q, k and v in one) are taken apart.
         orthogonalize: makes `(N, A, B)` matrices orthogonal.
+        qk_clip: clips the attention logits after each step.
 
     Raises:
         UserError: the parameters are sharded: half a matrix has other singular vectors than the whole.
@@ -66,6 +68,7 @@ class MuGrokfast(torch.optim.Optimizer):
         grokfast_alpha: float = 0.98,
         blocks: Mapping[Tensor, Blocks] | None = None,
         orthogonalize: Callable[[Tensor], Tensor] = orthogonalized,
+        qk_clip: QKClip | None = None,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -82,6 +85,7 @@ class MuGrokfast(torch.optim.Optimizer):
         super().__init__(groups, defaults)
         self.blocks = dict(blocks or {})
         self.orthogonalize = orthogonalize
+        self.qk_clip = qk_clip
         # Squared norms of the last step, unread on the device: who asks for `statistics` waits for them, nobody else.
         self._update_squares: list[Tensor] = []
         self._update_numbers = 0
@@ -103,6 +107,8 @@ class MuGrokfast(torch.optim.Optimizer):
             if parameters:
                 gradients = self._filtered(group, parameters)
                 (self._muon if group["use_muon"] else self._adamw)(group, parameters, gradients)
+        if self.qk_clip is not None:
+            self.qk_clip.clip()
         return loss
 
     def _filtered(self, group: dict[str, Any], parameters: list[Tensor]) -> list[Tensor]:
@@ -183,7 +189,8 @@ class MuGrokfast(torch.optim.Optimizer):
         """Return figures of the last step by name; what it did not have is absent.
 
         ``lr_muon``, ``lr_aux``: learning rates that it used. ``update_rms``: root mean square of what Muon added to the
-        hidden matrices. ``grokfast_ratio``: norm of what the filter added, as a share of the gradient's.
+        hidden matrices. ``grokfast_ratio``: norm of what the filter added, as a share of the gradient's. QK-Clip's
+        are added.
         """
         found: dict[str, float] = {}
         for group in self.param_groups:
@@ -195,7 +202,7 @@ class MuGrokfast(torch.optim.Optimizer):
             gradient, added = (torch.stack(norms).norm() for norms in zip(*self._filter_norms, strict=True))
             if gradient > 0:
                 found["grokfast_ratio"] = float(added / gradient)
-        return found
+        return found | (self.qk_clip.statistics() if self.qk_clip is not None else {})
 
 
 def _lying(matrix: Tensor) -> Tensor:
@@ -245,4 +252,5 @@ def make_mugrokfast(model: nn.Module, args: TrainingArguments, **options: Any) -
         grokfast_lambda=chosen.grokfast_lambda,
         grokfast_alpha=chosen.grokfast_alpha,
         blocks=split.blocks,
+        qk_clip=None if chosen.qk_clip is None else QKClip(model, chosen.qk_clip),
     )

@@ -51,6 +51,8 @@ def orthogonalized(stack: Tensor, polynomials: Sequence[Quintic] = POLYNOMIALS) 
     """
     tall = stack.shape[-2] > stack.shape[-1]
     wide = stack.mT if tall else stack
+    # Fourth powers of a gradient's numbers would leave fp32's range: first to a Frobenius norm of 1. Zeros stay zeros.
+    wide = wide / torch.linalg.matrix_norm(wide, keepdim=True).clamp(min=torch.finfo(stack.dtype).tiny)
     gram = torch.bmm(wide, wide.mT)
     square = torch.bmm(gram, gram)
     # ||G^2||_F^(1/4) >= the largest singular value of M. Dividing M by s divides G by s^2 and G^2 by s^4.
