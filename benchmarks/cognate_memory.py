@@ -82,7 +82,9 @@ def read(model: nn.Module, x: Tensor) -> None:
     model(x)
 
 
-def seconds_of(job: Callable[[nn.Module, Tensor], None], models: dict[str, Any], x: Tensor, turns: int) -> dict[str, float]:
+def seconds_of(
+    job: Callable[[nn.Module, Tensor], None], models: dict[str, Any], x: Tensor, turns: int
+) -> dict[str, float]:
     """Return the median CPU seconds of each model."""
     seconds: dict[str, list[float]] = {name: [] for name in models}
     for turn in range(turns + 1):
@@ -115,7 +117,9 @@ def main() -> None:
     torch.manual_seed(0)
     models = {OURS: ours(), NEAREST: theirs(CHUNK), DEFAULT: theirs(None)}
     models |= {WITH_MOMENTUM: ours(momentum=True), THEIR_MOMENTUM: theirs(CHUNK, momentum=True)}
-    print("| batch x length | what | tokens/s | faster than batch = chunk | than one batch | momentum: tokens/s | faster |")
+    print(
+        "| batch x length | what | tokens/s | faster than batch = chunk | than one batch | momentum: tokens/s | faster |"
+    )
     print("|---|---|--:|--:|--:|--:|--:|")
     for rows, length in SMALL if options.small else SIZES:
         x = torch.randn(rows, length, WIDTH)
