@@ -8,6 +8,7 @@ the hidden states. Unlike `checkpoint`, nothing is computed twice.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -81,43 +82,56 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         kind = hidden.device.type
-        # autocast does not reach into a Function's forward: matmul would meet hidden states and a head of two dtypes
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
-        inputs, matrix = hidden.to(dtype), head.to(dtype)
-        wide = torch.float64 if dtype == torch.float64 else torch.float32
-        to_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        to_head = torch.zeros_like(head, dtype=wide) if ctx.needs_input_grad[1] else None
-        entropies = torch.empty(len(targets), dtype=wide, device=hidden.device)
-        right = torch.empty(len(targets), dtype=torch.bool, device=hidden.device)
-        size = max(BLOCK_BYTES // (4 * len(head)), 1)
-        for start in range(0, len(targets), size):
-            rows = slice(start, start + size)
-            scores = (inputs[rows] @ matrix.T).to(wide)
-            wanted = targets[rows, None]
-            right[rows] = scores.argmax(-1) == targets[rows]
-            scores -= scores.logsumexp(-1, keepdim=True)  # now log-probabilities
-            entropies[rows] = -scores.gather(1, wanted).squeeze(1)
-            if to_hidden is None and to_head is None:
-                continue
-            # d CE / d logits = softmax - one_hot, and in place: a third tensor of this size would be a third more
-            gradient = scores.exp_().scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=wide))
-            gradient = gradient.mul_(weights[rows, None].to(wide)).to(dtype)
-            if to_hidden is not None:
-                to_hidden[rows] = (gradient @ matrix).to(hidden.dtype)
-            if to_head is not None:
-                to_head += (gradient.T @ inputs[rows]).to(wide)
-        ctx.save_for_backward(to_hidden, None if to_head is None else to_head.to(head.dtype), entropies)
-        ctx.weights_dtype = weights.dtype
+        # Dtypes are chosen here; autocast, which reaches into a Function, would change them again.
+        with torch.autocast(kind, enabled=False):
+            made = _sums_and_gradients(hidden, head, targets, weights, dtype, ctx.needs_input_grad)
+        loss, entropies, right, to_hidden, to_head = made
+        ctx.save_for_backward(to_hidden, to_head, entropies)
+        ctx.dtypes = hidden.dtype, head.dtype, weights.dtype
         ctx.mark_non_differentiable(entropies, right)
-        return (weights.to(wide) * entropies).sum(), entropies, right
+        return loss, entropies, right
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, loss: Tensor, *unused: Tensor) -> tuple[Tensor | None, ...]:
+        of_hidden, of_head, of_weights = ctx.dtypes
         to_hidden, to_head, entropies = ctx.saved_tensors
         return (
-            None if to_hidden is None else to_hidden * loss.to(to_hidden.dtype),
-            None if to_head is None else to_head * loss.to(to_head.dtype),
+            None if to_hidden is None else (to_hidden * loss.to(to_hidden.dtype)).to(of_hidden),
+            None if to_head is None else (to_head * loss).to(of_head),
             None,
-            (entropies * loss).to(ctx.weights_dtype) if ctx.needs_input_grad[3] else None,
+            (entropies * loss).to(of_weights) if ctx.needs_input_grad[3] else None,
         )
+
+
+def _sums_and_gradients(
+    hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor, dtype: torch.dtype, wanted: Sequence[bool]
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Return loss, entropies, whether the likeliest word is right, and the gradients to hidden states and head."""
+    inputs, matrix = hidden.to(dtype), head.to(dtype)
+    # The loss scaler of fp16 comes only in the backward pass: of gradients that are made here, most would round to 0.
+    fine = torch.float32 if dtype == torch.float16 else dtype
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    to_hidden = torch.empty_like(hidden, dtype=fine) if wanted[0] else None
+    to_head = torch.zeros_like(head, dtype=wide) if wanted[1] else None
+    entropies = torch.empty(len(targets), dtype=wide, device=hidden.device)
+    right = torch.empty(len(targets), dtype=torch.bool, device=hidden.device)
+    size = max(BLOCK_BYTES // (4 * len(head)), 1)
+    for start in range(0, len(targets), size):
+        rows = slice(start, start + size)
+        scores = (inputs[rows] @ matrix.T).to(wide)
+        truth = targets[rows, None]
+        right[rows] = scores.argmax(-1) == targets[rows]
+        scores -= scores.logsumexp(-1, keepdim=True)  # now log-probabilities
+        entropies[rows] = -scores.gather(1, truth).squeeze(1)
+        if to_hidden is None and to_head is None:
+            continue
+        # d CE / d logits = softmax - one_hot, and in place: a third tensor of this size would be a third more
+        gradient = scores.exp_().scatter_add_(1, truth, torch.full_like(truth, -1, dtype=wide))
+        gradient = gradient.mul_(weights[rows, None].to(wide)).to(fine)
+        if to_hidden is not None:
+            to_hidden[rows] = gradient @ matrix.to(fine)
+        if to_head is not None:
+            to_head += (gradient.T @ inputs[rows].to(fine)).to(wide)
+    return (weights.to(wide) * entropies).sum(), entropies, right, to_hidden, to_head

@@ -157,7 +157,7 @@ def _unless_rounding(found: Isolation, twin: PreTrainedModel, name: str) -> Isol
     small = [d for d in found.differences.values() if found.tolerance < d < COARSE]
     if found.reason is not None or not small or twin.dtype != torch.float32:
         return found
-    exact = probe(twin.double(), name)  # type: ignore[arg-type]
+    exact = probe(twin.double(), name)
     if exact.reason is not None:  # not every class computes in fp64
         return found
     return Isolation(

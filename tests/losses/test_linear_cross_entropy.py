@@ -76,6 +76,19 @@ def test_autocast_multiplies_in_bf16_and_adds_in_fp32() -> None:
     assert (head.grad - exact).norm() < 0.02 * exact.norm()
 
 
+def test_small_gradients_are_not_lost_in_fp16() -> None:
+    """What fp16's loss scaler multiplies later is made before it: 1e-8 is 0 in fp16."""
+    hidden, head, targets, weights = inputs(torch.float32)
+    tiny = (weights.detach() * 1e-7).requires_grad_()
+    with torch.autocast("cpu", torch.float16):
+        found = linear_cross_entropy(hidden.half(), head, targets, tiny)
+    (65536.0 * found.loss).backward()
+    each = functional.cross_entropy(hidden @ head.T, targets, reduction="none")
+    exact = torch.autograd.grad(65536.0 * (tiny.detach() * each).sum(), (hidden, head))
+    for given, gradient in zip((hidden, head), exact, strict=True):
+        assert given.grad is not None and (given.grad - gradient).norm() < 0.02 * gradient.norm()
+
+
 def test_no_tokens_cost_nothing() -> None:
     hidden, head, targets, weights = inputs()
     found = linear_cross_entropy(hidden[:0], head, targets[:0], weights[:0])

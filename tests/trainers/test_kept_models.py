@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agentforge.artifacts import read_manifest
 from agentforge.errors import UserError
+from agentforge.evaluation.evaluate import evaluate
 from agentforge.models.locate_model import locate_model
-from agentforge.recipe.schema import Recipe
+from agentforge.recipe.schema import Evaluate, Recipe
 from agentforge.trainers import kept_models
 from agentforge.trainers import train as stage
 from agentforge.trainers.guarded_trainer import GuardedTrainer
@@ -83,6 +84,17 @@ def test_each_epoch_and_the_best_are_models_of_their_own(make_recipe: MakeRecipe
         assert model.lm_head.weight is model.model.embed_tokens.weight, "tied on disk as in memory"
         assert len(AutoTokenizer.from_pretrained(made / name)) == 64
         assert locate_model(recipe, str(made / name)).label == name
+
+
+def test_the_best_is_evaluated_by_its_path(make_recipe: MakeRecipe) -> None:
+    recipe = recipe_of(make_recipe, "best", {"keep": {"best": True}}, max_steps=4, per_device_eval_batch_size=4)
+    made = train(recipe)
+    asked = Evaluate.model_validate({"loss": {}})
+    scores = json.loads(
+        (evaluate(recipe.model_copy(update={"evaluate": asked}), str(made / "best")) / "scores.json").read_text()
+    )
+    record = json.loads((made / "best" / "kept.json").read_text())
+    assert scores["losses"]["widths"]["1"]["loss"]["value"] == pytest.approx(record["eval_loss"], rel=1e-4)
 
 
 def test_an_adapter_is_kept_as_an_adapter(make_recipe: MakeRecipe) -> None:

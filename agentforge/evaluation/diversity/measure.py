@@ -135,7 +135,8 @@ def jensen_shannon(one: Tensor, other: Tensor) -> Tensor:
     Information Theory 49(7), 2003).
 
     Args:
-        one, other: log-probabilities (N, V).
+        one: log-probabilities (N, V).
+        other: those of the other.
     """
     size = max(1, CHUNK // one.shape[-1])
     found = [_distance(p, q) for p, q in zip(one.split(size), other.split(size), strict=True)]

@@ -31,7 +31,7 @@ def threshold_report(
     Returns:
         by threshold, `NEVER` first: loss, steps, wall time and FLOPs a token, and against `NEVER` regret and agreement;
         and of the thresholds whose loss is higher by less than `WORTH` with all of its interval, the fastest to read:
-        its name and the share of wall time and of steps that it saves. None: there is none.
+        its name and the share of wall time and of steps that it saves. None: none saves any.
     """
     tokens, total = rows.tokens, int(rows.tokens.sum())
     found: dict[str, Any] = {}
@@ -53,8 +53,13 @@ def threshold_report(
 
 def _free(found: Mapping[str, Any]) -> dict[str, Any] | None:
     allowed = WORTH * found[NEVER]["loss"]["value"] if found else 0.0
-    # The upper end of the interval decides: a threshold that may cost more than it should is not free.
-    fitting = [name for name, entry in found.items() if name != NEVER and entry["regret"]["high"] < allowed]
+    # The upper end of the interval decides: a threshold that may cost more than it should is not free. One that takes
+    # longer than all steps, as sorting out who still thinks can in a tiny model, saves nothing.
+    fitting = [
+        name
+        for name, entry in found.items()
+        if name != NEVER and entry["regret"]["high"] < allowed and entry["milliseconds"] < found[NEVER]["milliseconds"]
+    ]
     if not fitting:
         return None
     full, best = found[NEVER], min(fitting, key=lambda name: float(found[name]["milliseconds"]))

@@ -17,6 +17,7 @@ from agentforge.evaluation.report.page_scores import episode_groups, frontier_se
 from agentforge.evaluation.report.page_surgery import surgery_groups
 from agentforge.evaluation.report.page_systems import shown_by_systems, system_groups
 from agentforge.evaluation.report.page_training import metrics_file, training_section
+from agentforge.evaluation.scores_file import read_scores
 from agentforge.recipe.hardware import load_hardware
 from agentforge.recipe.loading import resolved_yaml
 from agentforge.recipe.schema import Recipe
@@ -68,7 +69,8 @@ def _content(system: PipelineArtifacts) -> dict[str, Any]:
         *score_groups(evaluations),
         *loss_groups(evaluations),
         *diversity_groups(evaluations),
-        *page_groups(evaluations),
+        # a set of models has a section of its own already, which says more
+        *page_groups([path for path in evaluations if "diversity" not in read_scores(path)]),
         *surgery_groups(made),
         *system_groups(shown_by_systems(recipes)),
     ]

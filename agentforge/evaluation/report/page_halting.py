@@ -60,7 +60,7 @@ def _free(evaluations: Sequence[LossEvaluation]) -> str:
                 f"threshold {free['threshold']} saves {free['time_saved']:.0%} of the time of reading and "
                 f"{free['steps_saved']:.0%} of the steps"
                 if free
-                else "no threshold"
+                else "no threshold saves time"
             )
             said.append(f"{one.label}: {what}")
     return f"At a loss increase surely below {WORTH:.0%}, {'; '.join(said)}." if said else ""

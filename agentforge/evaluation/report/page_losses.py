@@ -145,6 +145,7 @@ def _ways(one: LossEvaluation) -> list[tuple[str, dict[str, Any]]]:
     ways = [(f"width {width}", entry) for width, entry in one.widths.items()]
     if together := one.report["together"]:
         ways.append(("exits", together))
+    ways += [(f"threshold {name}", entry) for name, entry in one.report.get("thresholds", {}).items()]
     return [(name, entry) for name, entry in ways if "speed" in entry]
 
 

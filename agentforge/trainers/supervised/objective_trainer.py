@@ -86,7 +86,8 @@ class ObjectiveTrainer(GuardedTrainer):
 
     def _add(self, parts: dict[str, Tensor], tokens: Tensor, finite: Tensor) -> None:
         for name, value in parts.items():
-            pair = torch.stack([value.float(), tokens.float()])
+            # As doubles: a deviation is the root of a small difference between two of these sums.
+            pair = torch.stack([value.double(), tokens.double()])
             # A step that is skipped must not spoil the means either.
             pair = torch.where(finite, pair, torch.zeros_like(pair))
             self._parts[name] = self._parts.get(name, torch.zeros_like(pair)) + pair
@@ -153,7 +154,8 @@ class ObjectiveTrainer(GuardedTrainer):
         self.last_parts = saved["last"]
         share = 1.0 if self.args.process_index == 0 else 0.0  # the sums are those of all processes
         self._parts = {
-            name: torch.tensor(pair, device=self.args.device) * share for name, pair in saved["since"].items()
+            name: torch.tensor(pair, dtype=torch.float64, device=self.args.device) * share
+            for name, pair in saved["since"].items()
         }
 
 

@@ -62,6 +62,8 @@ def test_each_threshold_is_held_against_all_steps() -> None:
 def test_a_threshold_that_may_cost_more_is_not_free() -> None:
     noisy = read(2.01, 3, 0.9, noise=0.2)
     assert threshold_report(measured(**{"0_9": noisy}), HELD, 0.8)[1] is None
+    slow = read(2.0, 3, 1.3)
+    assert threshold_report(measured(**{"0_9": slow}), HELD, 0.8)[1] is None, "it takes longer than all steps"
     assert threshold_report(Measured(ROWS), HELD, 0.8) == ({}, None)
 
 

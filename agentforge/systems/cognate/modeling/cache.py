@@ -19,7 +19,13 @@ from agentforge.systems.cognate.modeling.neural_memory import MemoryState
 
 
 class Slot(CacheLayerMixin):
-    """Keys and values `(B, heads, S, head_dim)` of the last tokens, and the state of the memory behind all of them."""
+    """What one run of a layer remembers.
+
+    Attributes:
+        keys, values: `(B, heads, S, head_dim)` of the last tokens.
+        memory: state behind all tokens; None: the layer has none, or nothing was read.
+        persistent: keys and values `(1, heads, P, head_dim)` of the persistent tokens, which follow from the weights.
+    """
 
     is_croppable = False
     is_sliding = True
@@ -28,13 +34,14 @@ class Slot(CacheLayerMixin):
         super().__init__()
         self.window = window
         self.memory: MemoryState | None = None
+        self.persistent: tuple[Tensor, Tensor] | None = None
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Append new keys and values, and return all of them; `CognateCache.evict` drops what is out of the window."""
+        """Append new keys and values, and return all of them; `CognateCache.append` drops what is out of the window."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         keys, values = self.entries()
@@ -64,7 +71,7 @@ class Slot(CacheLayerMixin):
             self.memory = self.memory.map(change)
 
     def reset(self) -> None:
-        self.keys = self.values = self.memory = None
+        self.keys = self.values = self.memory = self.persistent = None
         self.is_initialized = False
 
 
@@ -114,6 +121,7 @@ class CognateCache(Cache):
         """Cut the graph, in place: what follows learns from this state, but not through it."""
         for slot in self.slots:
             slot.map(torch.Tensor.detach)
+            slot.persistent = None  # learned, so they are computed anew for what follows
         return self
 
     def select(self, rows: Tensor) -> None:

@@ -1,7 +1,7 @@
 """The config of a Cognate, and how many parameters a model of it has."""
 
-from __future__ import annotations
-
+# No `from __future__ import annotations` here: `strict` checks values against the annotations, and lets every value
+# pass that is annotated with a string.
 import os
 from pathlib import Path
 from typing import Any, Literal

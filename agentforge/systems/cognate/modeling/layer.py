@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from agentforge.systems.cognate.modeling.cache import Slot
 from agentforge.systems.cognate.modeling.configuration import CognateConfig
 from agentforge.systems.cognate.modeling.context import Context
 from agentforge.systems.cognate.modeling.neural_memory import NeuralMemory
@@ -44,26 +45,37 @@ class Attention(nn.Module):
         keys = rotate(self._heads(self.k_proj(x), normed=True), context)
         values = self._heads(self.v_proj(x), normed=False)
         keys, values = run.remember(x, keys, values)
-        if active is None:
-            return self.o_proj(self._attend(queries, keys, values, persistent, context.mask))
-        if not len(active):
-            return x
-        keys, values = active.of_rows(keys), active.of_rows(values)
-        attended = self._attend(active.lay_out(queries), keys, values, persistent, context.mask)
-        return self.o_proj(active.collect(attended))
-
-    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, persistent: Tensor, mask: Tensor) -> Tensor:
-        """Return the heads' outputs side by side, `(B, T, heads * head_dim)`."""
-        rows = queries.shape[0]
+        if active is not None:
+            if not len(active):
+                return x
+            queries, keys, values = active.lay_out(queries), active.of_rows(keys), active.of_rows(values)
         if len(persistent):
-            # They have no place in the text, so they are not rotated.
-            first_keys = self._heads(self.k_proj(persistent)[None], normed=True)
-            first_values = self._heads(self.v_proj(persistent)[None], normed=False)
-            keys = torch.cat([first_keys.expand(rows, -1, -1, -1), keys], 2)
-            values = torch.cat([first_values.expand(rows, -1, -1, -1), values], 2)
+            first = self._persistent(persistent, run.slot)
+            keys, values = (
+                torch.cat([one.expand(len(queries), -1, -1, -1), other], 2)
+                for one, other in zip(first, (keys, values), strict=True)
+            )
+        attended = self._attend(queries, keys, values, context.mask)
+        return self.o_proj(attended if active is None else active.collect(attended))
+
+    def _persistent(self, tokens: Tensor, slot: Slot | None) -> tuple[Tensor, Tensor]:
+        """Return keys and values `(1, heads, P, head_dim)` of persistent tokens `(P, hidden_size)`."""
+        if slot is not None and slot.persistent is not None:
+            return slot.persistent
+        # They have no place in the text, so they are not rotated.
+        found = (
+            self._heads(self.k_proj(tokens)[None], normed=True),
+            self._heads(self.v_proj(tokens)[None], normed=False),
+        )
+        if slot is not None:  # there are more of them than tokens in a step of decoding
+            slot.persistent = found
+        return found
+
+    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        """Return the heads' outputs side by side, `(B, T, heads * head_dim)`."""
         dropout = self.dropout if self.training else 0.0
         out = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, dropout_p=dropout)
-        return out.transpose(1, 2).reshape(rows, -1, self.heads * self.head_dim)
+        return out.transpose(1, 2).reshape(len(queries), -1, self.heads * self.head_dim)
 
     def _heads(self, x: Tensor, *, normed: bool) -> Tensor:
         heads = x.view(*x.shape[:2], self.heads, self.head_dim).transpose(1, 2)

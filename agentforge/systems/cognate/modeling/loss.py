@@ -172,9 +172,10 @@ def _price(config: CognateConfig, log_stops: Tensor) -> Tensor:
 def _halting_readings(logits: Tensor, probabilities: Tensor) -> dict[str, Tensor]:
     """Return sums over tokens of what halting looks like; the last iteration's logit decides nothing, and is left out.
 
-    The square is there for the standard deviation: a mean over batches of deviations would not be one over tokens.
+    The square is there for the standard deviation: a mean over batches of deviations would not be one over tokens. As
+    doubles, for the deviation is a small difference of large sums.
     """
-    rates = torch.sigmoid(logits.detach()[:, :-1].float())
+    rates = torch.sigmoid(logits.detach()[:, :-1].double())
     number = torch.arange(1, logits.shape[1] + 1, device=logits.device)
     return {
         "act/avg_halting_steps": (probabilities * number).sum(),

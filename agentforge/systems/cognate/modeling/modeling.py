@@ -118,7 +118,8 @@ class CognateModel(CognatePreTrainedModel):
         steps = self.steps(
             input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, exit_threshold
         )
-        states = hidden_states(self.config, steps, output_hidden_states)
+        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        states = (*steps.prelude, *steps.hidden) if wanted else None
         return CognateModelOutput(steps.answer, steps.past_key_values, states, steps)
 
     def steps(
@@ -259,15 +260,26 @@ class CognateForCausalLM(CognateGeneration, CognatePreTrainedModel, GenerationMi
 
         The others are those of `CognateModel.steps`.
         """
-        steps = self.model.steps(
-            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, exit_threshold
+        # by its forward pass, where accelerate and FSDP hook in
+        read = self.model(
+            input_ids,
+            attention_mask,
+            position_ids,
+            past_key_values,
+            inputs_embeds,
+            use_cache,
+            exit_threshold,
+            output_hidden_states,
+            return_dict=True,
         )
+        steps = read.step_states
         logits = self.lm_head(slice_logits_to_keep(steps.answer, logits_to_keep))
         loss = None
         if labels is not None:
             loss = self._loss(steps, labels, num_items_in_batch)
-        states = hidden_states(self.config, steps, output_hidden_states)
-        return CognateOutput(loss, logits, steps.past_key_values, states, steps.halting_steps, steps.halt_probabilities)
+        return CognateOutput(
+            loss, logits, steps.past_key_values, read.hidden_states, steps.halting_steps, steps.halt_probabilities
+        )
 
     def _loss(self, steps: StepStates, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
         """Return what is trained, or in evaluation mode the cross-entropy of the logits, a trained token each."""
@@ -277,9 +289,3 @@ class CognateForCausalLM(CognateGeneration, CognatePreTrainedModel, GenerationMi
             total = answer_loss(steps.answer, self.lm_head, labels)
         count = (labels[:, 1:] != IGNORED).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
         return total / count
-
-
-def hidden_states(config: CognateConfig, steps: StepStates, asked: bool | None) -> tuple[Tensor, ...] | None:
-    """Return `(B, T, D)` of embeddings, prelude and iterations, if the argument or else the config asks for them."""
-    wanted = config.output_hidden_states if asked is None else asked
-    return (*steps.prelude, *steps.hidden) if wanted else None

@@ -4,11 +4,11 @@
     decay, write, third = gates of x
     out = projection(third * what q reads behind the token's own write)
 
-The convolutions let a key carry what stands before it, so that "the value after this key" can be stored at all. One that
-q, k and v share cannot tell the roles apart, and fails to learn recall in 1,500 steps where three need 500.
+The convolutions let a key carry what stands before it, so that "the value after this key" can be stored at all. One
+that q, k and v share cannot tell the roles apart, and fails to learn recall in 1,500 steps where three need 500.
 
-The state is not in the module. It is passed in and out, one row for each sequence, so nothing leaks from a batch into the
-next, beams can be reordered, and a stream can be read in pieces.
+The state is not in the module. It is passed in and out, one row for each sequence, so nothing leaks from a batch into
+the next, beams can be reordered, and a stream can be read in pieces.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import initialization as init
 
-from agentforge.systems.cognate.modeling.delta_rule import Writes, run_delta_rule
+from agentforge.models.delta_rule import Writes, run_delta_rule
 from agentforge.systems.cognate.modeling.short_convolution import short_convolution
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ class MemoryState:
     def effective_rank(self) -> Tensor:
         """Return `(B,)`, how many independent associations are stored, mean over heads (Roy and Vetterli, 2007).
 
-        It is the exponential of the entropy of the normalised singular values: 1 for a matrix of rank one, 0 for an empty
-        one. It costs a singular value decomposition for each head.
+        It is the exponential of the entropy of the normalised singular values: 1 for a matrix of rank one, 0 for an
+        empty one. It costs a singular value decomposition for each head.
         """
         memory = self.matrix[:, :, : self.matrix.shape[-1]].detach().float()
         values = torch.linalg.svdvals(memory)
@@ -82,7 +82,7 @@ class NeuralMemory(nn.Module):
         self.k_proj = nn.Linear(config.hidden_size, width, bias=False)
         self.v_proj = nn.Linear(config.hidden_size, width, bias=False)
         self.o_proj = nn.Linear(width, config.hidden_size, bias=False)
-        # Only their weights are used, `short_convolution` computes: but everybody knows an `nn.Conv1d` as a convolution.
+        # Only their weights are used. As `nn.Conv1d` they are convolutions to optimisers and to LoRA as well.
         self.q_conv, self.k_conv, self.v_conv = (
             nn.Conv1d(width, width, self.kernel, groups=width, bias=False) for _ in range(3)
         )
@@ -94,11 +94,11 @@ class NeuralMemory(nn.Module):
     def reset_parameters(self) -> None:
         """Start convolutions and gates so that the memory works before it has learned anything.
 
-        `CognatePreTrainedModel` calls it too; these functions of transformers pass over weights that are already loaded.
+        `CognatePreTrainedModel` calls it too: transformers' own functions pass over weights that are already loaded.
         """
         for convolution in (self.q_conv, self.k_conv, self.v_conv):
             init.normal_(convolution.weight, std=self.kernel**-0.5)
-        # Heads start with a decay of 0.993 to 0.999: half a memory in 100 to 760 tokens. They write half of every error.
+        # Heads start with a decay of 0.993 to 0.999: half a memory in 100 to 760 tokens. They write half of an error.
         bias = torch.zeros(3, self.heads)
         bias[0] = torch.linspace(5, 7, self.heads)
         init.copy_(self.gates.bias, bias.flatten())
@@ -118,7 +118,7 @@ class NeuralMemory(nn.Module):
             x: `(B, T, hidden_size)`.
             state: behind the tokens before; None: the row begins here.
             starts: `(B, T)` bool, a document begins here, and nothing from before is seen any more; None: nowhere.
-            padding: `(B, T)` bool, on any side or between: these tokens write nothing and read zeros; None: there are none.
+            padding: `(B, T)` bool, on any side or between: these tokens write nothing and read zeros; None: no padding.
             watch: also return the readings.
 
         Returns:

@@ -31,7 +31,7 @@ def short_convolution(x: Tensor, weight: Tensor, tail: Tensor, starts: Tensor | 
 
 
 def same_document(starts: Tensor, taps: int) -> Tensor:
-    """Return for each token whether the one j before it is of its document, `(B, T, taps)` bool with j from taps - 1 to 0.
+    """Return whether the token j before is of the same document, `(B, T, taps)` bool with j from taps - 1 to 0.
 
     Args:
         starts: `(B, T)` bool.

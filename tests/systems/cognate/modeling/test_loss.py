@@ -194,7 +194,7 @@ def test_the_readings_are_means_over_tokens() -> None:
     assert parts["act/halt_prob_mean"].item() / TRAINED == pytest.approx(rates.mean().item(), rel=1e-5)
     assert parts["act/halt_prob_square"].item() / TRAINED == pytest.approx(rates.square().mean().item(), rel=1e-5)
     for name, values in (("gate", steps.memory_share), ("surprise", steps.surprise), ("decay", steps.decay)):
-        mean = sum(float(values[row, place].mean()) for row, place in chosen)
+        mean = sum(values[row, place].mean().item() for row, place in chosen)
         assert parts[f"ltm/{name}_mean"].item() == pytest.approx(mean, rel=1e-5)
 
 

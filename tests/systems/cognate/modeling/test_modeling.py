@@ -239,3 +239,24 @@ def test_the_loss_is_divided_by_what_trainer_counts() -> None:
     model, ids = tiny_cognate().train(), some_ids(2, 9)
     mean, summed = model(ids, labels=ids).loss, model(ids, labels=ids, num_items_in_batch=1).loss
     torch.testing.assert_close(mean * 16, summed)
+
+
+def test_a_conversation_goes_on_from_its_cache() -> None:
+    model, ids = tiny_cognate(), some_ids(1, 6)
+    first = model.generate(ids, max_new_tokens=3, do_sample=False, return_dict_in_generate=True)
+    longer = torch.cat([first.sequences, some_ids(1, 4, seed=8)], 1)
+    again = model.generate(longer, past_key_values=first.past_key_values, max_new_tokens=4, do_sample=False)
+    assert torch.equal(again, model.generate(longer, max_new_tokens=4, do_sample=False))
+
+
+def test_generating_from_embeddings_is_generating_from_their_tokens() -> None:
+    model, ids = tiny_cognate(), some_ids(2, 6)
+    written = model.generate(ids, max_new_tokens=4, do_sample=False)[:, 6:]
+    embedded = model.get_input_embeddings()(ids)
+    assert torch.equal(model.generate(inputs_embeds=embedded, max_new_tokens=4, do_sample=False), written)
+
+
+def test_assisted_decoding_is_refused() -> None:
+    model = tiny_cognate()
+    with pytest.raises(ValueError, match="stateful"):
+        model.generate(some_ids(1, 6), max_new_tokens=4, assistant_model=tiny_cognate(seed=1))

@@ -160,11 +160,14 @@ def test_two_processes_train_and_evaluate_as_one(make_cognate: MakeCognate, tmp_
         "logging_steps": 1,
         "packing": False,
         "per_device_eval_batch_size": 1,
+        "train": {"keep": {"best": True}},
     }
     one = train(make_cognate("one", per_device_train_batch_size=4, **options))
     recipe = make_cognate("two", per_device_train_batch_size=2, **options)
     finished = launch(recipe, tmp_path)
     assert finished.returncode == 0, finished.stderr[-3000:]
+    kept = read_manifest(recipe.trained)["metrics"]["kept"]["best"]
+    assert kept["step"] == 4 and (recipe.trained / "best" / "model.safetensors").is_file()
     of_one, of_two = figures(one), figures(recipe.trained)
     assert len(of_one) == len(of_two) == 5
     for expected, found in zip(of_one, of_two, strict=True):
