@@ -22,6 +22,16 @@ from agentforge.systems.registry import named
 from agentforge.trainers.train import train
 from agentforge.training_log import read_metrics
 from tests.systems.cognate.training.conftest import CONFIG, rows, write_rows
+from tests.trainers.tracker_files import (
+    AXIS,
+    TRACKERS,
+    installed,
+    keep_below,
+    names_of,
+    tensorboard_scalars,
+    trackio_lines,
+    wandb_lines,
+)
 
 register_all()
 
@@ -58,6 +68,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
         "eval_strategy": "epoch",
         "save_strategy": "epoch",
         "bf16": False,
+        "report_to": installed(),
     }
     fields: dict[str, Any] = {
         "name": "all",
@@ -78,7 +89,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     recipe = Recipe.model_validate(fields)
     made = [row | {"source": "ab"[number % 2] + ".jsonl"} for number, row in enumerate(rows(60, 0))]
     write_rows(recipe.artifact("data"), made, rows(6, 1))
-    trained = train(recipe)
+    with pytest.MonkeyPatch.context() as patched:
+        keep_below(place, patched)
+        trained = train(recipe)
     fields["evaluate"] = {
         "diversity": {"models": {"early": str(trained / "epoch-1"), "late": str(trained / "epoch-2")}, "rows": 6}
     }
@@ -111,6 +124,19 @@ def test_each_is_in_a_real_run_where_the_table_says(run: Recipe) -> None:
         wanted = {metric.name for metric in METRICS if metric.when == when} - absent()
         assert wanted <= names, f"{when}: {sorted(wanted - names)}"
     assert not absent() & {name for line in lines for name in line}, "what is not known is absent, not 0"
+
+
+@pytest.mark.parametrize("tracker", TRACKERS)
+def test_trackers_have_the_same_names(run: Recipe, tracker: str) -> None:
+    if tracker not in installed():
+        pytest.skip(f"{tracker} is not installed")
+    place = Path(run.output_dir)
+    found = {
+        "tensorboard": lambda: set(tensorboard_scalars(place / "tensorboard" / run.trained.name)),
+        "trackio": lambda: names_of(trackio_lines(place, "agentforge", run.trained.name)) - {AXIS},
+        "wandb": lambda: names_of(wandb_lines(place)) - {AXIS},
+    }[tracker]()
+    assert found == names_of(read_metrics(run.trained / "metrics.jsonl")) - {"step"}
 
 
 def test_none_is_a_constant(run: Recipe) -> None:
