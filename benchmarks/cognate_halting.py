@@ -4,7 +4,7 @@ The model is a checkpoint, or the default Cognate with random weights whose halt
 when they stop. Then the answers mean nothing, and what is measured is what it costs to think shorter. Thresholds take
 turns in one process, and each figure is the least of the turns.
 
-    python -m benchmarks.cognate_halting [--model PATH] [--rows 4] [--tokens 256] [--new 24] [--turns 3]
+    python -m benchmarks.cognate_halting [--model PATH] [--rows 4] [--tokens 192] [--new 12] [--turns 2]
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def table(name: str, found: dict[float | None, dict[str, Any]]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model")
-    for name, value in (("rows", 4), ("tokens", 256), ("new", 24), ("turns", 3)):
+    for name, value in (("rows", 4), ("tokens", 192), ("new", 12), ("turns", 2)):
         parser.add_argument(f"--{name}", type=int, default=value)
     args = parser.parse_args()
     torch.set_num_threads(1)

@@ -5,7 +5,7 @@ of the house's objective: loss from hidden states, no logits. ``plain`` runs eac
 ``trm`` runs the core three times in an iteration, and the default model does so in three iterations. Models take turns
 in one process, and each figure is the least of the turns.
 
-    python -m benchmarks.cognate_training [--rows 2] [--tokens 256] [--turns 3] [--shapes small full]
+    python -m benchmarks.cognate_training [--rows 2] [--tokens 256] [--turns 2] [--shapes small full]
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def seconds(model: nn.Module, loss: Callable[[Any, Tensor], Tensor], ids: Tensor
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    for name, value in (("rows", 2), ("tokens", 256), ("turns", 3)):
+    for name, value in (("rows", 2), ("tokens", 256), ("turns", 2)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=SHAPES)
     args = parser.parse_args()

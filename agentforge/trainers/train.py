@@ -110,12 +110,11 @@ def _train_in(directory: Path, method: Method, restart: bool) -> None:
 def _train_and_save(
     method: Method, directory: Path, checkpoint: Path | None, counters: RunCounters, limits: LimitsCallback
 ) -> None:
-    trainer = method.make_trainer(directory, counters, limits, [])
+    progress = ProgressCallback()
+    trainer = method.make_trainer(directory, counters, limits, [progress])
     add_first(trainer, MetricsCallback(directory))
     # The parent adds it where tqdm is off; it prints each logged line to stdout as a dict.
     trainer.remove_callback(PrinterCallback)
-    progress = ProgressCallback()
-    trainer.add_callback(progress)
     kept = _kept_models(trainer, method, directory)
     if checkpoint:
         log.info("continuing from %s", checkpoint.name)

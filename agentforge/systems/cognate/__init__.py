@@ -12,7 +12,13 @@ This file is all that the house reads of it before a model is opened, so it impo
 from __future__ import annotations
 
 from agentforge.systems.base import System
-from agentforge.systems.cognate.checkpoint_types import OWN_TYPE, check_config, gguf_refusal, is_cognate
+from agentforge.systems.cognate.checkpoint_types import (
+    OWN_TYPE,
+    adapter_refusal,
+    check_config,
+    gguf_refusal,
+    is_cognate,
+)
 from agentforge.systems.cognate.operations import OPERATIONS
 from agentforge.systems.cognate.recipe_sections import CognateLoss, CognateSurgery, CognateTrain
 from agentforge.systems.cognate.usage import usage
@@ -24,6 +30,7 @@ SYSTEM = System(
     model_class="agentforge.systems.cognate.modeling.modeling:CognateForCausalLM",
     sections={"train": CognateTrain, "surgery": CognateSurgery, "evaluate.loss": CognateLoss},
     training="agentforge.systems.cognate.training.plan:training_plan",
+    lora="agentforge.systems.cognate.training.lora:lora_options",
     surgery=OPERATIONS,
     loss_readings="agentforge.systems.cognate.evaluation.readings:loss_readings",
     behaviour="agentforge.systems.cognate.evaluation.behaviour:behaviour",
@@ -31,6 +38,7 @@ SYSTEM = System(
     config_tables={OWN_TYPE: "CognateConfig"},
     check_config=check_config,
     gguf_refusal=gguf_refusal,
+    adapter_refusal=adapter_refusal,
     report={"cognate-ablation": "agentforge.systems.cognate.ablation.page:page_groups"},
     usage=usage,
 )

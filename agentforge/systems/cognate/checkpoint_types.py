@@ -49,3 +49,17 @@ def check_config(config: Mapping[str, Any]) -> None:
 def gguf_refusal(config: Mapping[str, Any]) -> str:
     """Say why a Cognate has no GGUF."""
     return "llama.cpp has no layers with a neural memory and no loop; serve the checkpoint with transformers instead"
+
+
+CONVOLUTIONS = ("q_conv", "k_conv", "v_conv")
+"""Modules of a memory whose weights are read and which are never called."""
+
+
+def adapter_refusal(config: Mapping[str, Any], name: str) -> str | None:
+    """Say why no adapter may change a convolution of a memory: what PEFT puts around it would never be run."""
+    if any(f".memory.{convolution}." in f"{name}." for convolution in CONVOLUTIONS):
+        return (
+            "a memory reads only the weights of its convolutions, and would not run the adapter; train one without "
+            f"{', '.join(CONVOLUTIONS)}"
+        )
+    return None

@@ -126,12 +126,13 @@ class Sizes:
     def scan_flops(self, chunk: int) -> float:
         """Return the operations a token of the gated delta rule, in chunks, of all heads of one memory.
 
-        In a chunk of C tokens, with keys and values of d: K K^T and Q K^T are 2 C d each, the triangular solve C d, the
-        products with its solution 2 C d for what is read and for what was known; reading, correcting and writing the
-        d x d state are 2 d^2 each.
+        In a chunk of C tokens, with keys and values of size d: K K' and Q K' are 2 C d each. The inverse of the
+        triangular system is 2/3 C^2, its products with values and with keys 4 C d, what is read of the chunk's own
+        writes 2 C d. What is read of the state, corrected and written is 8 d^2, and the state from chunk to chunk
+        2 d^3 / C.
         """
         d = self.memory_head_dim
-        return self.memory_heads * (9.0 * chunk * d + 6.0 * d * d)
+        return self.memory_heads * (10 * chunk * d + 8 * d**2 + 2 * d**3 / chunk + 2 / 3 * chunk**2)
 
     def kept(self, layer: int) -> float:
         """Return the numbers a token that one run of a layer keeps for its backward pass.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
+from agentforge.data.sources import drills
 from agentforge.data.sources import stdlib_corpus as generated
 from agentforge.data.sources.adapters import ADAPTERS
 from agentforge.data.sources.dataset_cards import (
@@ -162,3 +164,27 @@ def test_rewording_a_card_makes_no_other_data() -> None:
     reworded = card.model_copy(update={"title": "t", "caveats": ["c"], "megabytes": 1.5, "evaluation_splits": []})
     assert reworded.identity == card.identity
     assert card.model_copy(update={"split_key": "question"}).identity != card.identity
+
+
+# -- drills ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_drills_answers_are_right() -> None:
+    for row in islice(drills.sums(), 200):
+        start, *changes = [int(number) for number in re.findall(r"\d+", row["question"])]
+        signs = [1 if verb == "finds" else -1 for verb in re.findall("finds|gives", row["question"])]
+        assert row["answer"].endswith(f"#### {start + sum(s * c for s, c in zip(signs, changes, strict=True))}")
+    for row in islice(drills.recall(), 200):
+        asked = row["question"].split()[-1].rstrip("?")
+        assert f"The number of {asked} is {row['answer']}." in row["question"]
+    for row in islice(drills.swaps(), 200):
+        cups = re.findall("red|blue|green", row["question"])
+        for one, other in re.findall(r"Swap the (\w+) and the (\w+)", row["question"]):
+            i, j = (("first", "second", "third").index(place) for place in (one, other))
+            cups[i], cups[j] = cups[j], cups[i]
+        assert row["answer"] == ", ".join(cups)
+
+
+def test_drills_are_the_same_every_time() -> None:
+    assert list(islice(drills.recall(), 5)) == list(islice(drills.recall(), 5))
+    assert len({row["question"] for row in drills.sums()}) > 0.99 * drills.ROWS

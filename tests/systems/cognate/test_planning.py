@@ -47,7 +47,7 @@ def test_the_default_model_by_hand() -> None:
     layer = 4 * 320 * 320 + 3 * 320 * 1280 + 4 * 320 * 128 + 640 * 32 + 32 * 320
     attention = 4 * 320 * 512
     runs = 6 + 2 * 9
-    scan = 2 * (9 * 64 * 64 + 6 * 64 * 64)
+    scan = 2 * 64 * 64 * (10 + 8 + 2 + 2 / 3)
     again = 2 * 8 * (2 * layer + attention)
     work = step_work(recipe, shape)
     assert work.flops == pytest.approx(3 * again + 3 * runs * scan)
@@ -88,13 +88,12 @@ def test_a_forward_pass_computes_what_the_plan_expects() -> None:
     ids = torch.randint(0, 64, (1, length))
     with torch.no_grad(), counted_work() as work:
         model(ids, use_cache=False)
-    # Attention is computed to all keys and then masked, the persistent tokens are keys too, and torch does not count
-    # the triangular solve of the scan.
+    # Attention is computed to all keys and then masked, and the persistent tokens are keys too.
     expected = 2 * count_parameters(shape).multiplied
     expected += sum(2 * (sizes.runs(layer) - 1) * sizes.layer_weights(layer) for layer in range(sizes.layers))
     expected += sum(sizes.runs(layer) for layer in range(sizes.layers)) * 4 * sizes.width * (length + 2)
     expected += sum(sizes.runs(layer) * sizes.scan_flops(CHUNK) for layer in sizes.memories)
-    assert work.flops / length == pytest.approx(expected, rel=0.1)
+    assert work.flops / length == pytest.approx(expected, rel=0.05)
 
 
 def test_six_gigabytes_are_enough_for_16_rows() -> None:

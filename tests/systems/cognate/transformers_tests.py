@@ -58,7 +58,17 @@ def _from_sdist() -> Path:
         wanted.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=wanted.parent) as work:
             # `--no-build-isolation`: nothing is built, pip only asks for the metadata.
-            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-build-isolation"]
+            command = [
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "--quiet",
+                "--retries",
+                "1",
+                "--no-deps",
+                "--no-build-isolation",
+            ]
             command += ["--no-binary", ":all:", "--dest", work, f"transformers=={version}"]
             subprocess.run(command, check=True, capture_output=True, timeout=300)
             with tarfile.open(next(Path(work).glob("*.tar.gz"))) as archive:

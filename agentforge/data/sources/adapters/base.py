@@ -92,7 +92,8 @@ def exchange(question: str, answer: str, system: str = "", document: str | None 
     """Return a conversation of one question and one answer.
 
     Args:
-        question, answer: turns of the user and the assistant.
+        question: turn of the user.
+        answer: turn of the assistant.
         system: turn before them; empty: none.
         document: how the row reads in pre-training; None: question, empty line, answer.
     """

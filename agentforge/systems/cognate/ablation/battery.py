@@ -50,8 +50,8 @@ RECALL = Recall()
 WINDOW = 8
 REMEMBERS = tiny(sliding_window=WINDOW, memory_layers=None)
 MEMORY = (
-    Arm("neural memory", RECALL, REMEMBERS, steps=800, minutes=0.7),
-    Arm("neural memory with momentum", RECALL, {**REMEMBERS, "memory_momentum": True}, steps=800, minutes=1.0),
+    Arm("neural memory", RECALL, REMEMBERS, steps=800, minutes=0.5),
+    Arm("neural memory with momentum", RECALL, {**REMEMBERS, "memory_momentum": True}, steps=800, minutes=0.7),
     Arm("EMA memory", RECALL, REMEMBERS, steps=800, ema_memory=True, minutes=0.7),
     Arm("no memory", RECALL, tiny(sliding_window=WINDOW), steps=800, minutes=0.6),
     Arm("full attention", RECALL, tiny(), steps=800, minutes=0.6),
@@ -79,17 +79,17 @@ LOOPS = 4
 
 def product_arm(name: str, minutes: float, **changes: Any) -> Arm:
     """Return an arm of the running product."""
-    return Arm(name, PRODUCT, tiny(**changes), steps=1000, batch=64, rates=(4e-3,), every=100, minutes=minutes)
+    return Arm(name, PRODUCT, tiny(**changes), steps=600, batch=64, rates=(4e-3,), every=100, minutes=minutes)
 
 
 RECURSION = (
-    product_arm("one pass", 0.5),
-    product_arm("4 loops", 1.0, max_recursions=LOOPS),
+    product_arm("one pass", 0.3),
+    product_arm("4 loops", 0.6, max_recursions=LOOPS),
     # The same five calls of a layer, each with weights of its own: what the loop's FLOPs buy otherwise.
-    product_arm("5 layers, no loop", 1.0, num_prelude_layers=LOOPS),
+    product_arm("5 layers, no loop", 0.6, num_prelude_layers=LOOPS),
     # z and y, 2 x 2 calls of the core: the FLOPs of 4 plain loops.
-    product_arm("2 loops of y and z", 1.0, recursion="trm", max_recursions=2, micro_steps=1),
-    product_arm("4 loops, halting", 1.3, max_recursions=LOOPS, halting="expected", entropy_weight=0.02,
+    product_arm("2 loops of y and z", 0.6, recursion="trm", max_recursions=2, micro_steps=1),
+    product_arm("4 loops, halting", 0.7, max_recursions=LOOPS, halting="expected", entropy_weight=0.1,
                 correctness_weight=0.1),
 )  # fmt: skip
 RECURSION_QUESTIONS = (
@@ -122,13 +122,13 @@ SUDOKU = Sudoku()
 
 def sudoku_arm(name: str, minutes: float, **changes: Any) -> Arm:
     """Return an arm of Sudoku."""
-    return Arm(name, SUDOKU, tiny(**changes), steps=1000, batch=64, rates=(3e-3,), every=250, minutes=minutes)
+    return Arm(name, SUDOKU, tiny(**changes), steps=500, batch=64, rates=(3e-3,), every=100, minutes=minutes)
 
 
 PUZZLE = (
-    sudoku_arm("Sudoku: one pass", 1.0),
-    sudoku_arm("Sudoku: 4 loops", 1.7, max_recursions=LOOPS),
-    sudoku_arm("Sudoku: 5 layers, no loop", 1.7, num_prelude_layers=LOOPS),
+    sudoku_arm("Sudoku: one pass", 0.6),
+    sudoku_arm("Sudoku: 4 loops", 1.1, max_recursions=LOOPS),
+    sudoku_arm("Sudoku: 5 layers, no loop", 1.1, num_prelude_layers=LOOPS),
 )
 PUZZLE_QUESTIONS = (
     Question(

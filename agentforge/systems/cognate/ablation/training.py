@@ -12,7 +12,7 @@ from torch import nn
 from agentforge.systems.cognate.ablation.arms import Arm, Run
 from agentforge.systems.cognate.ablation.controls import flops_per_token, replace_memories
 from agentforge.systems.cognate.ablation.measuring import measure_exits, picture_of, score
-from agentforge.systems.cognate.ablation.optimizers import make_mugrokfast
+from agentforge.systems.cognate.ablation.optimizers import decay_groups, make_mugrokfast
 from agentforge.systems.cognate.ablation.tasks.base import seeded
 from agentforge.systems.cognate.modeling.configuration import CognateConfig
 from agentforge.systems.cognate.modeling.modeling import CognateForCausalLM
@@ -83,7 +83,7 @@ def train(run: Run) -> dict[str, Any]:
 def _optimizer(model: CognateForCausalLM, arm: Arm, rate: float) -> torch.optim.Optimizer:
     if arm.own_optimizer:
         return make_mugrokfast(model, arm, rate, BETAS)
-    return torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=arm.weight_decay, betas=BETAS)
+    return torch.optim.AdamW(decay_groups(model.parameters(), arm.weight_decay), lr=rate, betas=BETAS)
 
 
 def _learn(run: Run, model: CognateForCausalLM, test: Any) -> tuple[list[tuple[int, float]], int]:

@@ -161,4 +161,5 @@ class Trunk:
                 handle.remove()
 
     def _read(self) -> None:
-        measure(LossReadings(self.model), self.rows)
+        # One row at a time: hooks would see the padding of a batch as if it were text.
+        measure(LossReadings(self.model), self.rows, batch_size=1)

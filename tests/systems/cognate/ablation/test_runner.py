@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from agentforge.systems.cognate.ablation import sources
 from agentforge.systems.cognate.ablation.arms import TUNING_SEED, Arm, Battery, Run
 from agentforge.systems.cognate.ablation.runner import (
     Results,
@@ -18,7 +19,6 @@ from agentforge.systems.cognate.ablation.runner import (
     run_battery,
     used_runs,
 )
-from agentforge.systems.cognate.ablation.sources import bare
 from agentforge.systems.cognate.ablation.tasks.recall import Recall
 
 PLAIN = Arm("plain", Recall(), minutes=1)
@@ -91,8 +91,12 @@ def test_a_run_is_found_by_what_it_depends_on(tmp_path: Path) -> None:
 
 
 def test_a_comment_or_a_docstring_is_no_other_code() -> None:
-    one = bare('"""A."""\nX = 1\n"""Says."""\ndef f():\n    """B."""\n    return X\n')
-    assert one == bare("X = 1  # one\ndef f():\n\n    return X\n") != bare("X = 2\ndef f():\n    return X\n")
+    one = sources.bare('"""A."""\nX = 1\n"""Says."""\ndef f():\n    """B."""\n    return X\n')
+    assert (
+        one
+        == sources.bare("X = 1  # one\ndef f():\n\n    return X\n")
+        != sources.bare("X = 2\ndef f():\n    return X\n")
+    )
 
 
 def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
@@ -101,3 +105,24 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
     run_battery(BATTERY, Results(tmp_path / "one"), pretended, 1, silent)
     assert outcomes(BATTERY, Results(tmp_path / "two")) == outcomes(BATTERY, Results(tmp_path / "one"))
     assert len(said) == 7 and "0 runs left" in said[-1] and sum("(tuning)" in line for line in said) == 3
+
+
+def test_the_fingerprint_follows_imports_to_the_model_and_leaves_out_what_decides_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read: list[str] = []
+    original = sources.file_of
+
+    def watched(module: str) -> Path | None:
+        read.append(module)
+        return original(module)
+
+    monkeypatch.setattr(sources, "file_of", watched)
+    sources.code_fingerprint.__wrapped__(True)
+    ours = {name.removeprefix("agentforge.") for name in read}
+    assert {"systems.cognate.modeling.neural_memory", "losses.halting", "optim.mugrokfast"} <= ours
+    assert {"systems.cognate.ablation.training", "systems.cognate.ablation.tasks.sudoku"} <= ours
+    assert not {name for name in ours if name.endswith((".tables", ".drawing", ".page", ".artifacts"))}
+    read.clear()
+    sources.code_fingerprint.__wrapped__(False)
+    assert not [name for name in read if name.startswith("agentforge.optim")]

@@ -75,16 +75,19 @@ def test_a_layer_that_loses_its_memory_writes_attention_of_the_fitted_size() -> 
     assert layer_at(small, 2).memory is None and layer_at(small, 2).gate is None
     expected = layer_at(model, 2).self_attn.o_proj.weight * scales[2][:, None]
     assert torch.equal(layer_at(small, 2).self_attn.o_proj.weight, expected)
-    # an untrained model's loss says nothing, but the states behind the prelude should be as close as they can
+    # an untrained model's loss says nothing, but what the layer adds is as close to the trunk's as it can be
     small, unfitted = (with_memories(model, [0, 2], {1: scale}) for scale in (scales[1], torch.ones(32)))
-    wanted, near, far = (behind(one, 1) for one in (model, small, unfitted))
+    wanted = what_comes_of(layer_at(model, 1).gate, model)
+    near, far = (what_comes_of(layer_at(one, 1).self_attn, one) for one in (small, unfitted))
     assert (near - wanted).square().mean() < (far - wanted).square().mean()
 
 
-def behind(model: Any, layer: int) -> Tensor:
-    """The hidden states behind a layer on the rows that are measured."""
+def what_comes_of(module: Any, model: Any) -> Tensor:
+    """The output of a module on the rows that are measured; of several the first."""
     found: list[Tensor] = []
-    handle = layer_at(model, layer).register_forward_hook(lambda _, given, made: found.append(made[0].flatten(0, 1)))
+    handle = module.register_forward_hook(
+        lambda _, given, made: found.append((made[0] if isinstance(made, tuple) else made).flatten(0, 1))
+    )
     with torch.no_grad():
         for row in ROWS:
             model(torch.tensor([row]), use_cache=False)

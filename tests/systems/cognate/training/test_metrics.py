@@ -11,17 +11,25 @@ import pytest
 import torch
 
 from agentforge.artifacts import read_manifest
-from agentforge.errors import UserError
 from agentforge.evaluation.diversity import evaluate_diversity
 from agentforge.evaluation.evaluate import evaluate
 from agentforge.models.auto import register_all
 from agentforge.recipe.schema import Recipe
 from agentforge.systems.cognate.training import metrics
 from agentforge.systems.cognate.training.metrics import METRICS
-from agentforge.systems.registry import named
 from agentforge.trainers.train import train
 from agentforge.training_log import read_metrics
 from tests.systems.cognate.training.conftest import CONFIG, rows, write_rows
+from tests.trainers.tracker_files import (
+    AXIS,
+    TRACKERS,
+    installed,
+    keep_below,
+    names_of,
+    tensorboard_scalars,
+    trackio_lines,
+    wandb_lines,
+)
 
 register_all()
 
@@ -37,14 +45,6 @@ def test_the_page_and_the_code_have_the_same_37() -> None:
     assert len({name for name, *_ in table}) == len(METRICS) == 37
 
 
-def present(name: str) -> bool:
-    """Tell whether an optimiser or a hook of another part of the house is here."""
-    try:
-        return named("optimizers", name) is not None
-    except UserError:
-        return False
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     """A training of two stages with all that the table asks for, and its models' diversity."""
@@ -58,6 +58,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
         "eval_strategy": "epoch",
         "save_strategy": "epoch",
         "bf16": False,
+        "report_to": installed(),
     }
     fields: dict[str, Any] = {
         "name": "all",
@@ -72,13 +73,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
             "method": "pretrain",
             "args": args,
             "keep": {"epochs": 1},
-            **(optimizer if present("mugrokfast") else {}),
+            **optimizer,
         },
     }
     recipe = Recipe.model_validate(fields)
     made = [row | {"source": "ab"[number % 2] + ".jsonl"} for number, row in enumerate(rows(60, 0))]
     write_rows(recipe.artifact("data"), made, rows(6, 1))
-    trained = train(recipe)
+    with pytest.MonkeyPatch.context() as patched:
+        keep_below(place, patched)
+        trained = train(recipe)
     fields["evaluate"] = {
         "diversity": {"models": {"early": str(trained / "epoch-1"), "late": str(trained / "epoch-2")}, "rows": 6}
     }
@@ -94,8 +97,6 @@ def absent() -> set[str]:
     missing = {metrics.QK_CLIP}  # the tiny model normalises queries and keys instead
     if not torch.cuda.is_available():
         missing.add("a GPU")
-    if not present("mugrokfast"):
-        missing |= {metrics.MUON, metrics.GROKFAST}
     return {metric.name for metric in METRICS if metric.needs in missing}
 
 
@@ -111,6 +112,19 @@ def test_each_is_in_a_real_run_where_the_table_says(run: Recipe) -> None:
         wanted = {metric.name for metric in METRICS if metric.when == when} - absent()
         assert wanted <= names, f"{when}: {sorted(wanted - names)}"
     assert not absent() & {name for line in lines for name in line}, "what is not known is absent, not 0"
+
+
+@pytest.mark.parametrize("tracker", TRACKERS)
+def test_trackers_have_the_same_names(run: Recipe, tracker: str) -> None:
+    if tracker not in installed():
+        pytest.skip(f"{tracker} is not installed")
+    place = Path(run.output_dir)
+    found = {
+        "tensorboard": lambda: set(tensorboard_scalars(place / "tensorboard" / run.trained.name)),
+        "trackio": lambda: names_of(trackio_lines(place, "agentforge", run.trained.name)) - {AXIS},
+        "wandb": lambda: names_of(wandb_lines(place)) - {AXIS},
+    }[tracker]()
+    assert found == names_of(read_metrics(run.trained / "metrics.jsonl")) - {"step"}
 
 
 def test_none_is_a_constant(run: Recipe) -> None:
