@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from agentforge.systems.cognate.ablation.page import STAGE, TABLES, write_tables
 from agentforge.systems.cognate.ablation.runner import Results, outcomes, run_battery, tuning_runs, used_runs
 from agentforge.systems.cognate.ablation.sources import code_fingerprint
 
+OUTPUT = Path("runs/cognate")
 RUNS = "ablation-runs"
 """Folder of finished runs, kept between batteries; deleting it costs time and nothing else."""
 
@@ -31,7 +32,7 @@ def main(words: Sequence[str] | None = None) -> int:
         if options.plan:
             print(budget(battery, options.workers))
             return 0
-        target = ablate(battery, Path(options.output), options.workers, options.replace)
+        target = ablate(battery, options.output, options.workers, options.replace, _say)
     except UserError as error:
         print(error, file=sys.stderr)
         return error.exit_code
@@ -40,17 +41,23 @@ def main(words: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _say(line: str) -> None:
+    print(line, flush=True)  # into a file, too, each line when it is said
+
+
 def _options(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m agentforge.systems.cognate.ablation", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="only the questions with the largest answers")
     parser.add_argument("--plan", action="store_true", help="show the runs and their minutes, and do nothing")
     parser.add_argument("--replace", action="store_true", help="make the tables again, from runs that are still valid")
     parser.add_argument("--workers", type=int, default=min(2, available_cores()), help="processes of one thread each")
-    parser.add_argument("--output", default="runs/cognate", help="directory of the artefact")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="directory of the artefact")
     return parser.parse_args(words)
 
 
-def ablate(battery: Battery, output: Path, workers: int, replace: bool = False) -> Path:
+def ablate(
+    battery: Battery, output: Path, workers: int, replace: bool = False, say: Callable[[str], None] = print
+) -> Path:
     """Run a battery, or go on with one that was stopped.
 
     Returns:
@@ -65,9 +72,9 @@ def ablate(battery: Battery, output: Path, workers: int, replace: bool = False) 
     depends = {"code": code_fingerprint(True), "battery": describe(battery)}
     with stage_directory(output / f"ablation-{battery.name}", stage=STAGE, recipe=depends, replace=replace) as work:
         if not work.done:
-            run_battery(battery, results, train, workers, lambda line: print(line, flush=True))
+            run_battery(battery, results, train, workers, say)
             used = used_runs(battery, results)
-            seconds = sum(results.get(run)["cpu_seconds"] for run in used)
+            seconds = sum(found["cpu_seconds"] for run in used if (found := results.get(run)) is not None)
             findings = findings_of(battery, outcomes(battery, results), seconds)
             write_findings(work.path, findings)
             write_tables_and_pictures(work.path, findings)
