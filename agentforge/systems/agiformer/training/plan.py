@@ -1,38 +1,19 @@
-"""What a training of an AGIFORMER has beyond any other's: bits in the log, and sparse gradients that are not clipped."""
+"""What a training of an AGIFORMER has beyond any other's: bits in the log, sparse gradients that are not clipped."""
 
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel
 
 from agentforge.errors import UserError
 from agentforge.recipe.schema import Recipe
 from agentforge.systems.agiformer.checkpoint_types import is_agiformer
+from agentforge.systems.agiformer.training.objective import ByteObjective
 from agentforge.systems.agiformer.training.row_optimizer import RowMuGrokfast
 from agentforge.trainers.supervised.additions import Additions, TrainingPlan
-
-LN2 = math.log(2)
-
-
-class Bits(TrainerCallback):
-    """Adds to each line the loss in bits per byte: one token is one byte."""
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **_: Any,
-    ) -> None:
-        """Divide nats by ln 2."""
-        for nats, bits in (("loss", "bpc"), ("eval_loss", "eval_bpc")):
-            if logs is not None and nats in logs:
-                logs[bits] = logs[nats] / LN2
 
 
 class AgiformerPlan(TrainingPlan):
@@ -40,7 +21,7 @@ class AgiformerPlan(TrainingPlan):
         self._optimizer: RowMuGrokfast | None = None
 
     def prepare(self, model: PreTrainedModel) -> Additions:
-        return Additions(on_optimizer=self._keep, before_clipping=self._set_aside, callbacks=[Bits()])
+        return Additions(ByteObjective(model), on_optimizer=self._keep, before_clipping=self._set_aside)
 
     def _keep(self, optimizer: Any) -> None:
         inner = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it

@@ -1,7 +1,7 @@
 """MuGrokfast, and for the n-gram tables an Adam that touches only the rows of a step.
 
-A step of a few thousand bytes uses a few thousand of a hundred thousand rows. Dense gradients and moments of all of them
-would cost more than the rest of the model; with sparse gradients a table costs memory, and hardly any arithmetic.
+A step of a few thousand bytes uses a few thousand of a hundred thousand rows. Dense gradients and moments of all of
+them would cost more than the rest of the model; with sparse gradients a table costs memory, and hardly any arithmetic.
 """
 
 from __future__ import annotations
