@@ -36,6 +36,8 @@ ROWS = "rows.jsonl"
 def evaluate(recipe: Recipe, model: str | None = None, replace: bool = False) -> Path:
     """Score a model on whatever the recipe evaluates: tool calls, tasks of environments, the loss on held-out rows.
 
+    A recipe with `evaluate.diversity` names a set of models. Without ``model`` that set is compared.
+
     Args:
         recipe: `evaluate.tool_calls` names the questions, `evaluate.environments` the tasks, `evaluate.loss` says what
             is measured on the eval rows of its prepared data.
@@ -52,7 +54,13 @@ def evaluate(recipe: Recipe, model: str | None = None, replace: bool = False) ->
     """
     chosen = recipe.evaluate
     own = asked_for(recipe)
+    if chosen.diversity is not None and model is None:
+        from agentforge.evaluation.diversity.evaluate_diversity import evaluate_diversity
+
+        return evaluate_diversity(recipe, replace)
     if chosen.tool_calls is None and chosen.environments is None and chosen.loss is None and not own:
+        if chosen.diversity is not None:
+            raise UserError("evaluate.diversity compares the models that it names; leave out --model")
         others = ", ".join(f"evaluate.{name}" for name in ("environments", "loss", *names_of("evaluations")))
         raise UserError(
             f"{recipe.full_name} has nothing to evaluate on: set evaluate.tool_calls.prompts to a JSONL file, or one "
@@ -115,6 +123,7 @@ def _depends(recipe: Recipe, chosen: list[Chosen], location: ModelLocation) -> d
 def _without_unused(recipe: Recipe) -> dict[str, Any]:
     found = without_unused_keys("evaluate", recipe.evaluate)
     del found["batch_size"]  # the scores do not depend on it
+    del found["diversity"]  # it is about a set of models, and has an artefact of its own
     if recipe.evaluate.loss is not None:
         found["loss"] = without_unused_keys("evaluate.loss", recipe.evaluate.loss)
     return found

@@ -49,7 +49,8 @@ class MuGrokfast(torch.optim.Optimizer):
         momentum: of Muon.
         nesterov: whether Muon looks ahead.
         every: a hidden matrix moves in one of so many steps, then so many times as far; they take turns.
-        betas, eps: of AdamW.
+        betas: of AdamW.
+        eps: of AdamW.
         grokfast_lambda: weight of the slow gradient; 0: no filter, and no memory for it.
         grokfast_alpha: decay of the average that is the slow gradient.
         blocks: how fused matrices (q, k and v in one) are taken apart.

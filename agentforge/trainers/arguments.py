@@ -135,6 +135,9 @@ def _defaults(recipe: Recipe, evaluates: bool) -> dict[str, Any]:
         "logging_nan_inf_filter": False,
         # Not "all": nothing leaves the machine unless the recipe asks for it. `metrics.jsonl` is always written.
         "report_to": [],
+        # Trackers would draw a name by lot, and file the run under "huggingface".
+        "run_name": recipe.trained.name,
+        "project": "agentforge",
         "disable_tqdm": True,
         # The rows have only the columns that the collator needs; the parent would drop the lengths of packed documents.
         "remove_unused_columns": False,

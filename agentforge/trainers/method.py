@@ -27,6 +27,9 @@ from agentforge.trainers.guarded_trainer import GuardedTrainer, Guards, RunCount
 # Where a method keeps what only the running training reads; below the checkpoints' directory, deleted at the end.
 CACHE = "rows"
 
+# Arguments that say where figures are shown and under which name.
+REPORTING = {"report_to", "run_name", "project"}
+
 
 def refuse_keys(train: Train) -> None:
     """Refuse keys of the supervised methods under another one, which would not read them.
@@ -37,7 +40,7 @@ def refuse_keys(train: Train) -> None:
     if METHODS[train.method].supervised:
         return
     readers = " and ".join(name for name, spec in METHODS.items() if spec.supervised)
-    for key in ("trainable", *system_keys("train")):
+    for key in ("trainable", "keep", *system_keys("train")):
         if not is_default(train, key):
             raise UserError(f"train.{key} belongs to the methods {readers}; {train.method} does not read it")
 
@@ -59,6 +62,8 @@ class Method(ABC):
         found = self.recipe.model_dump(include=set(self.sections)) | {"max_length": self.recipe.data.max_length}
         found["model"].pop("history")  # a condition on the base, not a part of it
         found["train"] = without_unused_keys("train", self.recipe.train)
+        # Where the figures are sent does not change them: a tracker may be added to a run that has begun.
+        found["train"]["args"] = {key: value for key, value in found["train"]["args"].items() if key not in REPORTING}
         return found
 
     def inputs(self) -> dict[str, Path | str]:

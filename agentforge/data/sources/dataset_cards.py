@@ -17,13 +17,18 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+_SAYS_NOTHING_OF_ROWS = {"title", "pin_note", "caveats", "reason", "rows", "megabytes", "evaluation_splits"}
+
+
 class DatasetCard(Section):
     """What is known of a data set. `enabled: false` needs a `reason`; so does a missing pin a `pin_note`."""
 
     id: str
     title: str
     hub_id: str | None = Field(None, description="ORG/NAME of a Hub data set")
-    generator: Literal["python_docs"] | None = Field(None, description="made on this machine instead of downloaded")
+    generator: Literal["python_docs", "drill_sums", "drill_recall", "drill_swaps"] | None = Field(
+        None, description="made on this machine instead of downloaded"
+    )
     urls: dict[str, str] = Field(default_factory=dict, description="file name to address, of what is not on the Hub")
     revision: str | None = Field(
         None, description="commit that is downloaded; none: the first download records its own"
@@ -33,6 +38,9 @@ class DatasetCard(Section):
         default_factory=dict, description="split to globs; the first glob that matches anything is taken"
     )
     default_split: str = "train"
+    evaluation_splits: list[str] = Field(
+        default_factory=list, description="splits that benchmarks score; data.mix may not train on them"
+    )
     columns: list[str] = Field(default_factory=list, description="columns of a raw row")
     rows: int | None = Field(None, ge=1, description="approximate, of the default split")
     megabytes: float | None = Field(None, gt=0, description="approximate download of the default split")
@@ -49,7 +57,7 @@ class DatasetCard(Section):
     @property
     def identity(self) -> str:
         """Hash of what decides which rows come out; a sentence about them, or a size, may be reworded."""
-        return hash_json(self.model_dump(exclude={"title", "pin_note", "caveats", "reason", "rows", "megabytes"}))
+        return hash_json(self.model_dump(exclude=_SAYS_NOTHING_OF_ROWS))
 
     @model_validator(mode="after")
     def _complete(self) -> DatasetCard:
@@ -61,6 +69,8 @@ class DatasetCard(Section):
             raise ValueError("without a `revision` it needs a `pin_note`")
         if self.enabled and self.hub_id and self.default_split not in self.files:
             raise ValueError(f"files has no split '{self.default_split}'")
+        if unknown := [split for split in self.evaluation_splits if split not in self.files]:
+            raise ValueError(f"evaluation_splits names '{unknown[0]}', which files does not have")
         return self
 
     def globs(self, split: str | None) -> list[str]:

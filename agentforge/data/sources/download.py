@@ -17,10 +17,12 @@ from agentforge.data.sources.source_files import (
     Lock,
     LockedFile,
     MissingData,
+    SwitchedOff,
     choose_files,
     evaluation_source,
     locate,
     read_lock,
+    refuse_evaluation_split,
     registered,
     resolved_revision,
     snapshot,
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
 __all__ = ["DownloadReport", "MissingData", "SourceReport", "download", "locate", "report_table"]
 
 log = logging.getLogger(__name__)
+
+CONVERTED = "refs/convert/parquet"
+"""Branch on which the Hub keeps its own conversion of a data set: CONFIG/SPLIT/0000.parquet."""
 
 Status = Literal["here", "downloaded", "missing"]
 SPARE = 1 << 30
@@ -113,6 +118,8 @@ def download(recipe: Recipe) -> DownloadReport:
     report = DownloadReport()
     plans: list[tuple[SourceReport, Source, DownloadPlan]] = []
     problems: list[UserError] = []
+    for source in data.mix:
+        refuse_evaluation_split(source)
     # Every source is looked at before the first is fetched, so that the disk is checked against the total and all that
     # is missing is reported at once.
     for source, use in wanted:
@@ -152,6 +159,8 @@ def _look(source: Source, data: Data, entry: SourceReport, problems: Sequence[Us
     try:
         _describe(entry, source, data, "here")
         return None
+    except SwitchedOff:
+        raise  # nothing to fetch
     except MissingData:
         card = registered(source)
         if card is None:
@@ -170,7 +179,14 @@ def _plan(card: DatasetCard, split: str | None) -> DownloadPlan:
     hub_id, globs = str(card.hub_id), card.globs(split)
     commit, listed = hub.list_files(hub_id, resolved_revision(card))
     by_name = {file.name: file for file in listed}
-    if not (chosen := choose_files(by_name, globs)):
+    chosen = choose_files(by_name, globs)
+    # A repository that holds only a loading script. `datasets` runs none since its version 4, but the Hub keeps its
+    # rows as Parquet on a branch of its own.
+    if not chosen and any(name.endswith(".py") for name in by_name):
+        commit, listed = hub.list_files(hub_id, CONVERTED)
+        by_name = {file.name: file for file in listed}
+        chosen = choose_files(by_name, globs)
+    if not chosen:
         some = ", ".join(sorted(by_name)[:5]) or "nothing"
         raise UserError(
             f"{hub_id} has no files {' or '.join(globs)} (it has {some} ...); correct `files` in the card {card.id}"

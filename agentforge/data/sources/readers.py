@@ -1,4 +1,4 @@
-"""Raw rows of JSON Lines, JSON arrays, Parquet and text files: streamed, and every unreadable row counted.
+"""Raw rows of JSON Lines, JSON arrays, Parquet, XML and text files: streamed, and every unreadable row counted.
 
 What can be repaired without guessing (a byte order mark, raw control characters inside strings, half surrogate pairs)
 is repaired and counted; everything else is counted as bad, with the numbers of the first lines.
@@ -18,6 +18,7 @@ from json.decoder import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
+from agentforge.data.sources.xml_rows import read_xml
 from agentforge.errors import CheckRefused, UserError, first_line
 
 Raw = dict[str, Any]
@@ -95,7 +96,8 @@ def read_rows(path: Path, counts: ReadCounts, columns: Sequence[str] | None = No
     arguments that nobody gave it. (JSON can: an explicit null there stays.)
 
     Args:
-        path: `.jsonl`, `.json` (an array, or lines), `.parquet`, `.txt` or `.md`; all but Parquet also as `.gz`.
+        path: `.jsonl`, `.json` (an array, or lines), `.parquet`, `.xml`, `.txt` or `.md`; all but Parquet also as
+            `.gz`.
         counts: is added to.
         columns: of Parquet, the columns to read; None for all.
 
@@ -278,6 +280,12 @@ def _read_text(file: BufferedIOBase, path: Path, counts: ReadCounts) -> Iterator
             return
 
 
+def _read_xml(file: BufferedIOBase, path: Path, counts: ReadCounts) -> Iterator[Raw]:
+    for row in read_xml(file, path, counts.rows):
+        counts.rows += 1
+        yield row
+
+
 def _read_parquet(path: Path, counts: ReadCounts, columns: Sequence[str] | None) -> Iterator[Raw]:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -309,6 +317,7 @@ def drop_none(value: Any) -> Any:
 _READERS: dict[str, Callable[[BufferedIOBase, Path, ReadCounts], Iterator[Raw]]] = {
     ".jsonl": _read_lines,
     ".json": _read_json,
+    ".xml": _read_xml,
     ".txt": _read_text,
     ".md": _read_text,
 }
