@@ -51,11 +51,11 @@ RECALL = Recall()
 WINDOW = 8
 REMEMBERS = tiny(sliding_window=WINDOW, memory_layers=None)
 MEMORY = (
-    Arm("neural memory", RECALL, REMEMBERS, steps=800, minutes=0.5),
-    Arm("neural memory with momentum", RECALL, {**REMEMBERS, "memory_momentum": True}, steps=800, minutes=0.7),
-    Arm("EMA memory", RECALL, REMEMBERS, steps=800, ema_memory=True, minutes=0.7),
-    Arm("no memory", RECALL, tiny(sliding_window=WINDOW), steps=800, minutes=0.6),
-    Arm("full attention", RECALL, tiny(), steps=800, minutes=0.6),
+    Arm("neural memory", RECALL, REMEMBERS, steps=1000, minutes=0.5),
+    Arm("neural memory with momentum", RECALL, {**REMEMBERS, "memory_momentum": True}, steps=1000, minutes=0.7),
+    Arm("EMA memory", RECALL, REMEMBERS, steps=1000, ema_memory=True, minutes=0.8),
+    Arm("no memory", RECALL, tiny(sliding_window=WINDOW), steps=1000, minutes=0.7),
+    Arm("full attention", RECALL, tiny(), steps=1000, minutes=0.7),
 )
 MEMORY_QUESTIONS = (
     Question(
