@@ -53,7 +53,8 @@ def gated_delta_rule(
     """Return what each token reads of the memory behind its own write, `(B, H, T, dv)`, and the last state.
 
     Args:
-        q, k: `(B, H, T, dk)`, keys of length 1 at most.
+        q: `(B, H, T, dk)`.
+        k: `(B, H, T, dk)`, of length 1 at most.
         v: `(B, H, T, dv)`.
         beta: `(B, H, T)` in [0, 1], how much of the error is corrected; 0: the token writes nothing.
         log_decay: `(B, H, T)`, at most 0; -inf forgets everything.

@@ -118,10 +118,10 @@ class Collapse(Section):
 
 
 class Optimizer(Section):
-    """An optimiser from a system."""
+    """An optimiser of agentforge or of a system, in place of those of `train.args.optim`."""
 
     name: str
-    options: dict[str, Any] = Field(default_factory=dict, description="arguments of its constructor")
+    options: dict[str, Any] = Field(default_factory=dict, description="its options")
 
 
 class Keep(Section):
@@ -138,7 +138,9 @@ class Train(Section):
         default_factory=dict, description="fields of the method's config class (TrainingArguments, SFTConfig ...)"
     )
     lora: dict[str, Any] | None = Field(None, description="fields of peft.LoraConfig; none: all weights are trained")
-    optimizer: Optimizer | None = Field(None, description="an optimiser from a system; none: `train.args.optim`")
+    optimizer: Optimizer | None = Field(
+        None, description="mugrokfast, or one that a system brings; none: `train.args.optim`"
+    )
     ema: float | None = Field(
         None,
         gt=0,

@@ -35,6 +35,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from agentforge.artifacts import write_json
 from agentforge.errors import CheckRefused, UserError
+from agentforge.optim.parameter_split import UNDECAYED
 from agentforge.trainers.averaged_weights import AveragedWeights
 from agentforge.trainers.batching import IGNORED
 from agentforge.trainers.checkpoints import seal
@@ -44,7 +45,6 @@ log = logging.getLogger(__name__)
 
 COUNTERS = "counters.json"
 AVERAGED = "averaged_weights.safetensors"
-UNDECAYED = ("A_log", "D", "dt_bias")
 # A key of the parent's final summary, and of no other line.
 SUMMARY = "train_runtime"
 

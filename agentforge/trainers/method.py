@@ -16,8 +16,10 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from agentforge.errors import UserError
 from agentforge.models.build import add_lora, identify_base
 from agentforge.recipe.methods import METHODS
+from agentforge.recipe.optimizers import OPTIMIZERS
 from agentforge.recipe.schema import Recipe, Train
 from agentforge.recipe.section import is_default
+from agentforge.references import resolve
 from agentforge.systems.registry import named, system_keys, without_unused_keys
 from agentforge.trainers.callbacks.limits import LimitsCallback
 from agentforge.trainers.guarded_trainer import GuardedTrainer, Guards, RunCounters
@@ -107,6 +109,7 @@ class Method(ABC):
         chosen = self.recipe.train.optimizer
         if chosen is None:
             return None
-        make = named("optimizers", chosen.name)
+        house = OPTIMIZERS.get(chosen.name)
+        make = named("optimizers", chosen.name) if house is None else resolve(house.make)
         assert make is not None, "the recipe was checked"
         return partial(make, args=self.args, **chosen.options)

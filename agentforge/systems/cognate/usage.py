@@ -27,5 +27,16 @@ from {package} import {loader}
 model = {loader}.from_pretrained("{path}")
 ```
 
-The argument `exit_threshold` of the model and of `generate` says how long it thinks about each token: 0.95 thinks
-long, 0.5 answers soon, `None` always takes all {config.get("max_recursions", 3)} iterations."""
+{_thinking(config)}"""
+
+
+def _thinking(config: Mapping[str, Any]) -> str:
+    """Return what a reader must know of how long the model thinks."""
+    iterations = int(config.get("max_recursions", 3))
+    if config.get("halting") == "none" or iterations < 2:
+        return f"It always thinks in {iterations} iteration{'s' if iterations > 1 else ''} about each token."
+    name, threshold = config.get("specialisation"), config.get("exit_threshold")
+    own = f"`{threshold:g}`" if threshold is not None else "`None`"
+    this = f"This is the *{name}* specialisation, with {own}." if name else f"This model has {own}."
+    return f"""The argument `exit_threshold` of the model and of `generate` says how long it thinks about each token:
+0.95 thinks long, 0.5 answers soon, `None` always takes all {iterations} iterations. {this}"""

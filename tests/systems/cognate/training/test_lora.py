@@ -34,7 +34,7 @@ def test_an_adapter_that_is_never_run_is_refused(targets: Any) -> None:
 
 
 def test_peft_alone_would_not_say_so() -> None:
-    """The reason for the refusal: at a rank that the groups divide, peft takes it, and the loss does not depend on it."""
+    """Why: at a rank that the groups divide, peft takes it, and the loss does not depend on it."""
     model = get_peft_model(trunk(), LoraConfig(r=16, target_modules=["q_conv"]))
     assert not model.train()(input_ids=IDS, labels=IDS).loss.requires_grad
 

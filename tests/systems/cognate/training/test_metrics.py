@@ -11,14 +11,12 @@ import pytest
 import torch
 
 from agentforge.artifacts import read_manifest
-from agentforge.errors import UserError
 from agentforge.evaluation.diversity import evaluate_diversity
 from agentforge.evaluation.evaluate import evaluate
 from agentforge.models.auto import register_all
 from agentforge.recipe.schema import Recipe
 from agentforge.systems.cognate.training import metrics
 from agentforge.systems.cognate.training.metrics import METRICS
-from agentforge.systems.registry import named
 from agentforge.trainers.train import train
 from agentforge.training_log import read_metrics
 from tests.systems.cognate.training.conftest import CONFIG, rows, write_rows
@@ -45,14 +43,6 @@ def test_the_page_and_the_code_have_the_same_37() -> None:
     table = re.findall(r"^\| `([^`]+)` \| (\w+) \| (.*) \| (.*?) ?\|$", section, re.MULTILINE)
     assert table == [(metric.name, metric.when, metric.definition, metric.needs) for metric in METRICS]
     assert len({name for name, *_ in table}) == len(METRICS) == 37
-
-
-def present(name: str) -> bool:
-    """Tell whether an optimiser or a hook of another part of the house is here."""
-    try:
-        return named("optimizers", name) is not None
-    except UserError:
-        return False
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +73,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
             "method": "pretrain",
             "args": args,
             "keep": {"epochs": 1},
-            **(optimizer if present("mugrokfast") else {}),
+            **optimizer,
         },
     }
     recipe = Recipe.model_validate(fields)
@@ -107,8 +97,6 @@ def absent() -> set[str]:
     missing = {metrics.QK_CLIP}  # the tiny model normalises queries and keys instead
     if not torch.cuda.is_available():
         missing.add("a GPU")
-    if not present("mugrokfast"):
-        missing |= {metrics.MUON, metrics.GROKFAST}
     return {metric.name for metric in METRICS if metric.needs in missing}
 
 
