@@ -68,6 +68,8 @@ def prepare(recipe: Recipe, replace: bool = False) -> Path:
         UserError: the recipe or an input is wrong, or the disk is full.
         CheckRefused: too many unreadable rows, a source of which every row is rejected, or nothing is left to train on.
     """
+    if recipe.data.prepared is not None:
+        raise UserError(f"data.prepared: this recipe reads {recipe.data.prepared}; prepare the recipe that makes it")
     if not recipe.data.mix:
         raise UserError("data.mix is empty: name at least one data set (`agentforge download --list`) or file")
     target = recipe.artifact("data")
@@ -91,7 +93,7 @@ def _identity(recipe: Recipe) -> dict[str, Any]:
         # a system's keys and the curriculum say how the rows are trained on, not what they are
         # The number of processes and the mirror change no row; what `allow_missing` leaves out shows in the inputs.
         "data": recipe.data.model_dump(
-            exclude={"workers", "hub_mirror", "allow_missing", "curriculum", *system_keys("data")}
+            exclude={"workers", "hub_mirror", "allow_missing", "curriculum", "prepared", *system_keys("data")}
         ),
         # A recipe with a tokenizer of its own may change its base model and keep its prepared data.
         "tokenizer": recipe.model.model_dump(include={"tokenizer"} if recipe.model.tokenizer else {"path", "revision"}),

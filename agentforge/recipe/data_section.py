@@ -93,6 +93,9 @@ class Data(Section):
         None, ge=1, description="rows or tokens of the mix; none: as many as weights and max_repeats allow"
     )
     max_repeats: float = Field(4.0, gt=0)
+    prepared: str | None = Field(
+        None, description="directory of another recipe's prepared data, read instead of this recipe's own"
+    )
     hub_mirror: str | None = Field(None, description="directory with the Hub's layout: ORG/NAME/files")
     allow_missing: bool = False
     max_bad_rows: float = Field(

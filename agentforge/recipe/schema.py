@@ -292,6 +292,8 @@ class Recipe(Section):
 
     def artifact(self, suffix: str) -> Path:
         """The directory of one artefact: ``runs/aj/AJ-DeepSeekR1Qwen32B-v2.0.0-merged``."""
+        if suffix == "data" and self.data.prepared is not None:
+            return Path(self.data.prepared)
         return Path(self.output_dir) / f"{self.full_name}-{suffix}"
 
     @property

@@ -26,7 +26,9 @@ class DatasetCard(Section):
     id: str
     title: str
     hub_id: str | None = Field(None, description="ORG/NAME of a Hub data set")
-    generator: Literal["python_docs"] | None = Field(None, description="made on this machine instead of downloaded")
+    generator: Literal["python_docs", "drill_sums", "drill_recall", "drill_swaps"] | None = Field(
+        None, description="made on this machine instead of downloaded"
+    )
     urls: dict[str, str] = Field(default_factory=dict, description="file name to address, of what is not on the Hub")
     revision: str | None = Field(
         None, description="commit that is downloaded; none: the first download records its own"

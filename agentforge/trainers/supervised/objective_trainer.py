@@ -136,8 +136,8 @@ class ObjectiveTrainer(GuardedTrainer):
             sums = {name: value.item() for name, value in self._evaluated.items()}
             tokens = max(sums.pop("tokens"), 1.0)
             means = {name: value / tokens for name, value in sums.items()}
-            output.metrics["eval_loss"] = means.pop("loss")
-            output.metrics |= self.additions.objective.figures(means)
+            figures = {"eval_loss": means["loss"]} | self.additions.objective.figures(means)
+            output = output._replace(metrics=(output.metrics or {}) | figures)
         return output
 
     def _save_state(self, checkpoint: Path) -> None:
