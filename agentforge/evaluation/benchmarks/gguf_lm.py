@@ -17,7 +17,7 @@ MAX_NEW_TOKENS = 256
 """As lm-eval has it for transformers."""
 
 
-class GGUFLM(TemplateLM):  # type: ignore[misc]
+class GGUFLM(TemplateLM):
     """Scores and writes one row at a time; what two rows begin with alike is read once.
 
     Attributes:

@@ -22,7 +22,7 @@ from agentforge.models.row_isolation import Way, isolation_of
 from agentforge.rollouts.policies.transformers_policy import load_weights
 
 
-class TransformersLM(HFLM):  # type: ignore[misc]
+class TransformersLM(HFLM):
     """A checkpoint, or a base with its adapter.
 
     Args:
@@ -65,7 +65,7 @@ class TransformersLM(HFLM):  # type: ignore[misc]
 
     @contextmanager
     def _proven(self, way: Way) -> Iterator[None]:
-        wanted = self.batch_size_per_gpu
+        wanted: int = self.batch_size_per_gpu  # type: ignore[has-type]  # lm-eval sets it in its constructor
         if wanted > 1 and not isolation_of(self.model).allows(way):
             self.batch_size_per_gpu = 1
         try:
