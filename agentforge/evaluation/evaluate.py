@@ -139,12 +139,13 @@ def _score_model(recipe: Recipe, selection: TaskSelection, location: ModelLocati
         "recipe": recipe.full_name,
         "model": {"label": location.label, "kind": location.kind, "path": location.path, "base": location.base},
     }
+    # Before the losses: whether a benchmark's rows are here should be known before any weights are opened.
+    report |= evaluate_own(recipe, location, work)
     if recipe.evaluate.loss is not None:
         from agentforge.evaluation.losses.evaluate_loss import evaluate_losses
 
         # It opens the model by itself and lets it go again, before the policy below opens its own.
         report |= evaluate_losses(recipe, location, work)
-    report |= evaluate_own(recipe, location, work)
     if questions or selection.chosen:
         policy = open_policy(location, engine=recipe.rollouts.engine)
         if questions:

@@ -33,6 +33,10 @@ from agentforge.recipe.optimizers import MuGrokfastOptions, filled_in
 
 # Matrices are orthogonalised in stacks of at most this many numbers: enough to keep a GPU busy, and little memory.
 STACK = 2**25
+SHARDED = (
+    "mugrokfast orthogonalises whole matrices, but FSDP and ZeRO hold parts of them; launch with DDP, or leave out "
+    "train.optimizer"
+)
 
 
 class MuGrokfast(torch.optim.Optimizer):
@@ -44,7 +48,9 @@ class MuGrokfast(torch.optim.Optimizer):
         weight_decay: decoupled, times the group's learning rate.
         momentum: of Muon.
         nesterov: whether Muon looks ahead.
-        betas, eps: of AdamW.
+        every: a hidden matrix moves in one of so many steps, then so many times as far; they take turns.
+        betas: of AdamW.
+        eps: of AdamW.
         grokfast_lambda: weight of the slow gradient; 0: no filter, and no memory for it.
         grokfast_alpha: decay of the average that is the slow gradient.
         blocks: how fused matrices (q, k and v in one) are taken apart.
@@ -62,6 +68,7 @@ class MuGrokfast(torch.optim.Optimizer):
         weight_decay: float = 0.1,
         momentum: float = 0.95,
         nesterov: bool = True,
+        every: int = 1,
         betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8,
         grokfast_lambda: float = 0.0,
@@ -75,6 +82,8 @@ class MuGrokfast(torch.optim.Optimizer):
             "weight_decay": weight_decay,
             "momentum": momentum,
             "nesterov": nesterov,
+            "every": every,
+            "turn": 0,
             "betas": betas,
             "eps": eps,
             "grokfast_lambda": grokfast_lambda,
@@ -134,10 +143,18 @@ class MuGrokfast(torch.optim.Optimizer):
     def _muon(self, group: dict[str, Any], parameters: list[Tensor], gradients: list[Tensor]) -> None:
         momentum = self._states(parameters, "momentum")
         torch._foreach_lerp_(momentum, gradients, 1 - group["momentum"])
+        # A momentum of 20 steps hardly turns from one to the next. So matrices may take turns: half of them move in a
+        # step, twice as far, and orthogonalising costs half. The turn is in the group, and so in the checkpoint.
+        due = [index for index in range(len(parameters)) if (group["turn"] + index) % group["every"] == 0]
+        group["turn"] = (group["turn"] + 1) % group["every"]
+        if not due:
+            return
+        parameters, gradients, momentum = ([kind[i] for i in due] for kind in (parameters, gradients, momentum))
         ahead = torch._foreach_lerp(gradients, momentum, group["momentum"]) if group["nesterov"] else momentum
         updates = self._orthogonal(parameters, list(ahead))
-        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(parameters, updates, alpha=-group["lr"])
+        rate = group["lr"] * group["every"]
+        torch._foreach_mul_(parameters, 1 - rate * group["weight_decay"])
+        torch._foreach_add_(parameters, updates, alpha=-rate)
 
     def _orthogonal(self, parameters: list[Tensor], matrices: list[Tensor]) -> list[Tensor]:
         """Return the matrices made orthogonal, each scaled to the root mean square of AdamW's updates.
@@ -189,15 +206,15 @@ class MuGrokfast(torch.optim.Optimizer):
         """Return figures of the last step by name; what it did not have is absent.
 
         ``lr_muon``, ``lr_aux``: learning rates that it used. ``update_rms``: root mean square of what Muon added to the
-        hidden matrices. ``grokfast_ratio``: norm of what the filter added, as a share of the gradient's. QK-Clip's
-        are added.
+        hidden matrices that moved. ``grokfast_ratio``: norm of what the filter added, as a share of the gradient's.
+        QK-Clip adds its own.
         """
         found: dict[str, float] = {}
         for group in self.param_groups:
             found.setdefault("lr_muon" if group["use_muon"] else "lr_aux", float(group["lr"]))
         if self._update_numbers:
             mean = torch.stack(self._update_squares).sum() / self._update_numbers
-            found["update_rms"] = found["lr_muon"] * float(mean.sqrt())
+            found["update_rms"] = found["lr_muon"] * self.param_groups[0]["every"] * float(mean.sqrt())
         if self._filter_norms:
             gradient, added = (torch.stack(norms).norm() for norms in zip(*self._filter_norms, strict=True))
             if gradient > 0:
@@ -216,10 +233,7 @@ def _norm(tensors: list[Tensor]) -> Tensor:
 
 def _check(parameter: Tensor, use_muon: bool) -> None:
     if isinstance(parameter, DTensor) or hasattr(parameter, "ds_id"):
-        raise UserError(
-            "mugrokfast orthogonalises whole matrices, but FSDP and ZeRO hold parts of them; launch with DDP, or leave "
-            "out train.optimizer"
-        )
+        raise UserError(SHARDED)
     if use_muon and parameter.ndim != 2:
         raise ValueError(f"Muon is for matrices, not for a parameter of shape {tuple(parameter.shape)}")
 
@@ -247,6 +261,7 @@ def make_mugrokfast(model: nn.Module, args: TrainingArguments, **options: Any) -
         weight_decay=args.weight_decay,
         momentum=chosen.momentum,
         nesterov=chosen.nesterov,
+        every=chosen.every,
         betas=(args.adam_beta1, args.adam_beta2),
         eps=args.adam_epsilon,
         grokfast_lambda=chosen.grokfast_lambda,

@@ -126,8 +126,8 @@ def _why_not_muon(model: nn.Module, ends: set[int], name: str, module: nn.Module
         return "embeddings and head"
     if parameter.ndim != 2 or not isinstance(module, nn.Linear | Conv1D):
         return "no matrix of a linear module"
-    # A head that the model does not give as its output embeddings
-    if getattr(config, "vocab_size", None) in parameter.shape:
+    # A head that the model does not give as its output embeddings: a row for each token, and more rows than columns
+    if parameter.shape[0] == getattr(config, "vocab_size", None) and parameter.shape[0] > parameter.shape[1]:
         return "embeddings and head"
     if min(parameter.shape) < SMALL or any(part in GATES for part in name.split(".")):
         return "routers, gates and small heads"

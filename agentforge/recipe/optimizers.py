@@ -26,6 +26,9 @@ class MuGrokfastOptions(Section):
     )
     momentum: float = Field(0.95, ge=0, lt=1, description="of Muon")
     nesterov: bool = True
+    every: int = Field(
+        1, ge=1, description="a hidden matrix moves in one of so many steps, so many times as far; 2 halves Muon's cost"
+    )
     grokfast_lambda: float = Field(0.0, ge=0, description="weight of the slow gradient; 0: no filter")
     grokfast_alpha: float = Field(0.98, ge=0, lt=1, description="decay of the average that is the slow gradient")
     qk_clip: float | None = Field(None, gt=0, description="largest attention logit of a head; none: no QK-Clip")

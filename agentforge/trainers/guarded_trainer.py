@@ -35,6 +35,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from agentforge.artifacts import write_json
 from agentforge.errors import CheckRefused, UserError
+from agentforge.optim.mugrokfast import SHARDED, MuGrokfast
 from agentforge.optim.parameter_split import UNDECAYED
 from agentforge.trainers.averaged_weights import AveragedWeights
 from agentforge.trainers.batching import IGNORED
@@ -123,6 +124,9 @@ class GuardedTrainer(Trainer):
             assert trained is not None
             # The parent makes an optimiser only where there is none yet.
             self.optimizer = self.guards.make_optimizer(trained)
+        # ZeRO 1 and 2 flatten the parameters only later, when the optimiser can no longer see that they were matrices.
+        if isinstance(self.optimizer, MuGrokfast) and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise UserError(SHARDED)
         made: torch.optim.Optimizer = super().create_optimizer(model)
         if self.guards.ema_decay is not None and self.average is None:
             if self.is_fsdp_enabled or self.is_deepspeed_enabled:

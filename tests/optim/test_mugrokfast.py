@@ -233,3 +233,22 @@ def test_stacks_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("agentforge.optim.mugrokfast.STACK", 1)
     step(pieces, make(pieces, learning_rate=0.01), 0)
     assert torch.allclose(whole.up.weight, pieces.up.weight, atol=1e-6)
+
+
+def test_matrices_take_turns_and_go_as_far_as_they_would_in_every_step() -> None:
+    moved = {}
+    for every in (1, 2):
+        weights = [nn.Parameter(torch.zeros(20, 30)) for _ in range(2)]
+        optimizer = MuGrokfast([{"params": weights, "use_muon": True}], lr=0.1, weight_decay=0.0, every=every)
+        steps = []
+        for _ in range(4):
+            before = [weight.detach().clone() for weight in weights]
+            for weight in weights:
+                weight.grad = torch.randn(20, 30, generator=torch.Generator().manual_seed(0))
+            optimizer.step()
+            steps.append([not torch.equal(a, b) for a, b in zip(before, weights, strict=True)])
+        moved[every] = (steps, [weight.detach() for weight in weights])
+    assert moved[1][0] == [[True, True]] * 4
+    assert moved[2][0] == [[True, False], [False, True]] * 2
+    for once, twice in zip(moved[1][1], moved[2][1], strict=True):
+        assert torch.allclose(once, twice, atol=1e-4)

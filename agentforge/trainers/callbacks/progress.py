@@ -20,6 +20,8 @@ class ProgressCallback(TrainerCallback):
         columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[status]}"))
         self._bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True))
         self._shown = self._bar.console.is_terminal
+        # Set before the training begins: `close` is also called when a run ends before that.
+        self._bars = False
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -7,6 +7,7 @@ Every arm is the real model in a tiny size. Two arms of a pair differ in one thi
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from agentforge.systems.cognate.ablation.arms import Arm, Battery, Question
@@ -50,11 +51,11 @@ RECALL = Recall()
 WINDOW = 8
 REMEMBERS = tiny(sliding_window=WINDOW, memory_layers=None)
 MEMORY = (
-    Arm("neural memory", RECALL, REMEMBERS, steps=800, minutes=0.5),
-    Arm("neural memory with momentum", RECALL, {**REMEMBERS, "memory_momentum": True}, steps=800, minutes=0.7),
-    Arm("EMA memory", RECALL, REMEMBERS, steps=800, ema_memory=True, minutes=0.7),
-    Arm("no memory", RECALL, tiny(sliding_window=WINDOW), steps=800, minutes=0.6),
-    Arm("full attention", RECALL, tiny(), steps=800, minutes=0.6),
+    Arm("neural memory", RECALL, REMEMBERS, steps=1000, minutes=0.5),
+    Arm("neural memory with momentum", RECALL, {**REMEMBERS, "memory_momentum": True}, steps=1000, minutes=0.7),
+    Arm("EMA memory", RECALL, REMEMBERS, steps=1000, ema_memory=True, minutes=0.8),
+    Arm("no memory", RECALL, tiny(sliding_window=WINDOW), steps=1000, minutes=0.7),
+    Arm("full attention", RECALL, tiny(), steps=1000, minutes=0.7),
 )
 MEMORY_QUESTIONS = (
     Question(
@@ -79,17 +80,17 @@ LOOPS = 4
 
 def product_arm(name: str, minutes: float, **changes: Any) -> Arm:
     """Return an arm of the running product."""
-    return Arm(name, PRODUCT, tiny(**changes), steps=600, batch=64, rates=(4e-3,), every=100, minutes=minutes)
+    return Arm(name, PRODUCT, tiny(**changes), steps=1000, batch=64, rates=(2e-3, 4e-3), every=100, minutes=minutes)
 
 
 RECURSION = (
-    product_arm("one pass", 0.3),
-    product_arm("4 loops", 0.6, max_recursions=LOOPS),
+    product_arm("one pass", 0.4),
+    product_arm("4 loops", 0.8, max_recursions=LOOPS),
     # The same five calls of a layer, each with weights of its own: what the loop's FLOPs buy otherwise.
-    product_arm("5 layers, no loop", 0.6, num_prelude_layers=LOOPS),
+    product_arm("5 layers, no loop", 0.8, num_prelude_layers=LOOPS),
     # z and y, 2 x 2 calls of the core: the FLOPs of 4 plain loops.
-    product_arm("2 loops of y and z", 0.6, recursion="trm", max_recursions=2, micro_steps=1),
-    product_arm("4 loops, halting", 0.7, max_recursions=LOOPS, halting="expected", entropy_weight=0.1,
+    product_arm("2 loops of y and z", 0.8, recursion="trm", max_recursions=2, micro_steps=1),
+    product_arm("4 loops, halting", 0.9, max_recursions=LOOPS, halting="expected", entropy_weight=0.1,
                 correctness_weight=0.1),
 )  # fmt: skip
 RECURSION_QUESTIONS = (
@@ -176,9 +177,9 @@ FULL = Battery(
 )
 QUICK = Battery(
     "quick",
-    (MEMORY[0], MEMORY[2], MEMORY[3], MEMORY[4], RECURSION[0], RECURSION[1], RECURSION[4]),
+    (MEMORY[0], MEMORY[2], MEMORY[3], RECURSION[0], RECURSION[1], RECURSION[4]),
     (
-        MEMORY_QUESTIONS[0],
+        replace(MEMORY_QUESTIONS[0], arms=("neural memory", "EMA memory", "no memory")),
         Question(
             "Does a loop track a state further, and does halting cost accuracy?",
             "accuracy",

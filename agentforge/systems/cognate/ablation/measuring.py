@@ -13,7 +13,7 @@ from torch.nn import functional
 from agentforge.systems.cognate.ablation.tasks.base import Batch, Task
 from agentforge.systems.cognate.modeling.modeling import CognateForCausalLM
 
-THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
+THRESHOLDS = (0.5, 0.8, 0.9, 0.95, 0.99, 0.999)
 PICTURED = 6
 """Rows of the picture."""
 

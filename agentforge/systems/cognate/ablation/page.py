@@ -41,7 +41,7 @@ def _group(number: int, findings: Findings) -> dict[str, Any]:
 
 def pictures(findings: Findings) -> list[tuple[str, str, Markup]]:
     """Return every picture: title, note, drawing."""
-    drawn = []
+    drawn: list[tuple[str, str, Markup]] = []
     for answer in findings.answers:
         title = answer.question.title
         if answer.question.measure != "steps to target":

@@ -117,7 +117,8 @@ def effect(question: Question, pair: tuple[str, str], outcomes: Mapping[str, Map
     # Steps are compared by their ratio: twice as fast is twice as fast, at 500 steps and at 5,000.
     logs = mean_over_seeds([math.log(other / one) for one, other in values])
     # Above some e^700 a float overflows; the interval of two seeds that disagree can be that wide.
-    ratio = Estimate(*(math.exp(min(x, 700.0)) for x in (logs.value, logs.low, logs.high)), logs.seeds)
+    value, low, high = (math.exp(min(x, 700.0)) for x in (logs.value, logs.low, logs.high))
+    ratio = Estimate(value, low, high, logs.seeds)
     return Effect(*pair, ratio, _ratio_in_words(ratio))
 
 

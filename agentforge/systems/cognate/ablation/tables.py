@@ -68,7 +68,8 @@ def _row(row: Row, effects: Sequence[Effect], steps: bool) -> list[str]:
 
 
 def _effect(one: Effect, steps: bool) -> str:
-    size = number(one.estimate, ".2f") + "x" if steps else points(one.estimate)
+    # Of two seeds that disagree the interval of a ratio has no end worth writing out.
+    size = number(one.estimate, ".3g") + "x" if steps else points(one.estimate)
     if math.isfinite(one.estimate.low):
         return f"{one.verdict} ({size})"
     return f"{size}, nothing to tell it from noise"

@@ -41,20 +41,32 @@ def batch_of(input_ids: Tensor, labels: Tensor) -> Batch:
 
 
 class Task(Protocol):
-    """A task.
+    """A task, with what its accuracies have to be compared with."""
 
-    Attributes:
-        name: as the tables have it.
-        vocab_size: of the input and of the labels.
-        chance: accuracy of a uniform guess among the possible answers.
-        trivial: accuracy of the best strategy that does not solve the task, and `trivial_is` what that strategy is.
-    """
+    @property
+    def name(self) -> str:
+        """As the tables have it."""
+        ...
 
-    name: str
-    vocab_size: int
-    chance: float
-    trivial: float
-    trivial_is: str
+    @property
+    def vocab_size(self) -> int:
+        """Of the input and of the labels."""
+        ...
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of a uniform guess among the possible answers."""
+        ...
+
+    @property
+    def trivial(self) -> float:
+        """Accuracy of the best strategy that does not solve the task."""
+        ...
+
+    @property
+    def trivial_is(self) -> str:
+        """What that strategy is."""
+        ...
 
     def train_batch(self, rows: int, generator: torch.Generator) -> Batch:
         """Return rows to learn from; the generator is the run's own."""
