@@ -123,8 +123,8 @@ def bits_figure(losses: NDArray[np.float64], tokens: Tokens, confidence: float) 
     sizes = np.diff(tokens.ends, prepend=0)
     block = np.minimum(tokens.ends - 1, tokens.ends[-1] - 1) // BLOCK
     count = int(block.max()) + 1
-    sums = np.bincount(block[scored], losses[scored] / np.log(2), count)
-    counts = np.bincount(block[scored], sizes[scored].astype(float), count)
+    sums = np.bincount(block[scored], losses[scored] / np.log(2), count).astype(np.float64)
+    counts = np.bincount(block[scored], sizes[scored].astype(float), count).astype(np.float64)
     used = counts > 0
     total = int(counts.sum())
     if used.sum() < 2:

@@ -100,7 +100,8 @@ def windows_of(text: bytes, context: int, count: int, seed: int) -> Tensor:
 def read_steps(model: Any, rows: Tensor, batch: int) -> Read:
     """Return what a model makes of windows `(rows, T)` after each number of thinking steps."""
     parts = [_read(model, part.to(model.device)) for part in rows.split(batch)]
-    stops = None if parts[0].stops is None else np.sum([part.stops for part in parts], axis=0)
+    counted = [part.stops for part in parts if part.stops is not None]
+    stops = np.sum(counted, axis=0) if counted else None
     return Read(
         np.concatenate([part.bits for part in parts], axis=1),
         np.concatenate([part.change for part in parts], axis=1),

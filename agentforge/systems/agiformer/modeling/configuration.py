@@ -1,5 +1,6 @@
 """The config of an AGIFORMER, and how many parameters it asks for."""
 
+from dataclasses import field
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -13,9 +14,9 @@ class AgiformerConfig(PretrainedConfig):
     """A causal hierarchy over bytes: patches below a global stack, and a decoder that goes from byte to byte.
 
     Attributes:
-        preset: ``small``, ``medium`` or ``large``: sizes of the specification for what is not given.
+        preset: ``small``, ``medium`` or ``large``: sizes of the specification for what is 0; None: medium.
         hidden_size: channels of the global stack.
-        intermediate_size: of its MLPs; None: 8/3 of the channels, rounded up to 16.
+        intermediate_size: of its MLPs; 0: 8/3 of the channels, rounded up to 16.
         num_hidden_layers, num_attention_heads: of the global stack.
         patch_size: bytes of a patch, P.
         window_size: patches that a patch attends to, itself included.
@@ -28,7 +29,7 @@ class AgiformerConfig(PretrainedConfig):
         byte_decoder: ``transformer`` reads across the borders of patches; ``gru``, the specification's, starts anew in
             each.
         num_byte_layers, byte_window: of the transformer: layers, and bytes that a byte attends to.
-        byte_intermediate_size: of its MLPs; None: as of the global ones.
+        byte_intermediate_size: of its MLPs; 0: as of the global ones.
         ngram_sizes: lengths of the n-grams that end at the byte and have embeddings of their own; empty: none.
         ngram_buckets: rows of each table.
         ngram_dropout: probability that a whole n-gram is forgotten in training.
@@ -39,10 +40,10 @@ class AgiformerConfig(PretrainedConfig):
 
     preset: str | None = None
     vocab_size: int = VOCABULARY
-    hidden_size: int | None = None
-    intermediate_size: int | None = None
-    num_hidden_layers: int | None = None
-    num_attention_heads: int | None = None
+    hidden_size: int = 0
+    intermediate_size: int = 0
+    num_hidden_layers: int = 0
+    num_attention_heads: int = 0
     patch_size: int = 4
     window_size: int = 128
     linear_attention: bool = True
@@ -54,8 +55,8 @@ class AgiformerConfig(PretrainedConfig):
     byte_decoder: Literal["transformer", "gru"] = "transformer"
     num_byte_layers: int = 1
     byte_window: int = 32
-    byte_intermediate_size: int | None = None
-    ngram_sizes: list[int] | None = None
+    byte_intermediate_size: int = 0
+    ngram_sizes: list[int] = field(default_factory=list)
     ngram_buckets: int = 32768
     ngram_dropout: float = 0.5
     rope_theta: float = 10000.0
@@ -70,18 +71,16 @@ class AgiformerConfig(PretrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         for name, value in PRESETS[self.preset or "medium"].items():
-            if getattr(self, name) is None:
+            if not getattr(self, name):
                 setattr(self, name, value)
-        assert self.hidden_size is not None
-        if self.intermediate_size is None:
+        if not self.intermediate_size:
             self.intermediate_size = -(-self.hidden_size * 8 // 3 // 16) * 16
-        if self.byte_intermediate_size is None:
+        if not self.byte_intermediate_size:
             self.byte_intermediate_size = self.intermediate_size
-        self.ngram_sizes = sorted(set(self.ngram_sizes or []))
+        self.ngram_sizes = sorted(set(self.ngram_sizes))
         super().__post_init__(**kwargs)
 
     @property
     def head_dim(self) -> int:
         """Channels of an attention head."""
-        assert self.hidden_size is not None and self.num_attention_heads is not None
         return self.hidden_size // self.num_attention_heads

@@ -79,7 +79,7 @@ class AgiformerPreTrainedModel(PreTrainedModel):
     config_class = AgiformerConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _no_split_modules = ("Block", "GruDecoder", "Thinking")
+    _no_split_modules = ["Block", "GruDecoder", "Thinking"]  # noqa: RUF012  as in transformers
     _supports_sdpa = True
     _is_stateful = True
 
@@ -125,7 +125,7 @@ class AgiformerModel(AgiformerPreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.embed_tokens
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.embed_tokens = value
 
     def forward(
@@ -323,7 +323,7 @@ class AgiformerForCausalLM(AgiformerPreTrainedModel, GenerationMixin):
     def get_input_embeddings(self) -> nn.Module:
         return self.model.embed_tokens
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.model.embed_tokens = value
 
     def get_output_embeddings(self) -> nn.Module:

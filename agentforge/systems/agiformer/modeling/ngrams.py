@@ -36,7 +36,7 @@ class NgramEmbeddings(nn.Module):
 
     def __init__(self, config: AgiformerConfig) -> None:
         super().__init__()
-        self.sizes: list[int] = list(config.ngram_sizes or [])
+        self.sizes: list[int] = list(config.ngram_sizes)
         self.dropout, self.buckets = config.ngram_dropout, config.ngram_buckets
         self.tables = nn.ModuleList(nn.Embedding(config.ngram_buckets, config.hidden_size) for _ in self.sizes)
 

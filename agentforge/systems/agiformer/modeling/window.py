@@ -38,8 +38,10 @@ def _next(queries: Tensor, keys: Tensor, values: Tensor, window: int, past: Wind
     slots = torch.arange(1, window + 1, device=keys.device)
     allowed = (slots >= window - seen[:, None].clamp(max=window))[:, None, None]  # (R, 1, 1, W)
     allowed[..., -1] = True
-    together = [torch.cat([old[:, :, 1:], new], dim=2) for old, new in zip(past, (keys, values), strict=True)]
-    return functional.scaled_dot_product_attention(queries, *together, attn_mask=allowed)
+    held_keys, held_values = (
+        torch.cat([old[:, :, 1:], new], dim=2) for old, new in zip(past, (keys, values), strict=True)
+    )
+    return functional.scaled_dot_product_attention(queries, held_keys, held_values, attn_mask=allowed)
 
 
 def _blocks(queries: Tensor, keys: Tensor, values: Tensor, window: int, past: Window, seen: Tensor) -> Tensor:
@@ -49,16 +51,16 @@ def _blocks(queries: Tensor, keys: Tensor, values: Tensor, window: int, past: Wi
     blocks = -(-length // window)
     padding = (0, 0, 0, blocks * window - length)
     asked = functional.pad(queries, padding).view(rows, heads, blocks, window, size)
-    held = [
+    held_keys, held_values = (
         torch.cat([old, functional.pad(new, padding)], dim=2).unfold(2, 2 * window, window).transpose(-1, -2)
         for old, new in zip(past, (keys, values), strict=True)
-    ]  # (R, H, blocks, 2W, d)
+    )  # (R, H, blocks, 2W, d)
     distance = torch.arange(window, device=keys.device)[:, None] + window - torch.arange(2 * window, device=keys.device)
     band = (distance >= 0) & (distance < window)  # (W, 2W)
     allowed = band.expand(rows, 1, blocks, window, 2 * window).clone()
     slots = torch.arange(2 * window, device=keys.device)
     allowed[:, :, 0] &= (slots >= window - seen[:, None].clamp(max=window))[:, None, None]
-    read = functional.scaled_dot_product_attention(asked, *held, attn_mask=allowed)
+    read = functional.scaled_dot_product_attention(asked, held_keys, held_values, attn_mask=allowed)
     return read.reshape(rows, heads, blocks * window, size)[:, :, :length]
 
 
