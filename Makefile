@@ -24,7 +24,9 @@ TORCH   := $(shell grep '^torch==' constraints/cpu.txt)
         adamba adamba-plan adamba-base adamba-phase1 adamba-phase2 adamba-phase3 adamba-phase4 adamba-phase5 adamba-phase6 \
         adamba-evaluate adamba-report \
         cognate cognate-plan cognate-doctor cognate-download cognate-prepare cognate-train cognate-reasoning cognate-memory \
-        cognate-speed cognate-control cognate-evaluate cognate-benchmarks cognate-ablate cognate-report bench docs
+        cognate-speed cognate-control cognate-evaluate cognate-benchmarks cognate-ablate cognate-report \
+        agiformer agiformer-plan agiformer-download agiformer-train agiformer-evaluate agiformer-inspect agiformer-generate \
+        agiformer-push bench docs
 
 help: ## list these targets
 	@grep -hE '^[a-z][a-zA-Z0-9_-]*:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -231,6 +233,35 @@ cognate-ablate: setup ## measure what each part is worth, on synthetic tasks (ha
 
 cognate-report: setup ## write one HTML page: losses, thresholds, halting steps, diversity, curves, cost
 	$(FORGE) report cognate $(OPTIONS)
+
+# -- agiformer: a byte-level model that thinks in patches --------------------------------------------------------------
+
+agiformer: setup ## run all stages of agiformer: the model, two controls without thinking steps, scores, a report
+	$(FORGE) run agiformer $(OPTIONS)
+
+agiformer-plan: setup ## show agiformer's parameters, bytes, minutes and dollars
+	$(FORGE) plan agiformer $(OPTIONS)
+
+agiformer-download: setup ## fetch enwik8, and compare its size and md5
+	$(FORGE) download agiformer $(OPTIONS)
+
+agiformer-train: setup ## cut the text into rows and train on it; after a stop, run it again to resume
+	$(FORGE) prepare agiformer/bytes $(OPTIONS)
+	$(TRAIN) agiformer/bytes $(OPTIONS)
+
+agiformer-evaluate: setup ## bits per byte of the test text, beside gzip, bzip2, xz, zstd and PPMd
+	$(FORGE) evaluate agiformer/bits $(OPTIONS)
+
+agiformer-inspect: setup ## what the thinking steps are worth, against two controls trained without them
+	$(TRAIN) agiformer/same_parameters $(OPTIONS)
+	$(TRAIN) agiformer/same_flops $(OPTIONS)
+	$(FORGE) evaluate agiformer/bytes $(OPTIONS)
+
+agiformer-generate: setup ## let the trained model continue a text
+	$(FORGE) generate agiformer/bytes --prompt "The " $(OPTIONS)
+
+agiformer-push: setup ## show what would be uploaded to the Hub (to upload it: agentforge push agiformer/bytes)
+	$(FORGE) push agiformer/bytes --dry-run $(OPTIONS)
 
 # -- the project ---------------------------------------------------------------------------------------------------
 

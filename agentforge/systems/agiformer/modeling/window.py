@@ -16,7 +16,9 @@ def window_attention(
     """Return `(R, H, T, d)`: each position attends to itself and the ``window - 1`` before it.
 
     Args:
-        queries, keys, values: `(R, H, T, d)`, rotated.
+        queries: `(R, H, T, d)`, rotated.
+        keys: the same.
+        values: `(R, H, T, d)`.
         window: W.
         past: of the positions before; None: there are none.
         seen: `(R,)` how many there are.
