@@ -125,7 +125,7 @@ class AgiformerModel(AgiformerPreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.embed_tokens
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
+    def set_input_embeddings(self, value: Any) -> None:
         self.embed_tokens = value
 
     def forward(
@@ -323,7 +323,7 @@ class AgiformerForCausalLM(AgiformerPreTrainedModel, GenerationMixin):
     def get_input_embeddings(self) -> nn.Module:
         return self.model.embed_tokens
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
+    def set_input_embeddings(self, value: Any) -> None:
         self.model.embed_tokens = value
 
     def get_output_embeddings(self) -> nn.Module:
