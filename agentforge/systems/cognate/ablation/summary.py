@@ -15,7 +15,7 @@ from agentforge.systems.cognate.ablation.arms import Arm, Battery, Measure, Ques
 CONFIDENCE = 0.95
 NO_EFFECT = "no measurable effect"
 UNCLEAR = "cannot be told from noise"
-"""With so few seeds an effect may still be there: only an interval within `SMALL` and `FEW_TIMES` rules out a large one."""
+"""An effect may still be there: only an interval within `SMALL` or `FEW_TIMES` rules out a large one."""
 SMALL = 0.05
 FEW_TIMES = 1.5
 
