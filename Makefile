@@ -24,7 +24,7 @@ TORCH   := $(shell grep '^torch==' constraints/cpu.txt)
         adamba adamba-plan adamba-base adamba-phase1 adamba-phase2 adamba-phase3 adamba-phase4 adamba-phase5 adamba-phase6 \
         adamba-evaluate adamba-report \
         cognate cognate-plan cognate-doctor cognate-download cognate-prepare cognate-train cognate-reasoning cognate-memory \
-        cognate-speed cognate-control cognate-evaluate cognate-ablate cognate-report bench docs
+        cognate-speed cognate-control cognate-evaluate cognate-benchmarks cognate-ablate cognate-report bench docs
 
 help: ## list these targets
 	@grep -hE '^[a-z][a-zA-Z0-9_-]*:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -221,6 +221,10 @@ cognate-evaluate: setup ## measure losses by exit threshold, and whether the thr
 	for recipe in trunk reasoning memory speed; do \
 	  $(FORGE) evaluate cognate/$$recipe $(OPTIONS) || exit; done
 	$(FORGE) evaluate cognate/diversity $(OPTIONS)
+
+cognate-benchmarks: setup ## score cognate's models on public benchmarks (needs the Hub or data.hub_mirror)
+	for name in Reasoning Memory Speed; do $(FORGE) evaluate cognate/benchmarks \
+	  --model runs/cognate/Cognate-$(if $(filter tiny,$(PROFILE)),Tiny-)$$name-v1.0.0-model $(OPTIONS) || exit; done
 
 cognate-ablate: setup ## measure what each part is worth, on synthetic tasks (half an hour on 2 cores; ARGS=--quick: minutes)
 	$(BIN)/python -m agentforge.systems.cognate.ablation $(ARGS)

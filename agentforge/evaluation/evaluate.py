@@ -15,7 +15,7 @@ from agentforge.data.tools import load_tools
 from agentforge.errors import UserError
 from agentforge.evaluation.comparable import template_of
 from agentforge.evaluation.contamination import refuse_trained_questions, refuse_trained_tasks
-from agentforge.evaluation.own_scores import asked_for, evaluate_own
+from agentforge.evaluation.own_scores import asked_for, evaluate_own, evaluation_names
 from agentforge.evaluation.scores_file import SCORES
 from agentforge.evaluation.tasks.baselines import baselines, scripted_policy
 from agentforge.evaluation.tasks.reserved_tasks import Chosen, TaskSelection, identity
@@ -26,7 +26,7 @@ from agentforge.recipe.schema import Recipe, ToolCalls
 from agentforge.rollouts.experts import Actor
 from agentforge.rollouts.policies.base import Policy, Sampling
 from agentforge.rollouts.policies.open_policy import open_policy
-from agentforge.systems.registry import names_of, without_unused_keys
+from agentforge.systems.registry import without_unused_keys
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def evaluate(recipe: Recipe, model: str | None = None, replace: bool = False) ->
     if chosen.tool_calls is None and chosen.environments is None and chosen.loss is None and not own:
         if chosen.diversity is not None:
             raise UserError("evaluate.diversity compares the models that it names; leave out --model")
-        others = ", ".join(f"evaluate.{name}" for name in ("environments", "loss", *names_of("evaluations")))
+        others = ", ".join(f"evaluate.{name}" for name in ("environments", "loss", *evaluation_names()))
         raise UserError(
             f"{recipe.full_name} has nothing to evaluate on: set evaluate.tool_calls.prompts to a JSONL file, or one "
             f"of {others}"
@@ -139,12 +139,13 @@ def _score_model(recipe: Recipe, selection: TaskSelection, location: ModelLocati
         "recipe": recipe.full_name,
         "model": {"label": location.label, "kind": location.kind, "path": location.path, "base": location.base},
     }
+    # Before the losses: whether a benchmark's rows are here should be known before any weights are opened.
+    report |= evaluate_own(recipe, location, work)
     if recipe.evaluate.loss is not None:
         from agentforge.evaluation.losses.evaluate_loss import evaluate_losses
 
         # It opens the model by itself and lets it go again, before the policy below opens its own.
         report |= evaluate_losses(recipe, location, work)
-    report |= evaluate_own(recipe, location, work)
     if questions or selection.chosen:
         policy = open_policy(location, engine=recipe.rollouts.engine)
         if questions:

@@ -1,4 +1,4 @@
-"""Scores that a system brings: figures with intervals under names of its own, shown wherever evaluations are shown."""
+"""Scores as figures with intervals under names of their own, of the house or of a system, shown wherever scores are."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from agentforge.artifacts import Workspace
 from agentforge.evaluation.scores_file import read_scores
 from agentforge.models.locate_model import ModelLocation
 from agentforge.recipe.schema import Recipe
+from agentforge.references import resolve
 from agentforge.systems.registry import named, names_of
 
 OWN = "own"
 """Key of scores.json under which they are stored."""
+HOUSE = {"benchmarks": "agentforge.evaluation.benchmarks.evaluate_benchmarks:evaluate_benchmarks"}
+"""Keys of `evaluate` that any model can be measured by, and what does it: as `System.evaluations` has it."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,9 @@ class Figure:
         n: what it was measured on: rows, tokens, tasks.
         chance: what knowing nothing would give; None: there is no such value.
         unit: for people: ``bits a byte``.
+        majority: what the most frequent answer, always given, would score; None: there is no such value.
+        measured_on: where the figures of one evaluation were measured on different things (benchmarks): what this one
+            was measured on and how, as `Scores.measured_on` says it of all.
     """
 
     value: float
@@ -34,6 +40,8 @@ class Figure:
     n: int
     chance: float | None = None
     unit: str = ""
+    majority: float | None = None
+    measured_on: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,16 +61,21 @@ class Scores:
     figures: Mapping[str, Figure]
 
 
+def evaluation_names() -> list[str]:
+    """Return the keys of `evaluate` whose scores are figures: the house's and the systems'."""
+    return [*HOUSE, *names_of("evaluations")]
+
+
 def asked_for(recipe: Recipe) -> list[str]:
-    """Return the evaluations of systems whose keys the recipe sets."""
-    return [name for name in names_of("evaluations") if getattr(recipe.evaluate, name) is not None]
+    """Return those that the recipe sets."""
+    return [name for name in evaluation_names() if getattr(recipe.evaluate, name) is not None]
 
 
 def evaluate_own(recipe: Recipe, location: ModelLocation, work: Workspace) -> dict[str, Any]:
-    """Run the evaluations of systems that the recipe asks for, and return their part of scores.json."""
+    """Run the evaluations that the recipe asks for, and return their part of scores.json."""
     found: dict[str, Any] = {}
     for name in asked_for(recipe):
-        evaluation = named("evaluations", name)
+        evaluation = resolve(HOUSE[name]) if name in HOUSE else named("evaluations", name)
         assert evaluation is not None
         scores: Scores = evaluation(recipe, location, work)
         found[name] = asdict(scores)
@@ -93,27 +106,41 @@ def own_groups(paths: Sequence[Path]) -> list[OwnGroup]:
 
 
 def _group(columns: list[tuple[str, dict[str, Any]]], confidence: float) -> OwnGroup:
+    of_models = [{name: Figure(**found) for name, found in scores["figures"].items()} for _, scores in columns]
     # In order of first appearance; a figure that a model lacks (an exit it does not have) is an empty cell.
-    names = dict.fromkeys(name for _, scores in columns for name in scores["figures"])
-    rows = {
-        name: [Figure(**found) if (found := scores["figures"].get(name)) else None for _, scores in columns]
-        for name in names
-    }
+    keys = dict.fromkeys((name, figure.measured_on) for own in of_models for name, figure in own.items())
+    names = [name for name, _ in keys]
+    rows = {}
+    for name, on in keys:
+        # The same benchmark on other rows, or asked otherwise, is a row of its own.
+        title = f"{name} #{on.removeprefix('sha256:')[:6]}" if names.count(name) > 1 else name
+        rows[title] = [found if (found := own.get(name)) and found.measured_on == on else None for own in of_models]
     return OwnGroup(columns[0][1]["title"], confidence, [label for label, _ in columns], rows)
 
 
+def verdict(figure: Figure) -> str:
+    """Return what to say of a figure that chance, or one constant answer, would reach as well; "": nothing."""
+    if any(level is not None and figure.low <= level <= figure.high for level in (figure.chance, figure.majority)):
+        return "not distinguishable from chance"
+    if figure.majority is not None and figure.high < figure.majority:
+        return "below the majority level"
+    return ""
+
+
 def cell(figure: Figure | None) -> str:
-    """Return a figure for people: value, interval, n."""
+    """Return a figure for people: value, interval, n, and whether chance would explain it."""
     if figure is None:
         return ""
-    return f"{figure.value:.4g} [{figure.low:.4g}, {figure.high:.4g}] (n {figure.n:,})"
+    said = verdict(figure)
+    return f"{figure.value:.4g} [{figure.low:.4g}, {figure.high:.4g}] (n {figure.n:,}){f'; {said}' if said else ''}"
 
 
 def heading(name: str, figures: Sequence[Figure | None]) -> str:
-    """Return the name of a row, with its unit and what chance would give."""
+    """Return the name of a row, with its unit, what chance would give and what the most frequent answer would."""
     known = next(figure for figure in figures if figure is not None)
     chance = f", chance {known.chance:.4g}" if known.chance is not None else ""
-    return f"{name.replace('_', ' ')}{f', {known.unit}' if known.unit else ''}{chance}"
+    majority = f", majority {known.majority:.4g}" if known.majority is not None else ""
+    return f"{name.replace('_', ' ')}{f', {known.unit}' if known.unit else ''}{chance}{majority}"
 
 
 def page_groups(paths: Sequence[Path]) -> list[dict[str, Any]]:

@@ -187,6 +187,22 @@ class Losses(Section):
     speed: bool = Field(False, description="also measure decoding, in milliseconds per token")
 
 
+class Benchmarks(Section):
+    """Published tasks, asked and scored by EleutherAI's lm-evaluation-harness (docs/benchmarks.md)."""
+
+    tasks: list[str] = Field(
+        min_length=1, description="names of lm-eval's tasks or of configs/benchmarks, or paths of task files (.yaml)"
+    )
+    num_fewshot: int | None = Field(
+        None, ge=0, description="worked examples before each question; none: as many as the task says"
+    )
+    limit: int | None = Field(None, ge=1, description="the first rows of each task only; none: all")
+    max_new_tokens: int | None = Field(
+        None, ge=1, description="longest written answer; none: what the task says, else 256"
+    )
+    apply_chat_template: bool = Field(False, description="ask in the model's chat template instead of plain text")
+
+
 class Diversity(Section):
     """Whether the models of a set differ more than models that differ by the seed of their training alone."""
 
@@ -243,6 +259,7 @@ class Evaluate(Section):
     tool_calls: ToolCalls | None = None
     environments: Environments | None = None
     loss: Losses | None = None
+    benchmarks: Benchmarks | None = None
     diversity: Diversity | None = Field(
         None, description="compare a set of models; everything else in this section scores one model"
     )

@@ -159,10 +159,11 @@ def _fetched(card: DatasetCard) -> list[Path]:
 def _in_mirror(card: DatasetCard, globs: list[str], mirror: Path) -> list[Path]:
     if not mirror.is_dir():
         raise UserError(f"data.hub_mirror: there is no directory {mirror}; it must hold ORG/NAME/files like the Hub")
-    return _match(mirror / str(card.hub_id), globs)
+    return match(mirror / str(card.hub_id), globs)
 
 
-def _match(root: Path, globs: list[str]) -> list[Path]:
+def match(root: Path, globs: list[str]) -> list[Path]:
+    """Return the files below a directory that the first glob with any picks, sorted."""
     for pattern in globs:
         if found := sorted(path for path in root.glob(pattern) if path.is_file()):
             return found
@@ -247,4 +248,4 @@ def in_cache(card: DatasetCard, globs: list[str]) -> list[Path]:
         if all((root / name).is_file() and (root / name).stat().st_size == lock.files[name].size for name in names):
             return [root / name for name in names]
         return []
-    return _match(snapshot(str(card.hub_id), card.revision), globs) if card.revision else []
+    return match(snapshot(str(card.hub_id), card.revision), globs) if card.revision else []
