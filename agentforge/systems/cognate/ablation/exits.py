@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from agentforge.systems.cognate.ablation.summary import NO_EFFECT, Estimate, Outcome, mean_over_seeds
+from agentforge.systems.cognate.ablation.summary import Estimate, Outcome, difference_in_words, mean_over_seeds
 
 Point = Mapping[str, Any]
 """``steps``, ``accuracy`` and ``loss`` of one model at one depth or threshold."""
@@ -82,14 +82,8 @@ def _exit(points: Sequence[Point], fixed: Sequence[Sequence[Point]]) -> Exit:
         loss_over_full=mean_over_seeds([p["loss"] / f["loss"] - 1 for p, f in zip(points, full, strict=True)]),
         over_blind=mean_over_seeds([p["accuracy"] - b for p, b in zip(points, blind, strict=True)]),
         by_position=tuple(float(x) for x in positions),
-        cost=_in_words(over_full),
+        cost=difference_in_words(over_full),
     )
-
-
-def _in_words(over_full: Estimate) -> str:
-    if over_full.low <= 0 <= over_full.high:
-        return NO_EFFECT
-    return f"{over_full.value * 100:+.1f} points"
 
 
 def interpolated(fixed: Sequence[Point], steps: float, key: str) -> float:

@@ -14,6 +14,10 @@ from agentforge.systems.cognate.ablation.arms import Arm, Battery, Measure, Ques
 
 CONFIDENCE = 0.95
 NO_EFFECT = "no measurable effect"
+UNCLEAR = "cannot be told from noise"
+"""An effect may still be there: only an interval within `SMALL` or `FEW_TIMES` rules out a large one."""
+SMALL = 0.05
+FEW_TIMES = 1.5
 
 Outcome = Mapping[str, Any]
 """What `training.train` returns for one run."""
@@ -36,7 +40,7 @@ class Effect:
     Attributes:
         arm, against: their names.
         estimate: of the difference, or of the ratio of steps.
-        verdict: in words; `NO_EFFECT` where the interval does not exclude "none".
+        verdict: in words; `NO_EFFECT` or `UNCLEAR` where the interval does not exclude "none".
     """
 
     arm: str
@@ -113,7 +117,7 @@ def effect(question: Question, pair: tuple[str, str], outcomes: Mapping[str, Map
     ]
     if question.measure != "steps to target":
         estimate = mean_over_seeds([one - other for one, other in values])
-        return Effect(*pair, estimate, _difference_in_words(estimate))
+        return Effect(*pair, estimate, difference_in_words(estimate))
     # Steps are compared by their ratio: twice as fast is twice as fast, at 500 steps and at 5,000.
     logs = mean_over_seeds([math.log(other / one) for one, other in values])
     # Above some e^700 a float overflows; the interval of two seeds that disagree can be that wide.
@@ -122,15 +126,16 @@ def effect(question: Question, pair: tuple[str, str], outcomes: Mapping[str, Map
     return Effect(*pair, ratio, _ratio_in_words(ratio))
 
 
-def _difference_in_words(one: Estimate) -> str:
+def difference_in_words(one: Estimate) -> str:
+    """Return what a difference of two accuracies shows."""
     if one.low <= 0 <= one.high:
-        return NO_EFFECT
+        return NO_EFFECT if max(-one.low, one.high) <= SMALL else UNCLEAR
     return f"{'helps' if one.value > 0 else 'hurts'}: {one.value * 100:+.1f} points"
 
 
 def _ratio_in_words(one: Estimate) -> str:
     if one.low <= 1 <= one.high:
-        return NO_EFFECT
+        return NO_EFFECT if one.low >= 1 / FEW_TIMES and one.high <= FEW_TIMES else UNCLEAR
     return f"helps: {one.value:.1f}x fewer steps" if one.value > 1 else f"hurts: {1 / one.value:.1f}x more steps"
 
 

@@ -12,7 +12,7 @@ from agentforge.systems.cognate.ablation.arms import Arm, Battery, Question
 from agentforge.systems.cognate.ablation.exits import exits_of, interpolated
 from agentforge.systems.cognate.ablation.findings import findings_of, mean_curve, read_findings, write_findings
 from agentforge.systems.cognate.ablation.page import page_groups, write_tables_and_pictures
-from agentforge.systems.cognate.ablation.summary import NO_EFFECT, answers, mean_over_seeds
+from agentforge.systems.cognate.ablation.summary import NO_EFFECT, UNCLEAR, answers, mean_over_seeds
 from agentforge.systems.cognate.ablation.tables import markdown
 from agentforge.systems.cognate.ablation.tasks.recall import Recall
 
@@ -64,7 +64,7 @@ def test_a_difference_is_paired_by_seed() -> None:
 
 @pytest.mark.parametrize(
     "ours, verdict",
-    [((0.5, 0.9, 0.2), NO_EFFECT), ((0.5, 0.5, 0.5), NO_EFFECT), ((0.3, 0.31, 0.29), "hurts: -20.0 points")],
+    [((0.5, 0.9, 0.2), UNCLEAR), ((0.5, 0.5, 0.5), NO_EFFECT), ((0.3, 0.31, 0.29), "hurts: -20.0 points")],
 )
 def test_what_does_not_help_is_said(ours: tuple[float, ...], verdict: str) -> None:
     one = found([outcome(x) for x in ours], [outcome(0.5)] * 3)
