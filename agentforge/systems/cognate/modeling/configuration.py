@@ -41,6 +41,7 @@ class CognateConfig(PreTrainedConfig):
         entropy_weight: weight of the entropy bonus of ``expected``.
         correctness_weight: weight of TRM's guess whether a step's likeliest token is right.
         step_loss_share: share of positions on which the losses of the steps before the last are computed.
+        halting_practice: share of training steps in which tokens stop at a drawn threshold, as they do in use.
         gate_weight, gate_floor: the memory's share of a layer's output is kept above the floor, with this weight.
         exit_threshold: when not training, a token stops thinking once its *cumulative* halting probability reaches
             this, so higher means thinking longer; None: every token takes all K iterations.
@@ -88,6 +89,7 @@ class CognateConfig(PreTrainedConfig):
     entropy_weight: float | int = 0.01
     correctness_weight: float | int = 0.0
     step_loss_share: float | int = 1.0
+    halting_practice: float | int = 0.0
     gate_weight: float | int = 1e-3
     gate_floor: float | int = 0.1
     exit_threshold: float | int | None = None

@@ -170,7 +170,20 @@ class CognateModel(CognatePreTrainedModel):
         threshold = self.config.exit_threshold if asked is UNSET else asked
         if threshold is not None and self.config.halting == "none":
             raise UserError("exit_threshold: this model was made with halting: none, so it cannot tell when to stop")
-        return None if self.training or self.halting_head is None else threshold
+        if self.halting_head is None:
+            return None
+        return self._practised_threshold() if self.training else threshold
+
+    def _practised_threshold(self) -> float | None:
+        """Draw the threshold of a training step; None: all tokens take all iterations in it.
+
+        From 0.5 to 0.999, evenly in the logarithm of what is left to 1. The draws are torch's, whose state checkpoints
+        keep.
+        """
+        if not self.config.halting_practice:
+            return None
+        draw, place = torch.rand(2).tolist()
+        return 1 - 0.5 * 0.002**place if draw < self.config.halting_practice else None
 
     def _embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
         if (input_ids is None) == (inputs_embeds is None):

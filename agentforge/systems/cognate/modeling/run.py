@@ -38,7 +38,10 @@ class Run:
             keys = self.active.put(before.keys, keys.transpose(1, 2)).transpose(1, 2)
             values = self.active.put(before.values, values.transpose(1, 2)).transpose(1, 2)
         if self.keep:
-            self.frozen = Frozen(normed, keys.transpose(1, 2), values.transpose(1, 2))
+            kept = Frozen(normed, keys.transpose(1, 2), values.transpose(1, 2))
+            # In training a token that has stopped is a constant to those that go on: it learned where it was computed.
+            # And a layer that is computed again for its gradient (checkpointing) finds here what it found before.
+            self.frozen = Frozen(kept.normed.detach(), kept.keys.detach(), kept.values.detach())
         return (keys, values) if self.slot is None else self.slot.update(keys, values)
 
     def through_memory(self, memory: NeuralMemory, normed: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
