@@ -54,11 +54,15 @@ def threshold_report(
 def _free(found: Mapping[str, Any]) -> dict[str, Any] | None:
     allowed = WORTH * found[NEVER]["loss"]["value"] if found else 0.0
     # The upper end of the interval decides: a threshold that may cost more than it should is not free. One that takes
-    # longer than all steps, as sorting out who still thinks can in a tiny model, saves nothing.
+    # longer than all steps, as sorting out who still thinks can in a tiny model, saves nothing; nor does one at which
+    # no token stops early, however the clock went.
     fitting = [
         name
         for name, entry in found.items()
-        if name != NEVER and entry["regret"]["high"] < allowed and entry["milliseconds"] < found[NEVER]["milliseconds"]
+        if name != NEVER
+        and entry["regret"]["high"] < allowed
+        and entry["milliseconds"] < found[NEVER]["milliseconds"]
+        and entry["steps"]["value"] < found[NEVER]["steps"]["value"]
     ]
     if not fitting:
         return None

@@ -59,6 +59,11 @@ def test_each_threshold_is_held_against_all_steps() -> None:
     assert free["loss_increase"] == pytest.approx(0.005, rel=0.05)
 
 
+def test_a_threshold_at_which_nothing_stops_is_not_free_because_the_clock_says_so() -> None:
+    _, free = threshold_report(measured(**{"0_9": read(2.0, 4, 0.5)}), HELD, 0.8)
+    assert free is None
+
+
 def test_a_threshold_that_may_cost_more_is_not_free() -> None:
     noisy = read(2.01, 3, 0.9, noise=0.2)
     assert threshold_report(measured(**{"0_9": noisy}), HELD, 0.8)[1] is None
