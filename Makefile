@@ -1,8 +1,8 @@
 # All workflows of agentforge. `make help` lists the targets. Each target runs its commands visibly.
 #
-#   PROFILE=tiny        use a profile of the recipe (tiny, rtx4090, 1xh200, 8xh200, auto); default: none
+#   PROFILE=tiny        use a profile of the recipe (tiny, gtx1660, rtx4090, 1xh200, 8xh200, auto); default: none
 #   ARGS="a.b=c"        override keys of the recipe, as on the command line
-#   LAUNCH=8xh200_ddp   train adamba's phases with one process per GPU, with configs/accelerate/8xh200_ddp.yaml
+#   LAUNCH=8xh200_ddp   train adamba's and cognate's models with one process per GPU, with configs/accelerate/8xh200_ddp.yaml
 
 PYTHON  ?= python3
 VENV    := .venv
@@ -22,10 +22,14 @@ TORCH   := $(shell grep '^torch==' constraints/cpu.txt)
         affine affine-plan affine-collect affine-sft affine-rl affine-grpo affine-dpo affine-kto affine-evaluate \
         affine-compare affine-report \
         adamba adamba-plan adamba-base adamba-phase1 adamba-phase2 adamba-phase3 adamba-phase4 adamba-phase5 adamba-phase6 \
-        adamba-evaluate adamba-report bench docs
+        adamba-evaluate adamba-report \
+        cognate cognate-plan cognate-doctor cognate-download cognate-prepare cognate-train cognate-reasoning cognate-memory \
+        cognate-speed cognate-control cognate-evaluate cognate-benchmarks cognate-ablate cognate-report \
+        agiformer agiformer-plan agiformer-download agiformer-train agiformer-evaluate agiformer-inspect agiformer-generate \
+        agiformer-push bench docs
 
 help: ## list these targets
-	@grep -hE '^[a-z][a-zA-Z0-9_-]*:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z][a-zA-Z0-9_-]*:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.ready ## create .venv with everything that a CPU run needs
 
@@ -179,6 +183,85 @@ adamba-evaluate: setup ## measure losses by width and exit after phases 1 to 5, 
 
 adamba-report: setup ## write one HTML page: losses, plots, proofs, curves, cost
 	$(FORGE) report adamba $(OPTIONS)
+
+# -- cognate: a small recursive model with a memory, three specialisations of one trunk ------------------------------
+
+cognate: setup ## run all stages of cognate; skip those that are up to date
+	$(FORGE) run cognate $(OPTIONS)
+
+cognate-plan: setup ## show cognate's parameters, tokens, hours and memory (PROFILE=gtx1660: on a card with 6 GB)
+	$(FORGE) plan cognate $(OPTIONS)
+
+cognate-doctor: setup ## check what this machine has and lacks for cognate
+	$(FORGE) doctor cognate $(OPTIONS)
+
+cognate-download: setup ## download cognate's data sets, and the benchmarks' rows that must not be trained on
+	$(FORGE) download cognate/trunk $(OPTIONS)
+
+cognate-prepare: setup ## clean, decontaminate, mix, split and tokenise cognate's data, and train its tokenizer
+	$(FORGE) prepare cognate/trunk $(OPTIONS)
+
+cognate-train: setup ## train the trunk in three stages by epoch; after a stop, run it again to resume
+	$(TRAIN) cognate/trunk $(OPTIONS)
+
+cognate-reasoning: setup ## branch the specialisation that thinks longest, and train it
+	$(FORGE) surgery cognate/reasoning_branch $(OPTIONS)
+	$(TRAIN) cognate/reasoning $(OPTIONS)
+
+cognate-memory: setup ## branch the specialisation with twice the memory, and train it
+	$(FORGE) surgery cognate/memory_branch $(OPTIONS)
+	$(TRAIN) cognate/memory $(OPTIONS)
+
+cognate-speed: setup ## branch the specialisation that answers soonest, and train it
+	$(FORGE) surgery cognate/speed_branch $(OPTIONS)
+	$(TRAIN) cognate/speed $(OPTIONS)
+
+cognate-control: setup ## train the trunk on with three seeds, to compare the three specialisations with
+	for number in 1 2 3; do $(TRAIN) cognate/control_$$number $(OPTIONS) || exit; done
+
+cognate-evaluate: setup ## measure losses by exit threshold, and whether the three differ more than seeds do
+	for recipe in trunk reasoning memory speed; do \
+	  $(FORGE) evaluate cognate/$$recipe $(OPTIONS) || exit; done
+	$(FORGE) evaluate cognate/diversity $(OPTIONS)
+
+cognate-benchmarks: setup ## score cognate's models on public benchmarks (needs the Hub or data.hub_mirror)
+	for name in Reasoning Memory Speed; do $(FORGE) evaluate cognate/benchmarks \
+	  --model runs/cognate/Cognate-$(if $(filter tiny,$(PROFILE)),Tiny-)$$name-v1.0.0-model $(OPTIONS) || exit; done
+
+cognate-ablate: setup ## measure what each part is worth, on synthetic tasks (half an hour on 2 cores; ARGS=--quick: minutes)
+	$(BIN)/python -m agentforge.systems.cognate.ablation $(ARGS)
+
+cognate-report: setup ## write one HTML page: losses, thresholds, halting steps, diversity, curves, cost
+	$(FORGE) report cognate $(OPTIONS)
+
+# -- agiformer: a byte-level model that thinks in patches --------------------------------------------------------------
+
+agiformer: setup ## run all stages of agiformer: the model, two controls without thinking steps, scores, a report
+	$(FORGE) run agiformer $(OPTIONS)
+
+agiformer-plan: setup ## show agiformer's parameters, bytes, minutes and dollars
+	$(FORGE) plan agiformer $(OPTIONS)
+
+agiformer-download: setup ## fetch enwik8, and compare its size and md5
+	$(FORGE) download agiformer $(OPTIONS)
+
+agiformer-train: setup ## cut the text into rows and train on it; after a stop, run it again to resume
+	$(FORGE) prepare agiformer/bytes $(OPTIONS)
+	$(TRAIN) agiformer/bytes $(OPTIONS)
+
+agiformer-evaluate: setup ## bits per byte of the test text, beside gzip, bzip2, xz, zstd and PPMd
+	$(FORGE) evaluate agiformer/bits $(OPTIONS)
+
+agiformer-inspect: setup ## what the thinking steps are worth, against two controls trained without them
+	$(TRAIN) agiformer/same_parameters $(OPTIONS)
+	$(TRAIN) agiformer/same_flops $(OPTIONS)
+	$(FORGE) evaluate agiformer/bytes $(OPTIONS)
+
+agiformer-generate: setup ## let the trained model continue a text
+	$(FORGE) generate agiformer/bytes --prompt "The " $(OPTIONS)
+
+agiformer-push: setup ## show what would be uploaded to the Hub (to upload it: agentforge push agiformer/bytes)
+	$(FORGE) push agiformer/bytes --dry-run $(OPTIONS)
 
 # -- the project ---------------------------------------------------------------------------------------------------
 

@@ -202,7 +202,7 @@ def test_the_tour_names_what_is_in_the_code() -> None:
 
 
 def test_a_name_that_the_code_does_not_have_is_found() -> None:
-    section = "`cli.py`: `train()` calls `trian()` or raises `UserEror`; `recipe/laoding.py`"
+    section = "`cli/model_verbs.py`: `train()` calls `trian()` or raises `UserEror`; `recipe/laoding.py`"
     assert unknown_names(section) == ["recipe/laoding.py", "trian()", "UserEror"]
 
 

@@ -196,9 +196,20 @@ def encode_prompt(
 
 
 def encode_documents(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Encoding]:
-    """Return plain texts as tokens, all trained, each closed with the document's end (the turn's, if there is none)."""
+    """Return plain texts as tokens, all trained, each closed with the document's end (the turn's, if there is none).
+
+    A tokenizer that begins a text with a token of its own begins each document with it.
+    """
     end = DOCUMENT_END if _is_one_token(tokenizer, DOCUMENT_END) else str(tokenizer.eos_token)
-    return _encode_pieces(tokenizer, [[(text, True, False), (end, True, True)] for text in texts])
+    begin = [(str(tokenizer.bos_token), True, True)] if begins_texts(tokenizer) else []
+    return _encode_pieces(tokenizer, [[*begin, (text, True, False), (end, True, True)] for text in texts])
+
+
+def begins_texts(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Tell whether the tokenizer puts its begin token before a text."""
+    if tokenizer.bos_token_id is None:
+        return False
+    return bool(tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id])
 
 
 Piece = tuple[str, bool, bool]

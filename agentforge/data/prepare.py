@@ -25,6 +25,7 @@ from agentforge.data.cleaning.decontaminate import EvaluationSet, collect_evalua
 from agentforge.data.cleaning.dedup import first_occurrences, near_duplicates
 from agentforge.data.cleaning.ingest import Ingestor, Raws, RowCounts, Rows, collect
 from agentforge.data.disk_buffer import DiskBuffer
+from agentforge.data.mixing.curriculum import stages_without
 from agentforge.data.mixing.mix_tokens import mix_tokens
 from agentforge.data.mixing.quotas import allocate, select
 from agentforge.data.parallel_map import default_workers, ordered_map
@@ -48,7 +49,7 @@ __all__ = ["load_prepared", "prepare"]
 log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
-FORMAT = 1
+FORMAT = 2
 """Incremented when the same recipe and inputs give other rows, so that older artefacts do not pass as up to date."""
 
 CHUNK_ROWS = 500
@@ -67,25 +68,33 @@ def prepare(recipe: Recipe, replace: bool = False) -> Path:
         UserError: the recipe or an input is wrong, or the disk is full.
         CheckRefused: too many unreadable rows, a source of which every row is rejected, or nothing is left to train on.
     """
+    if recipe.data.prepared is not None:
+        raise UserError(f"data.prepared: this recipe reads {recipe.data.prepared}; prepare the recipe that makes it")
     if not recipe.data.mix:
         raise UserError("data.mix is empty: name at least one data set (`agentforge download --list`) or file")
     target = recipe.artifact("data")
     sources, missing = open_sources(recipe.data)
+    changed = stages_without(recipe.data.curriculum, missing)
     evaluation = open_evaluation(recipe.data)
     tools = load_tools(recipe.data.tools).schemas if recipe.data.tools else None
     inputs = _inputs(recipe, [*sources, *evaluation], tools)
     with stage_directory(target, stage="prepare", recipe=_identity(recipe), inputs=inputs, replace=replace) as work:
         if not work.done:
-            work.metrics = _make(recipe, sources, evaluation, tools, work) | {"missing": missing}
+            work.metrics = _make(recipe, sources, evaluation, tools, work) | {
+                "missing": missing,
+                **({"curriculum_without": changed} if changed else {}),
+            }
     return target
 
 
 def _identity(recipe: Recipe) -> dict[str, Any]:
     return {
         "format": FORMAT,
-        # a system's keys say how the rows are trained on, not what they are
+        # a system's keys and the curriculum say how the rows are trained on, not what they are
         # The number of processes and the mirror change no row; what `allow_missing` leaves out shows in the inputs.
-        "data": recipe.data.model_dump(exclude={"workers", "hub_mirror", "allow_missing", *system_keys("data")}),
+        "data": recipe.data.model_dump(
+            exclude={"workers", "hub_mirror", "allow_missing", "curriculum", "prepared", *system_keys("data")}
+        ),
         # A recipe with a tokenizer of its own may change its base model and keep its prepared data.
         "tokenizer": recipe.model.model_dump(include={"tokenizer"} if recipe.model.tokenizer else {"path", "revision"}),
         "documents": _documents(recipe),

@@ -32,7 +32,7 @@ def mix_metrics(
         keep: `(rows,)` the rows that were tokenised.
     """
     left = np.bincount(rows.sources[keep], minlength=len(sources))
-    total_weight = sum(source.weight for source in sources)
+    total_weight = sum(source.weight for source in sources if not source.held_out)
     total_quota = sum(mixture.allocation.quotas)
     source_of = rows.sources[tokens.rows]
     described = {}
@@ -49,7 +49,7 @@ def mix_metrics(
             "rows_kept": int(left[index]),
             **dict(sorted(tokens.counts[index].items())),
             # Asked and got differ where a source was capped at its max_repeats; both are shares of `weights_in`.
-            "weight_asked": round(source.weight / total_weight, 6),
+            "weight_asked": 0.0 if source.held_out else round(source.weight / total_weight, 6),
             "weight_got": round(quota / total_quota, 6),
             "capped": index in mixture.allocation.capped,
             "epochs": round(quota / available, 4) if available else 0.0,

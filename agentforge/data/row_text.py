@@ -25,6 +25,15 @@ def row_text(row: Row) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def document_text(row: Row) -> str:
+    """Return what a base model is pre-trained on: the row's own `document`, if its adapter wrote one, or `row_text`.
+
+    A benchmark scores the words that follow its own prompt. A base model can only have learned what follows if it has
+    read that prompt in the same form, so adapters of such sets write the whole text themselves.
+    """
+    return str(row["document"]) if "document" in row else row_text(row)
+
+
 def assistant_text(row: Row) -> str:
     """Return what the assistant says in a row, calls included; for a document, all of it."""
     if "text" in row:

@@ -8,15 +8,14 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from agentforge.artifacts import Workspace, hash_json, read_manifest, stage_directory, write_json
 from agentforge.data.tools import load_tools
 from agentforge.errors import UserError
-from agentforge.evaluation.benchmarks.benchmark_rows import BENCHMARKS
 from agentforge.evaluation.comparable import template_of
 from agentforge.evaluation.contamination import refuse_trained_questions, refuse_trained_tasks
-from agentforge.evaluation.own_scores import OWN, asked_for, evaluate_own, noted
+from agentforge.evaluation.own_scores import asked_for, evaluate_own, evaluation_names
 from agentforge.evaluation.scores_file import SCORES
 from agentforge.evaluation.tasks.baselines import baselines, scripted_policy
 from agentforge.evaluation.tasks.reserved_tasks import Chosen, TaskSelection, identity
@@ -27,10 +26,7 @@ from agentforge.recipe.schema import Recipe, ToolCalls
 from agentforge.rollouts.experts import Actor
 from agentforge.rollouts.policies.base import Policy, Sampling
 from agentforge.rollouts.policies.open_policy import open_policy
-from agentforge.systems.registry import names_of, without_unused_keys
-
-if TYPE_CHECKING:
-    from agentforge.evaluation.benchmarks.evaluate_benchmarks import LoadedTasks
+from agentforge.systems.registry import without_unused_keys
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +35,8 @@ ROWS = "rows.jsonl"
 
 def evaluate(recipe: Recipe, model: str | None = None, replace: bool = False) -> Path:
     """Score a model on whatever the recipe evaluates: tool calls, tasks of environments, the loss on held-out rows.
+
+    A recipe with `evaluate.diversity` names a set of models. Without ``model`` that set is compared.
 
     Args:
         recipe: `evaluate.tool_calls` names the questions, `evaluate.environments` the tasks, `evaluate.loss` says what
@@ -56,10 +54,14 @@ def evaluate(recipe: Recipe, model: str | None = None, replace: bool = False) ->
     """
     chosen = recipe.evaluate
     own = asked_for(recipe)
-    house = (chosen.tool_calls, chosen.environments, chosen.loss, chosen.benchmarks)
-    if all(one is None for one in house) and not own:
-        names = ("environments", "loss", "benchmarks", *names_of("evaluations"))
-        others = ", ".join(f"evaluate.{name}" for name in names)
+    if chosen.diversity is not None and model is None:
+        from agentforge.evaluation.diversity.evaluate_diversity import evaluate_diversity
+
+        return evaluate_diversity(recipe, replace)
+    if chosen.tool_calls is None and chosen.environments is None and chosen.loss is None and not own:
+        if chosen.diversity is not None:
+            raise UserError("evaluate.diversity compares the models that it names; leave out --model")
+        others = ", ".join(f"evaluate.{name}" for name in ("environments", "loss", *evaluation_names()))
         raise UserError(
             f"{recipe.full_name} has nothing to evaluate on: set evaluate.tool_calls.prompts to a JSONL file, or one "
             f"of {others}"
@@ -121,6 +123,7 @@ def _depends(recipe: Recipe, chosen: list[Chosen], location: ModelLocation) -> d
 def _without_unused(recipe: Recipe) -> dict[str, Any]:
     found = without_unused_keys("evaluate", recipe.evaluate)
     del found["batch_size"]  # the scores do not depend on it
+    del found["diversity"]  # it is about a set of models, and has an artefact of its own
     if recipe.evaluate.loss is not None:
         found["loss"] = without_unused_keys("evaluate.loss", recipe.evaluate.loss)
     return found
@@ -131,23 +134,18 @@ def _score_model(recipe: Recipe, selection: TaskSelection, location: ModelLocati
     questions = load_questions(recipe) if recipe.evaluate.tool_calls else []
     refuse_trained_questions(recipe, questions)
     refuse_trained_tasks(recipe, selection.chosen, location)
-    tasks = _load_benchmarks(recipe, location)
     trivial = baselines(recipe, selection) if selection.chosen else {}
     report: dict[str, Any] = {
         "recipe": recipe.full_name,
         "model": {"label": location.label, "kind": location.kind, "path": location.path, "base": location.base},
     }
+    # Before the losses: whether a benchmark's rows are here should be known before any weights are opened.
+    report |= evaluate_own(recipe, location, work)
     if recipe.evaluate.loss is not None:
         from agentforge.evaluation.losses.evaluate_loss import evaluate_losses
 
         # It opens the model by itself and lets it go again, before the policy below opens its own.
         report |= evaluate_losses(recipe, location, work)
-    report |= evaluate_own(recipe, location, work)
-    if tasks is not None:
-        from agentforge.evaluation.benchmarks.evaluate_benchmarks import evaluate_benchmarks
-
-        scores = evaluate_benchmarks(recipe, tasks, location, work)
-        report[OWN] = {**report.get(OWN, {}), BENCHMARKS: noted(BENCHMARKS, scores, work)}
     if questions or selection.chosen:
         policy = open_policy(location, engine=recipe.rollouts.engine)
         if questions:
@@ -155,18 +153,6 @@ def _score_model(recipe: Recipe, selection: TaskSelection, location: ModelLocati
         if selection.chosen:
             report |= evaluate_environments(recipe, selection, policy, trivial, work)
     write_json(work.path / SCORES, report)
-
-
-def _load_benchmarks(recipe: Recipe, location: ModelLocation) -> LoadedTasks | None:
-    """Read the recipe's benchmarks and refuse rows that are trained on; without any, lm-eval is not even imported."""
-    if recipe.evaluate.benchmarks is None:
-        return None
-    from agentforge.evaluation.benchmarks.evaluate_benchmarks import load_tasks
-    from agentforge.evaluation.benchmarks.trained_rows import refuse_trained_benchmarks
-
-    loaded = load_tasks(recipe.evaluate.benchmarks, recipe.data.hub_mirror)
-    refuse_trained_benchmarks(recipe, loaded.tasks, location)
-    return loaded
 
 
 def load_questions(recipe: Recipe) -> list[Question]:

@@ -1,4 +1,4 @@
-"""Scores that a system brings: figures with intervals under names of its own, shown wherever evaluations are shown."""
+"""Scores as figures with intervals under names of their own, of the house or of a system, shown wherever scores are."""
 
 from __future__ import annotations
 
@@ -11,10 +11,17 @@ from agentforge.artifacts import Workspace
 from agentforge.evaluation.scores_file import read_scores
 from agentforge.models.locate_model import ModelLocation
 from agentforge.recipe.schema import Recipe
+from agentforge.references import resolve
 from agentforge.systems.registry import named, names_of
 
 OWN = "own"
 """Key of scores.json under which they are stored."""
+HOUSE = {
+    # before anything that opens weights: whether its rows are here should be known first
+    "benchmarks": "agentforge.evaluation.benchmarks.evaluate_benchmarks:evaluate_benchmarks",
+    "bpc": "agentforge.evaluation.bits.evaluate_bits:evaluate_bits",
+}
+"""Keys of `evaluate` that any model can be measured by, and what does it: as `System.evaluations` has it."""
 
 
 @dataclass(frozen=True)
@@ -58,25 +65,26 @@ class Scores:
     figures: Mapping[str, Figure]
 
 
+def evaluation_names() -> list[str]:
+    """Return the keys of `evaluate` whose scores are figures: the house's and the systems'."""
+    return [*HOUSE, *names_of("evaluations")]
+
+
 def asked_for(recipe: Recipe) -> list[str]:
-    """Return the evaluations of systems whose keys the recipe sets."""
-    return [name for name in names_of("evaluations") if getattr(recipe.evaluate, name) is not None]
+    """Return those that the recipe sets."""
+    return [name for name in evaluation_names() if getattr(recipe.evaluate, name) is not None]
 
 
 def evaluate_own(recipe: Recipe, location: ModelLocation, work: Workspace) -> dict[str, Any]:
-    """Run the evaluations of systems that the recipe asks for, and return their part of scores.json."""
+    """Run the evaluations that the recipe asks for, and return their part of scores.json."""
     found: dict[str, Any] = {}
     for name in asked_for(recipe):
-        evaluation = named("evaluations", name)
+        evaluation = resolve(HOUSE[name]) if name in HOUSE else named("evaluations", name)
         assert evaluation is not None
-        found[name] = noted(name, evaluation(recipe, location, work), work)
+        scores: Scores = evaluation(recipe, location, work)
+        found[name] = asdict(scores)
+        work.metrics.update({f"{name}/{key}": figure.value for key, figure in scores.figures.items()})
     return {OWN: found} if found else {}
-
-
-def noted(name: str, scores: Scores, work: Workspace) -> dict[str, Any]:
-    """Return one evaluation's part of scores.json, and add its values to the manifest's metrics."""
-    work.metrics.update({f"{name}/{key}": figure.value for key, figure in scores.figures.items()})
-    return asdict(scores)
 
 
 @dataclass(frozen=True)

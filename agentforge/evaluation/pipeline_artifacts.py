@@ -56,6 +56,8 @@ def load_pipeline(name: str, overrides: Sequence[str] = (), profile: str | None 
 def _makes(stage: Stage, recipe: Recipe) -> list[Path]:
     if stage.verb == "evaluate" and stage.model is not None:
         return [recipe.artifact(f"eval-{label_of(stage.model)}")]
+    if stage.verb == "evaluate" and recipe.evaluate.diversity is not None:
+        return [recipe.artifact("eval-diversity")]
     if stage.verb in ("train", "surgery"):
         return [recipe.trained if stage.verb == "train" else recipe.operated]
     # Only verbs that leave an artefact of this recipe: `download` fills a cache, and `report` is the page itself.

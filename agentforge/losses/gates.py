@@ -1,4 +1,8 @@
-"""Gates of early exits learn by shadowing: the model always runs to the end, and the gate guesses whether it had to."""
+"""What gates learn from.
+
+A gate of an early exit learns by shadowing: the model always runs to the end, and the gate guesses whether it had to.
+A gate between two branches, attention and memory, only has to be kept from closing before the second one is any good.
+"""
 
 from __future__ import annotations
 
@@ -39,3 +43,27 @@ def shadow_loss(gate_logits: Tensor, exit_logits: Tensor, full_logits: Tensor) -
     loss = functional.binary_cross_entropy_with_logits(gate_logits.float(), agrees.float(), reduction="sum")
     right = (gate_logits.detach() > 0) == agrees
     return Shadow(loss, agrees.sum(), torch.as_tensor(right.sum()))
+
+
+def share_floor_loss(shares: Tensor, tokens: Tensor, floor: float) -> Tensor:
+    """Return ``sum over rows of tokens * mean over layers of max(floor - share, 0)``.
+
+    Early on the memory is noise, and the quickest way down is to shut it out; a sigmoid that has closed has no gradient
+    by which it would open again. The hinge keeps a minimum open, and above it says nothing: an entropy bonus, which is
+    also used for this, pulls every gate to 1/2 for ever. Anneal its weight to 0, for in the end the gate is to be free.
+
+    The mean is taken over a row and not over the batch: a hinge of a mean over more rows would depend on how the
+    rows are divided into micro-batches and among processes.
+
+    Args:
+        shares: `(B, L)`, the mean over a row's tokens of the share that the branch has in each layer, in [0, 1].
+        tokens: `(B,)`, how many tokens the mean is over.
+        floor: the least share that costs nothing.
+    """
+    missing = (floor - (shares if shares.dtype == torch.float64 else shares.float())).clamp(min=0).mean(-1)  # (B,)
+    return (tokens.to(missing) * missing).sum()
+
+
+def annealed(weight: float, progress: float) -> float:
+    """Return a weight that falls linearly to 0 at the end of the run; ``progress`` is in [0, 1]."""
+    return weight * max(1 - progress, 0.0)

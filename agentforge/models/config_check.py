@@ -47,7 +47,8 @@ def check_model(model: Model) -> None:
         if problem := problem_with(value, table[name]) or _whole_number(value, table[name]):
             raise UserError(f"model.config.{name} is {show_value(value)}; {problem}")
     values = {name: field.get("default") for name, field in table.items()} | fields
-    _check_sizes(model_type, values)
+    if "num_key_value_heads" in table:
+        _check_sizes(model_type, values)
     if "mamba_d_ssm" in table:
         _check_mixer(values)
     if (system := system_of(model.config)) is not None:

@@ -64,7 +64,7 @@ def surgery(recipe: Recipe, replace: bool = False) -> Path:
     }
     # The data count only for operations that measure on them: new data must not make a graft outdated.
     inputs: dict[str, Path | str] = {"base": identify_base(recipe.model)}
-    if operation.reads is not None:
+    if operation.reads is not None and operation.measures(chosen):
         inputs["data"] = recipe.artifact("data")
     with stage_directory(recipe.operated, stage="surgery", recipe=settings, inputs=inputs, replace=replace) as work:
         if not work.done:

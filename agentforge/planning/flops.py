@@ -150,6 +150,7 @@ def flops_per_token(recipe: Recipe, shape: Shape, *, recompute: bool, length: in
     flops = _passes(shape, length, _trained_when_multiplied(recipe, shape), recompute)
     work = step_work(recipe, shape)
     flops += sum(_passes(inside, length, None, recompute) * share for inside, share in work.passes) + work.head_flops
+    flops += work.flops + (work.recomputed if recompute else 0.0)
     if work.teacher is not None:
         flops += 2.0 * count_parameters(work.teacher).multiplied + _attention(work.teacher, length)
     return flops

@@ -118,8 +118,9 @@ def estimate_memory(recipe: Recipe, *, sharded: bool | None = None) -> Memory:
         adapters=4 * trained / shards if recipe.train.lora is not None else 0,
         gradients=gradients / shards,
         optimizer=trained * optimizer_bytes(recipe) / shards,
-        activations=sum(layer_activations(each, recipe) for each in shapes) * tokens * shape.num_hidden_layers,
-        checkpoints=inputs + layer,
+        activations=sum(layer_activations(each, recipe) for each in shapes) * tokens * shape.num_hidden_layers
+        + width * work.activations * tokens,
+        checkpoints=inputs + layer + width * work.checkpoints * tokens,
         logits=logits_bytes(recipe, shape, tokens),
         overhead=CUDA_OVERHEAD if hardware.gpus else 0.5 * 2**30,
         capacity=hardware.memory_gib * 2**30,
@@ -238,5 +239,8 @@ def logits_bytes(recipe: Recipe, shape: Shape, tokens: int) -> float:
     SFT and some systems' objectives hold at most a block of them, and as much again for the gradient.
     """
     all_logits = (activation_bytes(recipe) + 3 * 4.0) * tokens * shape.vocab_size
-    in_blocks = recipe.train.method == "sft" or step_work(recipe, shape).in_blocks
+    work = step_work(recipe, shape)
+    if work.block_bytes is not None:
+        return min(all_logits, 2.0 * work.block_bytes)
+    in_blocks = recipe.train.method == "sft" or work.in_blocks
     return min(all_logits, 2.0 * MAX_LOGITS_BYTES) if in_blocks else all_logits

@@ -53,11 +53,22 @@ def shape_from_config(config: dict[str, Any]) -> Shape:
 
 
 def _fits_table(config: dict[str, Any]) -> bool:
+    if not sized_by_table(config["model_type"]):
+        return False
     if not _is_hybrid(config["model_type"]):
         return True  # its table knows every parameter that its fields can ask for
     return config.get("mamba_d_ssm", 0) is not None and all(
         config.get(name, plain) == plain for name, plain in PLAIN_HYBRID.items()
     )
+
+
+def sized_by_table(model_type: str) -> bool:
+    """Tell whether the table of an architecture says all of its sizes, as those of Llama and its kin do.
+
+    A table of any other checks what a recipe sets; its parameters are counted on the model itself.
+    """
+    # Every decoder of this kind has these two; who numbers its layers otherwise is another kind.
+    return {"num_hidden_layers", "num_key_value_heads"} <= fields_of(CONFIG_CLASSES[model_type]).keys()
 
 
 def _is_hybrid(model_type: str) -> bool:

@@ -18,7 +18,13 @@ class StepWork:
         kept: those of them whose activations are held at once, at most.
         head_flops: operations a token of further uses of the head.
         teacher: a frozen model that reads along; None: there is none.
+        flops: operations a token, forward and backward, that the model's parameters do not show: a layer that is run
+            again, a memory that is written.
+        recomputed: those of them that gradient checkpointing does once more.
+        activations: numbers a token that are kept for the backward pass of the same.
+        checkpoints: numbers a token that are kept of it under gradient checkpointing.
         in_blocks: logits are made in blocks (`memory.MAX_LOGITS_BYTES`) instead of all at once.
+        block_bytes: of the logits that are made at once, where the blocks are smaller than that; None: they are not.
         shardable: weights may be divided among devices; not where parts of whole matrices are read.
         purpose: parameters that the stage is there to train; None: all that are trained.
     """
@@ -27,7 +33,12 @@ class StepWork:
     kept: tuple[Shape, ...] = ()
     head_flops: float = 0.0
     teacher: Shape | None = None
+    flops: float = 0.0
+    recomputed: float = 0.0
+    activations: float = 0.0
+    checkpoints: float = 0.0
     in_blocks: bool = False
+    block_bytes: float | None = None
     shardable: bool = True
     purpose: int | None = None
 

@@ -69,6 +69,8 @@ def made_items(recipe: Recipe, shape: Shape) -> list[Item]:
     trained = trained_parameters(recipe, shape)
     kept = recipe.train.args.get("save_total_limit", DEFAULT_CHECKPOINTS) + 1  # one more while the next is written
     items = [Item(f"{kept} checkpoints", kept * trained * (4 + optimizer_bytes(recipe))), Item("result", 4.0 * trained)]
+    if (models := _kept_models(recipe)) > 0:
+        items.append(Item(f"{models} kept models", models * DTYPE_BYTES[recipe.model.dtype] * trained))
     if recipe.train.lora is not None:
         items.append(Item("merged", float(DTYPE_BYTES[recipe.export.dtype] * total)))
     # The f16 file is made first, kept or not: the others are quantised from it.
@@ -78,6 +80,18 @@ def made_items(recipe: Recipe, shape: Shape) -> list[Item]:
         else []
     )
     return items + [Item(f"gguf {kind}", GGUF_BITS[kind] / 8 * total) for kind in kinds]
+
+
+def _kept_models(recipe: Recipe) -> int:
+    """Return how many models `train.keep` leaves at most; of a run that is given in steps, the epochs are not known."""
+    keep = recipe.train.keep
+    if keep is None:
+        return 0
+    # One more best while the next is written.
+    best = 2 if keep.best else 0
+    if keep.epochs is None or recipe.train.args.get("max_steps", 0) > 0:
+        return best
+    return best + int(recipe.train.args.get("num_train_epochs", 3)) // keep.epochs
 
 
 def total(items: list[Item], *, missing_only: bool = False) -> float:

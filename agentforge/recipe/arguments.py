@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from agentforge.errors import did_you_mean
 from agentforge.recipe.methods import METHODS, config_classes
+from agentforge.recipe.optimizers import OPTIMIZERS
 from agentforge.recipe.schema import Recipe
 from agentforge.recipe.tables import fields_of
 from agentforge.systems.registry import names_of
@@ -170,7 +171,7 @@ WORDS = {
     "array": "a list",
     "null": "null",
 }
-BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most"}
+BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
 # Fields of LoraConfig that peft compiles as regular expressions: a text, or the keys of a mapping.
 PATTERNS = ("target_modules", "exclude_modules", "layers_pattern", "rank_pattern", "alpha_pattern")
 
@@ -184,12 +185,30 @@ def argument_problems(recipe: Recipe) -> list[tuple[tuple[str, ...], str]]:
 
 
 def _optimizer_problems(recipe: Recipe) -> list[tuple[tuple[str, ...], str]]:
-    """Refuse an optimiser that no system brings; its options are checked by its own constructor."""
-    chosen, known = recipe.train.optimizer, names_of("optimizers")
-    if chosen is None or chosen.name in known:
+    """Return what is wrong with `train.optimizer`; a system's optimiser checks its options itself, when it is made."""
+    chosen, known = recipe.train.optimizer, [*OPTIMIZERS, *names_of("optimizers")]
+    if chosen is None:
         return []
-    hint = did_you_mean(chosen.name, known) or f"; known: {', '.join(known) or 'none'}"
-    return [(("train", "optimizer", "name"), f"no system has an optimiser '{chosen.name}'{hint}")]
+    path = ("train", "optimizer", "name")
+    if chosen.name not in known:
+        hint = did_you_mean(chosen.name, known) or f"; known: {', '.join(known)}"
+        return [(path, f"there is no optimiser '{chosen.name}'{hint}")]
+    found: list[tuple[tuple[str, ...], str]] = []
+    if "optim" in recipe.train.args:
+        found.append((path, "train.optimizer and train.args.optim both choose an optimiser; leave out one of them"))
+    if (house := OPTIMIZERS.get(chosen.name)) is None:
+        return found
+    if recipe.train.lora is not None and house.lora_refusal is not None:
+        found.append((path, f"{chosen.name} does not train LoRA: {house.lora_refusal}; leave out train.optimizer"))
+    options = house.options.model_json_schema()["properties"]
+    for name, value in chosen.options.items():
+        key = f"train.optimizer.options.{name}"
+        if name not in options:
+            hint = did_you_mean(name, list(options)) or f"; known: {', '.join(options)}"
+            found.append((tuple(key.split(".")), f"there is no key '{key}': {chosen.name} has no such option{hint}"))
+        elif problem := problem_with(value, options[name]):
+            found.append((tuple(key.split(".")), f"{key} is {show_value(value)}; {problem}"))
+    return found
 
 
 def problems_in(values: dict[str, Any], config: str, section: str) -> list[tuple[tuple[str, ...], str]]:

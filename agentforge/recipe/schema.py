@@ -10,8 +10,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
+from agentforge.recipe.data_section import Data as Data
+from agentforge.recipe.data_section import DataStage as DataStage
+from agentforge.recipe.data_section import Decontaminate as Decontaminate
+from agentforge.recipe.data_section import Filters as Filters
+from agentforge.recipe.data_section import MinHash as MinHash
+from agentforge.recipe.data_section import Source as Source
 from agentforge.recipe.methods import METHODS
 from agentforge.recipe.section import Section
 from agentforge.systems.registry import operations, with_system_keys
@@ -58,86 +64,6 @@ class Model(Section):
         default_factory=list,
         description="operations and training methods that must have made the checkpoint, in order",
     )
-
-
-class Filters(Section):
-    """What `prepare` rejects. It counts every rejection by reason."""
-
-    languages: list[str] = Field(default_factory=list, description="allowed values of the row's language column")
-    min_characters: int = Field(1, ge=0, description="minimum for all assistant turns together")
-    max_turns: int | None = Field(None, ge=1)
-    where: dict[str, Any] = Field(default_factory=dict, description="column: the value (or list of values) to keep")
-    max_ngram_repetition: float = Field(
-        0.5, gt=0, le=1, description="largest share of a row's 10-grams that may be repeats"
-    )
-    identities: list[str] = Field(
-        default_factory=list, description="names of other assistants; reject rows whose assistant uses one for itself"
-    )
-
-
-class Source(Section):
-    """One line of `data.mix`: an id of the registry (configs/datasets), or a path or glob of local files."""
-
-    dataset: str
-    weight: float = Field(1.0, gt=0)
-    split: str | None = None
-    adapter: str | None = Field(None, description="how a raw row becomes messages; none: chosen by the columns")
-    columns: dict[str, str] = Field(
-        default_factory=dict, description="the adapter's column name: the file's column name"
-    )
-    max_repeats: float | None = Field(None, gt=0, description="overrides data.max_repeats")
-    max_rows: int | None = Field(None, ge=1)
-    split_key: str | None = Field(
-        None, description="rows with equal values in this column stay together in train or eval"
-    )
-    filters: Filters | None = Field(None, description="override the filters of the registry's card")
-    system: str | None = Field(None, description="system turn for rows without one")
-    enabled: bool | None = Field(None, description="true: use a data set that is off in the registry")
-
-
-class MinHash(Section):
-    """Near-duplicate removal: 14 bands of 8 rows find a pair with Jaccard similarity 0.8 with probability 0.92."""
-
-    enabled: bool = True
-    ngram: int = Field(5, ge=1, description="words")
-    bands: int = Field(14, ge=1)
-    rows: int = Field(8, ge=1)
-    threshold: float = Field(
-        0.8, gt=0, le=1, description="above this estimated Jaccard similarity the later row is dropped"
-    )
-
-
-class Decontaminate(Section):
-    against: list[str] = Field(default_factory=list, description="registry ids or files that must not be trained on")
-    # Thirteen words of English are hardly ever equal by chance; fewer would throw out rows that merely quote an idiom.
-    ngram: int = Field(13, ge=3, description="words")
-
-
-@with_system_keys("data")
-class Data(Section):
-    max_length: int = Field(2048, ge=16, description="tokens")
-    mix: list[Source] = Field(default_factory=list)
-    weights: Literal["rows", "tokens"] = "rows"
-    size: int | None = Field(
-        None, ge=1, description="rows or tokens of the mix; none: as many as weights and max_repeats allow"
-    )
-    max_repeats: float = Field(4.0, gt=0)
-    hub_mirror: str | None = Field(None, description="directory with the Hub's layout: ORG/NAME/files")
-    allow_missing: bool = False
-    max_bad_rows: float = Field(
-        0.01, ge=0, le=1, description="above this share of unreadable rows in a source `prepare` stops"
-    )
-    filters: Filters = Filters()
-    minhash: MinHash = MinHash()
-    decontaminate: Decontaminate = Decontaminate()
-    eval_fraction: float = Field(0.01, ge=0, lt=1)
-    # Of conversations only: a document is always split, because each of its parts can be trained on.
-    overflow: Literal["truncate", "split", "drop"] = "truncate"
-    # `auto` takes the markers that the tokenizer has as single tokens.
-    template: Literal["auto", "chatml", "deepseek_r1"] = "auto"
-    tools: str | None = Field(None, description="tools (configs/tools/NAME.yaml) for rows that have none")
-    system: str | None = Field(None, description="system turn for rows without one")
-    workers: int | None = Field(None, ge=1, description="processes; none: one per core")
 
 
 class Rollouts(Section):
@@ -192,10 +118,17 @@ class Collapse(Section):
 
 
 class Optimizer(Section):
-    """An optimiser from a system."""
+    """An optimiser of agentforge or of a system, in place of those of `train.args.optim`."""
 
     name: str
-    options: dict[str, Any] = Field(default_factory=dict, description="arguments of its constructor")
+    options: dict[str, Any] = Field(default_factory=dict, description="its options")
+
+
+class Keep(Section):
+    """Models that stay in the artefact beside the final one: `epoch-10`, `best`."""
+
+    epochs: int | None = Field(None, ge=1, description="keep the model after every so many epochs; none: of no epoch")
+    best: bool = Field(False, description="keep the model with the lowest eval loss of all evaluations")
 
 
 @with_system_keys("train")
@@ -205,13 +138,16 @@ class Train(Section):
         default_factory=dict, description="fields of the method's config class (TrainingArguments, SFTConfig ...)"
     )
     lora: dict[str, Any] | None = Field(None, description="fields of peft.LoraConfig; none: all weights are trained")
-    optimizer: Optimizer | None = Field(None, description="an optimiser from a system; none: `train.args.optim`")
+    optimizer: Optimizer | None = Field(
+        None, description="mugrokfast, or one that a system brings; none: `train.args.optim`"
+    )
     ema: float | None = Field(
         None,
         gt=0,
         lt=1,
         description="decay of a moving average of the weights, which is evaluated and published; none: no average",
     )
+    keep: Keep | None = Field(None, description="models that stay beside the final one; none: only the final one")
     max_nonfinite_steps: int = Field(3, ge=1, description="stop after this many skipped NaN/inf batches in a row")
     trainable: list[str] = Field(
         default_factory=list,
@@ -267,6 +203,37 @@ class Benchmarks(Section):
     apply_chat_template: bool = Field(False, description="ask in the model's chat template instead of plain text")
 
 
+class Diversity(Section):
+    """Whether the models of a set differ more than models that differ by the seed of their training alone."""
+
+    models: dict[str, str] = Field(description="label: directory of a checkpoint; at least two, with one tokenizer")
+    control: dict[str, str] = Field(
+        default_factory=dict, description="the same of models that differ by seed alone; none: there is no verdict"
+    )
+    rows: int | None = Field(None, ge=2, description="how many of the prepared eval rows; none: all")
+    speed: bool = Field(True, description="also measure decoding, in milliseconds per token")
+
+    @field_validator("models", "control")
+    @classmethod
+    def _at_least_two(cls, value: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        if len(value) == 1 or (info.field_name == "models" and not value):
+            raise ValueError(f"name at least two models; there {'is one' if value else 'are none'}")
+        return value
+
+
+class BitsPerByte(Section):
+    """Bits per byte of a whole text, which compares models of any tokenizer, and compressors."""
+
+    text: Source = Field(description="the text: an entry like those of data.mix")
+    training: Source | None = Field(
+        None, description="what the model was trained on: the compressors read it first, too; none: they read the text"
+    )
+    context: int = Field(1024, ge=2, description="tokens that the model reads at once")
+    stride: int = Field(512, ge=1, description="tokens that each reading scores; the others are its context")
+    max_bytes: int | None = Field(None, ge=1, description="read no more of the text; none: all")
+    compressors: bool = Field(True, description="measure gzip, bzip2, xz, zstd and PPMd on the same bytes")
+
+
 class Export(Section):
     dtype: Literal["bfloat16", "float32", "float16"] = "bfloat16"
     max_logit_difference: float = Field(
@@ -305,7 +272,11 @@ class Evaluate(Section):
     tool_calls: ToolCalls | None = None
     environments: Environments | None = None
     loss: Losses | None = None
+    bpc: BitsPerByte | None = None
     benchmarks: Benchmarks | None = None
+    diversity: Diversity | None = Field(
+        None, description="compare a set of models; everything else in this section scores one model"
+    )
     confidence: float = Field(0.8, gt=0, lt=1, description="mass of the Beta-Jeffreys interval")
     batch_size: int = Field(16, ge=1)
 
@@ -354,6 +325,8 @@ class Recipe(Section):
 
     def artifact(self, suffix: str) -> Path:
         """The directory of one artefact: ``runs/aj/AJ-DeepSeekR1Qwen32B-v2.0.0-merged``."""
+        if suffix == "data" and self.data.prepared is not None:
+            return Path(self.data.prepared)
         return Path(self.output_dir) / f"{self.full_name}-{suffix}"
 
     @property

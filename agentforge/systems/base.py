@@ -9,7 +9,7 @@ without importing torch; each consumer imports what it needs when it needs it:
     data/prepare           tokenizers
     trainers/              training, optimizers, schedule, lora
     models/surgery         surgery
-    evaluation/            evaluations, loss_readings
+    evaluation/            evaluations, loss_readings, behaviour, report
     planning/              step_work
     export/                gguf_refusal, adapter_refusal, usage
 """
@@ -27,6 +27,10 @@ Place = Literal["train", "surgery", "evaluate", "evaluate.loss", "data"]
 """Sections of a recipe that a system may add keys to."""
 
 
+def _always(_: Any) -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class Operation:
     """One operation of `surgery`: what makes the new checkpoint, and what its artefact is called.
@@ -36,6 +40,7 @@ class Operation:
         suffix: end of the artefact's name, from the recipe's `surgery` section: ``grafted``, ``width-1of2``.
         suffixes: pattern of all suffixes that it can give; by it `--model` knows them.
         reads: split of the recipe's prepared data that it measures on.
+        measures: function of the `surgery` section: whether this time it measures at all.
         check: function of the `surgery` section that refuses it before anything is opened.
         config: function of a config.json and the section: the config.json afterwards, for `plan`.
     """
@@ -44,6 +49,7 @@ class Operation:
     suffix: Callable[[Any], str]
     suffixes: str
     reads: Literal["train", "eval"] | None = None
+    measures: Callable[[Any], bool] = _always
     check: Callable[[Any], None] | None = None
     config: Reference | None = None
 
@@ -79,6 +85,11 @@ class System:
             `evaluation.own_scores`; it runs where the key is set.
         loss_readings: function ``(model, location, settings) -> evaluation.losses.measure.LossReadings | None``: ways
             to read held-out rows beside the whole model.
+        behaviour: function ``(model) -> evaluation.diversity.behaviour.Behaviour | None``: what its models tell of how
+            they read each token (steps of thinking, use of a memory), for `evaluate.diversity`.
+        report: stage of an artefact to a function of the finished artefacts of that stage that returns sections of a
+            report's page, shaped like those of `evaluation.own_scores.page_groups`. They are looked for in the output
+            directories of the page's recipes, whatever made them: an experiment that no recipe describes is shown too.
         step_work: function ``(recipe, shape) -> planning.step_work.StepWork | None``: what a step computes beside the
             whole model.
         config_tables: `model_type` to a table of recipe/tables with the fields of its config class, so that `show` and
@@ -103,6 +114,8 @@ class System:
     surgery: Mapping[str, Operation] = field(default_factory=dict)
     evaluations: Mapping[str, Reference] = field(default_factory=dict)
     loss_readings: Reference | None = None
+    behaviour: Reference | None = None
+    report: Mapping[str, Reference] = field(default_factory=dict)
     step_work: Reference | None = None
     config_tables: Mapping[str, str] = field(default_factory=dict)
     check_config: Callable[[Mapping[str, Any]], None] = _none

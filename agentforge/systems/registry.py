@@ -19,6 +19,7 @@ from pydantic import create_model
 
 from agentforge import systems as own
 from agentforge.errors import UserError
+from agentforge.recipe.optimizers import OPTIMIZERS
 from agentforge.recipe.section import Section, is_default
 from agentforge.references import resolve
 from agentforge.systems.base import Operation, Place, System
@@ -61,7 +62,7 @@ def _installed() -> Iterator[System]:
 
 
 def _refuse_twice(found: list[System], kind: str) -> None:
-    owners: dict[str, str] = {}
+    owners = dict.fromkeys(OPTIMIZERS, "agentforge") if kind == "optimizers" else {}
     for system in found:
         names = [system.name] if kind == "name" else list(getattr(system, kind))
         for name in names:

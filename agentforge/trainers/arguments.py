@@ -14,6 +14,7 @@ from transformers import TrainingArguments, get_scheduler
 from agentforge.errors import UserError, first_line
 from agentforge.planning.memory import needs_gradient_checkpointing
 from agentforge.recipe.methods import METHODS
+from agentforge.recipe.optimizers import preset_arguments
 from agentforge.recipe.schema import Recipe
 
 # Keys that TRL would act on while it tokenises and packs; here `prepare` has tokenised and `examples` packs.
@@ -66,7 +67,9 @@ def build_arguments(
     given.pop("gradient_checkpointing", None)  # `_defaults` has it under its new name
     if given.get("bf16", False) is None:
         del given["bf16"]  # left to the hardware; TRL would read it as true
-    merged = {**_defaults(recipe, evaluates), **(defaults or {}), **given, "output_dir": str(output_dir)}
+    chosen = recipe.train.optimizer
+    preset = {} if chosen is None else preset_arguments(chosen.name, chosen.options)
+    merged = {**_defaults(recipe, evaluates), **(defaults or {}), **preset, **given, "output_dir": str(output_dir)}
     if "max_length" in config_class.__dataclass_fields__:
         merged["max_length"] = recipe.data.max_length  # TRL's own default would be 1024
     try:
@@ -132,6 +135,9 @@ def _defaults(recipe: Recipe, evaluates: bool) -> dict[str, Any]:
         "logging_nan_inf_filter": False,
         # Not "all": nothing leaves the machine unless the recipe asks for it. `metrics.jsonl` is always written.
         "report_to": [],
+        # Trackers would draw a name by lot, and file the run under "huggingface".
+        "run_name": recipe.trained.name,
+        "project": "agentforge",
         "disable_tqdm": True,
         # The rows have only the columns that the collator needs; the parent would drop the lengths of packed documents.
         "remove_unused_columns": False,

@@ -35,15 +35,19 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from agentforge.artifacts import write_json
 from agentforge.errors import CheckRefused, UserError
+from agentforge.optim.mugrokfast import SHARDED, MuGrokfast
+from agentforge.optim.parameter_split import UNDECAYED
 from agentforge.trainers.averaged_weights import AveragedWeights
 from agentforge.trainers.batching import IGNORED
 from agentforge.trainers.checkpoints import seal
+from agentforge.trainers.supervised.epoch_stages import EpochStages
 
 log = logging.getLogger(__name__)
 
 COUNTERS = "counters.json"
 AVERAGED = "averaged_weights.safetensors"
-UNDECAYED = ("A_log", "D", "dt_bias")
+# A key of the parent's final summary, and of no other line.
+SUMMARY = "train_runtime"
 
 
 @dataclass
@@ -120,6 +124,9 @@ class GuardedTrainer(Trainer):
             assert trained is not None
             # The parent makes an optimiser only where there is none yet.
             self.optimizer = self.guards.make_optimizer(trained)
+        # ZeRO 1 and 2 flatten the parameters only later, when the optimiser can no longer see that they were matrices.
+        if isinstance(self.optimizer, MuGrokfast) and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise UserError(SHARDED)
         made: torch.optim.Optimizer = super().create_optimizer(model)
         if self.guards.ema_decay is not None and self.average is None:
             if self.is_fsdp_enabled or self.is_deepspeed_enabled:
@@ -232,7 +239,12 @@ class GuardedTrainer(Trainer):
         return "lower train.args.learning_rate or set train.args.max_grad_norm; the last checkpoint is from before"
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Replace the parent's loss by that of the steps that counted, and add the counters."""
+        """Replace the parent's loss by that of the steps that counted; add the counters and the optimiser's figures.
+
+        The parent's final summary is dropped: it knows nothing of earlier starts. The manifest has the true figures.
+        """
+        if SUMMARY in logs:
+            return
         if "loss" in logs:
             counters = self.counters
             del logs["loss"]
@@ -248,8 +260,25 @@ class GuardedTrainer(Trainer):
                 "trained_tokens": counters.trained_tokens,
                 "skipped_steps": counters.skipped_steps,
             }
+            logs |= self._optimizer_statistics() | self._curriculum_statistics()
         logs["seconds"] = round(self.seconds(), 3)
         super().log(logs, start_time)
+
+    def _optimizer_statistics(self) -> dict[str, float]:
+        """Return what the optimiser says of its last step, if it is one that says anything."""
+        inner = getattr(self.optimizer, "optimizer", self.optimizer)  # accelerate wraps it
+        statistics: Callable[[], dict[str, float]] | None = getattr(inner, "statistics", None)
+        return statistics() if statistics is not None else {}
+
+    def _curriculum_statistics(self) -> dict[str, float]:
+        """Return the stage of the last step and the entropy of its sources' shares, if the training has stages."""
+        schedule = getattr(self.train_sampler, "schedule", None)
+        if not isinstance(schedule, EpochStages):
+            return {}
+        # Of the step that was made, not of the one to come, which at an epoch's end is in the next stage.
+        steps_an_epoch = self.state.max_steps / schedule.epochs
+        reading = schedule.at(max(self.state.global_step - 1, 0) / steps_an_epoch)
+        return {"curriculum_stage": reading.number, "mixture_entropy": reading.entropy}
 
     def seconds(self) -> float:
         """Seconds of this run, restarts included."""

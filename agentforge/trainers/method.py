@@ -16,14 +16,19 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from agentforge.errors import UserError
 from agentforge.models.build import add_lora, identify_base
 from agentforge.recipe.methods import METHODS
+from agentforge.recipe.optimizers import OPTIMIZERS
 from agentforge.recipe.schema import Recipe, Train
 from agentforge.recipe.section import is_default
+from agentforge.references import resolve
 from agentforge.systems.registry import named, system_keys, without_unused_keys
 from agentforge.trainers.callbacks.limits import LimitsCallback
 from agentforge.trainers.guarded_trainer import GuardedTrainer, Guards, RunCounters
 
 # Where a method keeps what only the running training reads; below the checkpoints' directory, deleted at the end.
 CACHE = "rows"
+
+# Arguments that say where figures are shown and under which name.
+REPORTING = {"report_to", "run_name", "project"}
 
 
 def refuse_keys(train: Train) -> None:
@@ -35,7 +40,7 @@ def refuse_keys(train: Train) -> None:
     if METHODS[train.method].supervised:
         return
     readers = " and ".join(name for name, spec in METHODS.items() if spec.supervised)
-    for key in ("trainable", *system_keys("train")):
+    for key in ("trainable", "keep", *system_keys("train")):
         if not is_default(train, key):
             raise UserError(f"train.{key} belongs to the methods {readers}; {train.method} does not read it")
 
@@ -57,6 +62,8 @@ class Method(ABC):
         found = self.recipe.model_dump(include=set(self.sections)) | {"max_length": self.recipe.data.max_length}
         found["model"].pop("history")  # a condition on the base, not a part of it
         found["train"] = without_unused_keys("train", self.recipe.train)
+        # Where the figures are sent does not change them: a tracker may be added to a run that has begun.
+        found["train"]["args"] = {key: value for key, value in found["train"]["args"].items() if key not in REPORTING}
         return found
 
     def inputs(self) -> dict[str, Path | str]:
@@ -102,6 +109,7 @@ class Method(ABC):
         chosen = self.recipe.train.optimizer
         if chosen is None:
             return None
-        make = named("optimizers", chosen.name)
+        house = OPTIMIZERS.get(chosen.name)
+        make = named("optimizers", chosen.name) if house is None else resolve(house.make)
         assert make is not None, "the recipe was checked"
         return partial(make, args=self.args, **chosen.options)

@@ -16,7 +16,6 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from agentforge.artifacts import Workspace, stage_directory, write_json
 from agentforge.errors import CheckRefused, Stopped, UserError
-from agentforge.models.fingerprint import write_base
 from agentforge.models.history import check_history
 from agentforge.recipe.hardware import load_hardware
 from agentforge.recipe.methods import METHODS
@@ -27,8 +26,11 @@ from agentforge.trainers.callbacks.metrics import MetricsCallback
 from agentforge.trainers.callbacks.progress import ProgressCallback
 from agentforge.trainers.checkpoints import has_sealed, newest_complete
 from agentforge.trainers.guarded_trainer import GuardedTrainer, RunCounters
+from agentforge.trainers.kept_models import KeptModels
 from agentforge.trainers.launch import check_launch, main_rank, share
 from agentforge.trainers.method import CACHE, Method, refuse_keys
+from agentforge.trainers.published import save_published
+from agentforge.trainers.trackers import add_first, trackers_beside
 from agentforge.training_log import METRICS
 
 log = logging.getLogger(__name__)
@@ -101,11 +103,19 @@ def _train_in(directory: Path, method: Method, restart: bool) -> None:
     counters = RunCounters.load(checkpoint) if checkpoint else RunCounters()
     price = load_hardware(method.recipe.hardware).dollars_per_hour
     limits = LimitsCallback(method.recipe.budget, price, counters.seconds)
-    trainer = method.make_trainer(directory, counters, limits, [MetricsCallback(directory)])
+    with trackers_beside(method.recipe):
+        _train_and_save(method, directory, checkpoint, counters, limits)
+
+
+def _train_and_save(
+    method: Method, directory: Path, checkpoint: Path | None, counters: RunCounters, limits: LimitsCallback
+) -> None:
+    progress = ProgressCallback()
+    trainer = method.make_trainer(directory, counters, limits, [progress])
+    add_first(trainer, MetricsCallback(directory))
     # The parent adds it where tqdm is off; it prints each logged line to stdout as a dict.
     trainer.remove_callback(PrinterCallback)
-    progress = ProgressCallback()
-    trainer.add_callback(progress)
+    kept = _kept_models(trainer, method, directory)
     if checkpoint:
         log.info("continuing from %s", checkpoint.name)
         # What the parent does not know of; it reads the rest itself in `train`.
@@ -123,6 +133,8 @@ def _train_in(directory: Path, method: Method, restart: bool) -> None:
     with trainer.published_weights():
         _save_final(trainer, method.recipe, directory)
         metrics |= method.finish(trainer, directory)
+    if kept is not None:
+        metrics |= {"kept": kept.finish()}
     if main_rank():
         write_json(directory / FINISHED, {"metrics": metrics, "arguments": _shown(method.args)})
     trainer.accelerator.wait_for_everyone()
@@ -173,28 +185,30 @@ def _final_metrics(trainer: GuardedTrainer, limits: LimitsCallback) -> dict[str,
 
 def _save_final(trainer: GuardedTrainer, recipe: Recipe, directory: Path) -> None:
     if recipe.train.lora is None and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
-        trainer.accelerator.unwrap_model(trainer.model).to(getattr(torch, recipe.model.dtype))  # from fp32 masters
-    trainer.save_model(str(directory))
-    if recipe.train.lora is not None and main_rank():
-        _sort_sets(directory / "adapter_config.json")
-        if recipe.model.path is not None:
-            write_base(directory, recipe.model.path, recipe.model.revision)
+        # From fp32 masters, for good: what `finish` measures is to be the model as it was saved.
+        trainer.accelerator.unwrap_model(trainer.model).to(getattr(torch, recipe.model.dtype))
+    save_published(trainer, recipe, directory)
 
 
-def _sort_sets(config: Path) -> None:
-    """Sort PEFT's sets of module names, whose order otherwise differs from process to process."""
-    values = json.loads(config.read_text(encoding="utf-8"))
-    for name, value in values.items():
-        if isinstance(value, list) and all(isinstance(item, str) for item in value):
-            values[name] = sorted(value)
-    write_json(config, values)
+def _kept_models(trainer: GuardedTrainer, method: Method, directory: Path) -> KeptModels | None:
+    """Return what keeps the models of `train.keep`, as one of the trainer's callbacks."""
+    keep = method.recipe.train.keep
+    if keep is None:
+        return None
+
+    def save(target: Path) -> None:
+        with trainer.published_weights():
+            save_published(trainer, method.recipe, target)
+
+    kept = KeptModels(keep, directory, save)
+    trainer.add_callback(kept)
+    return kept
 
 
 def _tidy(directory: Path) -> dict[str, Any]:
     """Delete what only a running training needs, and return the metrics for the manifest."""
     for leftover in [*directory.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), directory / CACHE]:
         shutil.rmtree(leftover, ignore_errors=True)
-    (directory / "README.md").unlink(missing_ok=True)  # TRL's and PEFT's; `push` writes the model card
     (directory / METRICS).touch()
     metrics: dict[str, Any] = json.loads((directory / FINISHED).read_text(encoding="utf-8"))["metrics"]
     return metrics

@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 COMMIT = "c0ffee" + "0" * 34
+CONVERTED_COMMIT = "decade" + "0" * 34
 
 
 class FakeHub:
@@ -19,6 +20,7 @@ class FakeHub:
     Attributes:
         files: path to bytes; paths that end in `.json` are plain git files, all others are in LFS.
         cut_after: path to a number of bytes after which the connection is closed, once.
+        converted: what stands on the branch refs/convert/parquet.
         tampered: paths whose bytes differ from what the listing says.
         requests: what was asked, as ``METHOD file``.
     """
@@ -26,6 +28,7 @@ class FakeHub:
     def __init__(self, repository: str, files: dict[str, bytes]) -> None:
         self.repository, self.files = repository, files
         self.cut_after: dict[str, int] = {}
+        self.converted: dict[str, bytes] = {}
         self.tampered: set[str] = set()
         self.requests: Counter[str] = Counter()
         self.ranges: list[str] = []
@@ -37,9 +40,9 @@ class FakeHub:
         self.server.shutdown()
         self.server.server_close()
 
-    def listing(self) -> dict[str, Any]:
+    def listing(self, converted: bool = False) -> dict[str, Any]:
         siblings = []
-        for name, content in self.files.items():
+        for name, content in (self.converted if converted else self.files).items():
             entry: dict[str, Any] = {"rfilename": name, "size": len(content), "blobId": git_id(content)}
             if not name.endswith(".json"):
                 sha256 = hashlib.sha256(content).hexdigest()
@@ -47,7 +50,7 @@ class FakeHub:
             siblings.append(entry)
         return {
             "id": self.repository,
-            "sha": COMMIT,
+            "sha": CONVERTED_COMMIT if converted else COMMIT,
             "siblings": siblings,
             "private": False,
             "gated": False,
@@ -70,8 +73,10 @@ class FakeHub:
                 path = self.path.partition("?")[0]
                 if match := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)(?:/revision/(.+))?", path):
                     self.list_files(match[1], match[2])
-                elif match := re.fullmatch(rf"/datasets/{hub.repository}/resolve/{COMMIT}/(.+)", path):
-                    self.send_file(match[1], body)
+                elif match := re.fullmatch(
+                    rf"/datasets/{hub.repository}/resolve/({COMMIT}|{CONVERTED_COMMIT})/(.+)", path
+                ):
+                    self.send_file(match[1], match[2], body)
                 elif match := re.fullmatch(r"/status/(\d+)", path):
                     self.refuse(int(match[1]), "")
                 else:
@@ -81,18 +86,19 @@ class FakeHub:
                 hub.requests["GET listing"] += 1
                 if repository != hub.repository:
                     return self.refuse(404, "RepoNotFound")
-                if revision not in (None, "main", COMMIT):
+                converted = bool(hub.converted) and revision in ("refs%2Fconvert%2Fparquet", CONVERTED_COMMIT)
+                if not converted and revision not in (None, "main", COMMIT):
                     return self.refuse(404, "RevisionNotFound")
-                content = json.dumps(hub.listing()).encode()
+                content = json.dumps(hub.listing(converted)).encode()
                 self.send_response(200)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 self.wfile.write(content)
 
-            def send_file(self, name: str, body: bool) -> None:
+            def send_file(self, commit: str, name: str, body: bool) -> None:
                 hub.requests[f"{self.command} {name}"] += 1
-                content = hub.files[name]
+                content = (hub.files if commit == COMMIT else hub.converted)[name]
                 etag = git_id(content) if name.endswith(".json") else hashlib.sha256(content).hexdigest()
                 if name in hub.tampered:
                     content = content[:-1] + b"!"
@@ -102,7 +108,7 @@ class FakeHub:
                     start = int(asked.removeprefix("bytes=").rstrip("-"))
                 self.send_response(206 if start else 200)
                 self.send_header("ETag", f'"{etag}"')
-                self.send_header("X-Repo-Commit", COMMIT)
+                self.send_header("X-Repo-Commit", commit)
                 self.send_header("Accept-Ranges", "bytes")
                 self.send_header("Content-Length", str(len(content) - start))
                 if start:

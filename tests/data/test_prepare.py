@@ -20,7 +20,7 @@ from agentforge.data.disk_buffer import DiskBuffer
 from agentforge.data.prepare import load_prepared, prepare
 from agentforge.data.tokenizer import load_tokenizer, train_tokenizer
 from agentforge.errors import CheckRefused, UserError
-from agentforge.recipe.schema import Recipe
+from agentforge.recipe.schema import Data, Recipe
 
 WORDS = [f"{a}{b}{c}" for a in "bdfgkl" for b in "aeiou" for c in ("n", "r", "st", "ck")]
 
@@ -352,6 +352,51 @@ def test_missing_sources_are_left_out_if_allowed(make, rows_file, caplog):
     assert metrics["missing"] == ["nowhere/x.jsonl"]
     assert metrics["sources"][rows_file]["weight_got"] == 1
     assert "other sources share its weight" in caplog.text
+
+
+def test_a_stage_without_its_sources_is_said_or_refused_before_anything_is_read(make, rows_file, caplog):
+    mix = [{"dataset": rows_file}, {"dataset": "nowhere/x.jsonl"}]
+    stages = [{"name": "first", "until": 1, "sources": [rows_file, "nowhere/x.jsonl"]}, {"name": "then"}]
+    path, metrics = make(mix, allow_missing=True, curriculum=stages)
+    assert metrics["curriculum_without"] == {"first": ["nowhere/x.jsonl"], "then": ["nowhere/x.jsonl"]}
+    assert "stage 'first' goes on with 1 of 2 sources, without nowhere/x.jsonl" in caplog.text
+    assert make(mix, allow_missing=True)[0] == path, "stages change no row, so another curriculum has the same data"
+    alone = [{"name": "alone", "sources": ["nowhere/x.jsonl"]}]
+    with pytest.raises(UserError, match="of stage 'alone' no source is here"):
+        make(mix, allow_missing=True, curriculum=alone)
+
+
+def test_prepared_data_of_another_recipe_are_not_made_again(make, rows_file, tmp_path):
+    path, _ = make([{"dataset": rows_file}])
+    with pytest.raises(UserError, match=r"this recipe reads .*; prepare the recipe that makes it"):
+        make([{"dataset": rows_file}], name="other", prepared=str(path))
+    assert Recipe(name="other", data=Data(prepared=str(path))).artifact("data") == path
+
+
+def test_pretraining_reads_a_benchmark_in_its_scored_form(make, tmp_path):
+    rows = [
+        {
+            "question": f"{name} has {n} pens and buys {n} more. How many?",
+            "answer": f"{n}+{n}=<<{n}+{n}={2 * n}>>{2 * n}\n#### {2 * n}",
+        }
+        for n, name in enumerate(["Ann", "Bob", "Cem", "Dan", "Eva"] * 8, 2)
+    ]
+    mix = [{"dataset": write(tmp_path / "g.jsonl", rows), "adapter": "gsm8k"}]
+    path, _ = make(mix, method="pretrain", minhash={"enabled": False}, eval_fraction=0.0)
+    wanted = "Question: Ann has 2 pens and buys 2 more. How many?\nAnswer: 2+2=4\n#### 4"
+    assert any(wanted in text for text in decoded(path)), decoded(path)[0]
+    path, _ = make(mix, name="chat", minhash={"enabled": False}, eval_fraction=0.0)
+    assert any("2+2=<<2+2=4>>4" in text for text in decoded(path)), "a conversation keeps the marks, and no 'Question:'"
+
+
+def test_a_short_question_of_an_evaluation_set_is_kept_out_of_documents_too(make, tmp_path):
+    """Eleven words are no 13-gram: the question is compared as a whole, and a document holds more than the question."""
+    rows = [{"question": f"What are {n} and {n}?", "answer": f"#### {2 * n}"} for n in range(1, 41)]
+    exam = write(tmp_path / "exam.jsonl", [{"messages": [{"role": "user", "content": "What are 7 and 7?"},
+                                                         {"role": "assistant", "content": "14"}]}])  # fmt: skip
+    mix = [{"dataset": write(tmp_path / "g.jsonl", rows), "adapter": "gsm8k"}]
+    _, metrics = make(mix, method="pretrain", decontaminate={"against": [exam]}, minhash={"enabled": False})
+    assert metrics["sources"][mix[0]["dataset"]]["rows_rejected"] == {"contaminated": 1}
 
 
 def test_too_few_rows_for_eval_are_told(make, tmp_path, caplog):

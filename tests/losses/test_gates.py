@@ -1,4 +1,4 @@
-"""The shadow loss against a loop, and that only the gate learns from it."""
+"""The losses of gates against loops, and that only the gate learns from them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from agentforge.losses.gates import shadow_loss
+from agentforge.losses.gates import annealed, shadow_loss, share_floor_loss
 
 
 def test_it_is_the_binary_entropy_of_agreement() -> None:
@@ -48,3 +48,28 @@ def test_a_gate_can_learn_when_an_exit_agrees() -> None:
         (shadow.loss / 400).backward()
         optimizer.step()
     assert shadow.right / 400 > 0.97 > shadow.agreed / 400
+
+
+def test_the_floor_is_a_hinge_of_each_row() -> None:
+    shares = torch.tensor([[0.05, 0.5], [0.2, 0.0], [0.9, 0.4]])
+    tokens = torch.tensor([3, 5, 0])
+    expected = 0.0
+    for row, count in zip(shares.tolist(), tokens.tolist(), strict=True):
+        expected += count * sum(max(0.1 - share, 0.0) for share in row) / len(row)
+    assert share_floor_loss(shares, tokens, 0.1).item() == pytest.approx(expected)
+    apart = sum(share_floor_loss(shares[row : row + 1], tokens[row : row + 1], 0.1) for row in range(3))
+    assert torch.allclose(torch.as_tensor(apart), share_floor_loss(shares, tokens, 0.1))
+
+
+def test_the_floor_opens_what_is_shut_and_leaves_the_rest_alone() -> None:
+    shares = torch.tensor([[0.05, 0.5]], dtype=torch.float64, requires_grad=True)
+    tokens = torch.tensor([4])
+    (gradient,) = torch.autograd.grad(share_floor_loss(shares, tokens, 0.1), shares)
+    assert gradient.tolist() == [[-2.0, 0.0]]
+    assert torch.autograd.gradcheck(lambda given: share_floor_loss(given, tokens, 0.1), shares)
+    # what the hinge is used instead of: an entropy bonus is at its best only where the gate is one half
+    assert share_floor_loss(torch.ones(1, 2), tokens, 0.1) == 0
+
+
+def test_the_weight_is_annealed_to_nothing() -> None:
+    assert [annealed(2.0, progress) for progress in (0.0, 0.5, 1.0, 1.5)] == [2.0, 1.0, 0.0, 0.0]

@@ -17,7 +17,7 @@ from agentforge.models.auto import register_all
 from agentforge.models.config_check import CONFIG_CLASSES
 from agentforge.models.row_isolation import isolation_of, require
 from agentforge.models.small_twin import concrete_class, kinds, small_twin
-from agentforge.planning.shapes import PACKABLE
+from agentforge.planning.shapes import PACKABLE, sized_by_table
 
 SIZES: dict[str, Any] = {
     "vocab_size": 64,
@@ -114,7 +114,9 @@ def test_padding_is_harmless_only_where_it_is(kind: str, left: bool, generated: 
 
 
 def test_the_plan_knows_without_torch_what_the_probe_finds() -> None:
-    assert {kind for kind in CONFIG_CLASSES if isolation_of(small(kind)).allows("packed")} == PACKABLE
+    assert {
+        kind for kind in filter(sized_by_table, CONFIG_CLASSES) if isolation_of(small(kind)).allows("packed")
+    } == PACKABLE
 
 
 # -- the twin -------------------------------------------------------------------------------------------------------
@@ -204,3 +206,14 @@ def test_asking_draws_nothing_from_the_runs_random_numbers() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):  # of a trainer that plays
         assert isolation_of(small("qwen2")).allows("packed")
     assert torch.equal(torch.rand(2), expected)
+
+
+@pytest.mark.parametrize(("in_fp64", "allowed"), [(0.0, True), (3e-4, False)])
+def test_what_vanishes_in_fp64_was_rounding(monkeypatch: pytest.MonkeyPatch, in_fp64: float, allowed: bool) -> None:
+    def found(model: Any, name: str) -> row_isolation.Isolation:
+        difference = in_fp64 if model.dtype == torch.float64 else 3e-4
+        return row_isolation.Isolation(name, dict.fromkeys(row_isolation.WAYS, difference), 1e-4)
+
+    monkeypatch.setattr(row_isolation, "probe", found)
+    asked = row_isolation._ask(LlamaForCausalLM, small("llama"), None)
+    assert asked.allows("packed") is allowed

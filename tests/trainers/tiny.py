@@ -63,8 +63,8 @@ def write_prepared(directory: Path, train: list[dict[str, Any]], evaluation: lis
 
 
 def figures(directory: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl without what depends on the clock."""
-    clock = ("seconds", "_per_second", "_runtime")
+    """The lines of metrics.jsonl without what depends on the clock and on the machine."""
+    clock = ("seconds", "_per_second", "_runtime", "minutes", "mem_allocated", "mem_reserved")
     return [
         {k: v for k, v in line.items() if not k.endswith(clock)} for line in read_metrics(directory / "metrics.jsonl")
     ]

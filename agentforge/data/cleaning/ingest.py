@@ -18,7 +18,7 @@ from agentforge.data.cleaning.ngram_hashing import Hashes, repetition, word_hash
 from agentforge.data.cleaning.repair_encoding import clean, fold
 from agentforge.data.disk_buffer import DiskBuffer
 from agentforge.data.messages import BadRow, normalize
-from agentforge.data.row_text import Row, prompt_text, row_text
+from agentforge.data.row_text import Row, document_text, prompt_text, row_text
 from agentforge.data.sources.open_sources import OpenSource
 from agentforge.data.train_eval_split import split_hash
 from agentforge.recipe.schema import MinHash
@@ -85,10 +85,12 @@ class Ingestor:
         rejected: Counter[str] = Counter()
         rows: list[Row] = []
         keys: list[str] = []
+        asked: list[str] = []
         for raw in raws.rows:
-            for row, key in self._adapt(source, raw, rejected):
+            for row, key, prompt in self._adapt(source, raw, rejected):
                 rows.append(row)
                 keys.append(key)
+                asked.append(prompt)
         texts = [row_text(row) for row in rows]
         # Hashed once for three uses: repetition, contamination and near-duplicates.
         words = word_hashes(texts)
@@ -97,8 +99,8 @@ class Ingestor:
         contaminated = np.zeros(len(rows), dtype=bool)
         if self.evaluation is not None:
             # Not `keys`: with a split_key these hold a column's value, not what was asked.
-            asked = np.array([split_hash(prompt_text(row)) for row in rows], dtype=np.uint64)
-            contaminated = self.evaluation.contaminated(words, asked)
+            questions = np.array([split_hash(prompt) for prompt in asked], dtype=np.uint64)
+            contaminated = self.evaluation.contaminated(words, questions)
         if repeated := int((~keep).sum()):
             rejected["repetition"] += repeated
         signed = (
@@ -116,8 +118,12 @@ class Ingestor:
             signatures=signed.select(keep) if signed is not None else None,
         )
 
-    def _adapt(self, source: OpenSource, raw: dict[str, Any], rejected: Counter[str]) -> Iterator[tuple[Row, str]]:
-        """Yield the rows of a raw row that pass, each with the text that decides its side of the split."""
+    def _adapt(self, source: OpenSource, raw: dict[str, Any], rejected: Counter[str]) -> Iterator[tuple[Row, str, str]]:
+        """Yield the rows of a raw row that pass, each with the text that decides its side of the split, and its prompt.
+
+        The prompt is that of the conversation, also where the row becomes a document: a question of an evaluation set
+        that is too short for an n-gram is recognised as a whole, and the document holds more than the question.
+        """
         if reason := source.row_filter.reject_raw(raw):
             rejected[reason] += 1
             return
@@ -136,7 +142,12 @@ class Ingestor:
             for part in self._convert(ready):
                 # A part of a document is a prompt of its own, so that
                 # one book can give rows to both sides of the split.
-                yield part, prompt_text(part if "text" in part else ready) if key is None else key
+                own = ready if "document" in ready else part
+                yield (
+                    part,
+                    prompt_text(own) if key is None else key,
+                    prompt_text(ready if "messages" in ready else part),
+                )
 
     def _finish(self, source: OpenSource, row: Row) -> Row:
         if "messages" not in row:
@@ -145,7 +156,8 @@ class Ingestor:
         if source.system and messages and messages[0]["role"] != "system":
             messages = [{"role": "system", "content": source.system}, *messages]
         tools = row.get("tools") or self.tools
-        return {"messages": messages, **({"tools": tools} if tools else {})}
+        kept = {"document": row["document"]} if self.documents and "document" in row else {}
+        return {"messages": messages, **({"tools": tools} if tools else {}), **kept}
 
     def _reject(self, source: OpenSource, row: Row) -> str | None:
         if "messages" in row:
@@ -158,7 +170,7 @@ class Ingestor:
     def _convert(self, row: Row) -> list[Row]:
         if not self.documents:
             return [row]
-        return [{"text": part} for part in document_parts(row_text(row))]
+        return [{"text": part} for part in document_parts(document_text(row))]
 
 
 def document_parts(text: str) -> Iterator[str]:

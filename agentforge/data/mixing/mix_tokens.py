@@ -45,6 +45,7 @@ def mix_tokens(data: Data, seed: int, sources: Sequence[OpenSource], rows: Rows,
     source_of = rows.sources[tokens.rows]
     # Decided by row and spread to its pieces, so that no row is half trained on and half held out.
     held_out = is_eval(rows.prompts, data.eval_fraction)[tokens.rows]
+    held_out |= np.array([source.held_out for source in sources])[source_of]
     amounts = tokens.lengths.astype(np.int64) if data.weights == "tokens" else np.ones(len(tokens.rows), dtype=np.int64)
     train = [np.flatnonzero((source_of == source) & ~held_out) for source in range(len(sources))]
     available = [int(amounts[own].sum()) for own in train]
@@ -75,7 +76,7 @@ def _ordered(
 
 def _tell(data: Data, sources: Sequence[OpenSource], available: list[int], allocation: Allocation) -> None:
     for source, amount in zip(sources, available, strict=True):
-        if not amount:
+        if not amount and not source.held_out:
             log.warning("%s: no rows are left to train on; the other sources share its weight", source.name)
     for index in allocation.capped:
         log.warning(

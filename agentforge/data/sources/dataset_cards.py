@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from agentforge.artifacts import hash_json
 from agentforge.errors import UserError, did_you_mean
@@ -17,14 +17,30 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+_SAYS_NOTHING_OF_ROWS = {"title", "pin_note", "caveats", "reason", "rows", "megabytes", "evaluation_splits"}
+
+
+class UrlFile(Section):
+    """A file that is not on the Hub, and by what it is known to be the right one."""
+
+    url: str
+    member: str | None = Field(None, description="the address is a zip archive; this file of it is taken")
+    size: int | None = Field(None, ge=1, description="bytes of the file")
+    md5: str | None = Field(None, pattern="^[0-9a-f]{32}$", description="of the file, as its publisher states it")
+
+
 class DatasetCard(Section):
     """What is known of a data set. `enabled: false` needs a `reason`; so does a missing pin a `pin_note`."""
 
     id: str
     title: str
     hub_id: str | None = Field(None, description="ORG/NAME of a Hub data set")
-    generator: Literal["python_docs"] | None = Field(None, description="made on this machine instead of downloaded")
-    urls: dict[str, str] = Field(default_factory=dict, description="file name to address, of what is not on the Hub")
+    generator: Literal["python_docs", "drill_sums", "drill_recall", "drill_swaps"] | None = Field(
+        None, description="made on this machine instead of downloaded"
+    )
+    urls: dict[str, UrlFile] = Field(
+        default_factory=dict, description="file name to address (and checks), of what is not on the Hub"
+    )
     revision: str | None = Field(
         None, description="commit that is downloaded; none: the first download records its own"
     )
@@ -33,6 +49,9 @@ class DatasetCard(Section):
         default_factory=dict, description="split to globs; the first glob that matches anything is taken"
     )
     default_split: str = "train"
+    evaluation_splits: list[str] = Field(
+        default_factory=list, description="splits that benchmarks score; data.mix may not train on them"
+    )
     columns: list[str] = Field(default_factory=list, description="columns of a raw row")
     rows: int | None = Field(None, ge=1, description="approximate, of the default split")
     megabytes: float | None = Field(None, gt=0, description="approximate download of the default split")
@@ -46,10 +65,17 @@ class DatasetCard(Section):
     enabled: bool = True
     reason: str | None = Field(None, description="why it is off")
 
+    @field_validator("urls", mode="before")
+    @classmethod
+    def _plain_addresses(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {name: {"url": one} if isinstance(one, str) else one for name, one in value.items()}
+
     @property
     def identity(self) -> str:
         """Hash of what decides which rows come out; a sentence about them, or a size, may be reworded."""
-        return hash_json(self.model_dump(exclude={"title", "pin_note", "caveats", "reason", "rows", "megabytes"}))
+        return hash_json(self.model_dump(exclude=_SAYS_NOTHING_OF_ROWS))
 
     @model_validator(mode="after")
     def _complete(self) -> DatasetCard:
@@ -61,6 +87,8 @@ class DatasetCard(Section):
             raise ValueError("without a `revision` it needs a `pin_note`")
         if self.enabled and self.hub_id and self.default_split not in self.files:
             raise ValueError(f"files has no split '{self.default_split}'")
+        if unknown := [split for split in self.evaluation_splits if split not in self.files]:
+            raise ValueError(f"evaluation_splits names '{unknown[0]}', which files does not have")
         return self
 
     def globs(self, split: str | None) -> list[str]:
@@ -123,7 +151,7 @@ def card_rows() -> list[tuple[str, ...]]:
 
 def _cells(card: DatasetCard) -> tuple[str, ...]:
     made = f"made here ({card.generator})" if card.generator else "no public copy"
-    origin = card.hub_id or ", ".join(card.urls.values()) or made
+    origin = card.hub_id or ", ".join(file.url for file in card.urls.values()) or made
     instead = f"; instead: {', '.join(card.fallbacks)}" if card.fallbacks else ""
     state = "on" if card.enabled else f"off: {card.reason}{instead}"
     return (card.id, origin, _number(card.rows), _number(card.megabytes), card.licence, state)

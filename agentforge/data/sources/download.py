@@ -17,16 +17,19 @@ from agentforge.data.sources.source_files import (
     Lock,
     LockedFile,
     MissingData,
+    SwitchedOff,
     choose_files,
     evaluation_source,
     locate,
     read_lock,
+    refuse_evaluation_split,
     registered,
     resolved_revision,
     snapshot,
     url_file,
     write_lock,
 )
+from agentforge.data.sources.url_files import fetch_checked
 from agentforge.errors import CheckRefused, UserError
 from agentforge.recipe.schema import Data, Recipe, Source
 
@@ -36,6 +39,9 @@ if TYPE_CHECKING:
 __all__ = ["DownloadReport", "MissingData", "SourceReport", "download", "locate", "report_table"]
 
 log = logging.getLogger(__name__)
+
+CONVERTED = "refs/convert/parquet"
+"""Branch on which the Hub keeps its own conversion of a data set: CONFIG/SPLIT/0000.parquet."""
 
 Status = Literal["here", "downloaded", "missing"]
 SPARE = 1 << 30
@@ -113,6 +119,8 @@ def download(recipe: Recipe) -> DownloadReport:
     report = DownloadReport()
     plans: list[tuple[SourceReport, Source, DownloadPlan]] = []
     problems: list[UserError] = []
+    for source in data.mix:
+        refuse_evaluation_split(source)
     # Every source is looked at before the first is fetched, so that the disk is checked against the total and all that
     # is missing is reported at once.
     for source, use in wanted:
@@ -152,13 +160,15 @@ def _look(source: Source, data: Data, entry: SourceReport, problems: Sequence[Us
     try:
         _describe(entry, source, data, "here")
         return None
+    except SwitchedOff:
+        raise  # nothing to fetch
     except MissingData:
         card = registered(source)
         if card is None:
             raise
     if card.urls:
-        for name, url in card.urls.items():
-            hub.fetch_url(url, url_file(card, name))
+        for name, file in card.urls.items():
+            fetch_checked(file, url_file(card, name))
         _describe(entry, source, data, "downloaded")
         return None
     if unreachable := next((p for p in problems if isinstance(p, hub.HubUnreachable)), None):
@@ -170,7 +180,14 @@ def _plan(card: DatasetCard, split: str | None) -> DownloadPlan:
     hub_id, globs = str(card.hub_id), card.globs(split)
     commit, listed = hub.list_files(hub_id, resolved_revision(card))
     by_name = {file.name: file for file in listed}
-    if not (chosen := choose_files(by_name, globs)):
+    chosen = choose_files(by_name, globs)
+    # A repository that holds only a loading script. `datasets` runs none since its version 4, but the Hub keeps its
+    # rows as Parquet on a branch of its own.
+    if not chosen and any(name.endswith(".py") for name in by_name):
+        commit, listed = hub.list_files(hub_id, CONVERTED)
+        by_name = {file.name: file for file in listed}
+        chosen = choose_files(by_name, globs)
+    if not chosen:
         some = ", ".join(sorted(by_name)[:5]) or "nothing"
         raise UserError(
             f"{hub_id} has no files {' or '.join(globs)} (it has {some} ...); correct `files` in the card {card.id}"

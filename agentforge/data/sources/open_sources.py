@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from agentforge.data.cleaning.filters import RowFilter, effective_filters
 from agentforge.data.row_text import Row
-from agentforge.data.sources.adapters import Adapter, Rejected, SourceOptions, detect_adapter, get_adapter
-from agentforge.data.sources.readers import ReadCounts, read_rows
-from agentforge.data.sources.source_files import MissingData, evaluation_source, locate, registered, resolved_revision
+from agentforge.data.sources.adapters import JOINERS, Adapter, Rejected, SourceOptions, detect_adapter, get_adapter
+from agentforge.data.sources.readers import ReadCounts, read_part, read_rows
+from agentforge.data.sources.source_files import (
+    MissingData,
+    evaluation_source,
+    locate,
+    refuse_evaluation_split,
+    registered,
+    resolved_revision,
+)
 from agentforge.errors import UserError, did_you_mean
 from agentforge.recipe.schema import Data, Source
 
@@ -25,6 +32,8 @@ class OpenSource:
 
     Attributes:
         name: unique in the mix; the dataset, with a number if it stands in the mix more than once.
+        part: share of each file that is read, from and to; None: all.
+        held_out: its rows are for evaluation alone.
         dataset: as the recipe has it.
         licence, revision: from the registry's card; None for local files.
         card_hash: what the card says of the rows; None for local files.
@@ -36,7 +45,10 @@ class OpenSource:
     max_repeats: float
     max_rows: int | None
     files: list[Path]
+    part: tuple[float, float] | None
+    held_out: bool
     adapter: Adapter
+    joiner: Callable[[Iterable[Any]], Iterator[Any]] | None
     options: SourceOptions
     row_filter: RowFilter
     split_key: str | None
@@ -51,9 +63,15 @@ class OpenSource:
         return ReadCounts()
 
     def raw_rows(self, counts: ReadCounts) -> Iterator[dict[str, Any]]:
-        """Yield the raw rows of all files; unreadable ones are counted in ``counts``."""
-        for file in self.files:
-            yield from read_rows(file, counts)
+        """Yield the raw rows of all files; unreadable ones are counted in ``counts``.
+
+        Rows that are only parts (WikiText's lines) are joined here, over the ends of chunks and files.
+        """
+        rows = (row for file in self.files for row in self._rows_of(file, counts))
+        return iter(rows) if self.joiner is None else self.joiner(rows)
+
+    def _rows_of(self, file: Path, counts: ReadCounts) -> Iterator[dict[str, Any]]:
+        return read_rows(file, counts) if self.part is None else read_part(file, self.part, counts)
 
     def adapt(self, raw: dict[str, Any]) -> tuple[list[Row], list[str]]:
         """Return the rows that a raw row gives, and the reasons of those that it does not."""
@@ -94,14 +112,12 @@ def open_sources(data: Data) -> tuple[list[OpenSource], list[str]]:
         the sources, and the data sets that are missing (only with `data.allow_missing`; otherwise they are refused).
 
     Raises:
-        UserError: a data set is unknown, switched off, or not downloaded.
+        UserError: a data set is unknown, switched off, not downloaded, or what benchmarks score.
     """
-    names = [source.dataset for source in data.mix]
     opened: list[OpenSource] = []
     missing: list[str] = []
-    for position, source in enumerate(data.mix):
-        before = names[:position].count(source.dataset)
-        name = f"{source.dataset}#{before + 1}" if names.count(source.dataset) > 1 else source.dataset
+    for source, name in zip(data.mix, data.source_names, strict=True):
+        refuse_evaluation_split(source)
         try:
             opened.append(_open(source, data, name))
         except MissingData as error:
@@ -142,7 +158,10 @@ def _open(source: Source, data: Data, name: str) -> OpenSource:
         max_repeats=source.max_repeats or data.max_repeats,
         max_rows=source.max_rows,
         files=files,
+        part=None if source.part is None else (source.part[0], source.part[1]),
+        held_out=source.held_out,
         adapter=get_adapter(adapter),
+        joiner=JOINERS.get(adapter),
         options=options,
         row_filter=RowFilter(filters, columns),
         split_key=source.split_key or (card.split_key if card else None),

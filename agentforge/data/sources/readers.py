@@ -1,4 +1,4 @@
-"""Raw rows of JSON Lines, JSON arrays, Parquet and text files: streamed, and every unreadable row counted.
+"""Raw rows of JSON Lines, JSON arrays, Parquet, XML and text files: streamed, and every unreadable row counted.
 
 What can be repaired without guessing (a byte order mark, raw control characters inside strings, half surrogate pairs)
 is repaired and counted; everything else is counted as bad, with the numbers of the first lines.
@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import io
 import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from io import BufferedIOBase
+from itertools import islice
 from json.decoder import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
+from agentforge.data.sources.xml_rows import read_xml
 from agentforge.errors import CheckRefused, UserError, first_line
 
 Raw = dict[str, Any]
@@ -95,7 +98,8 @@ def read_rows(path: Path, counts: ReadCounts, columns: Sequence[str] | None = No
     arguments that nobody gave it. (JSON can: an explicit null there stays.)
 
     Args:
-        path: `.jsonl`, `.json` (an array, or lines), `.parquet`, `.txt` or `.md`; all but Parquet also as `.gz`.
+        path: `.jsonl`, `.json` (an array, or lines), `.parquet`, `.xml`, `.txt` or `.md`; all but Parquet also as
+            `.gz`.
         counts: is added to.
         columns: of Parquet, the columns to read; None for all.
 
@@ -120,6 +124,37 @@ def read_rows(path: Path, counts: ReadCounts, columns: Sequence[str] | None = No
             raise CheckRefused(
                 f"{path} is a gzip file that is damaged after {counts.rows} rows ({error}); download or make it again"
             ) from None
+
+
+def read_part(path: Path, part: tuple[float, float], counts: ReadCounts) -> Iterator[Raw]:
+    """Yield the rows of a share of a file: a text's bytes from ``part[0]`` to ``part[1]`` of its length, else its rows.
+
+    Raises:
+        CheckRefused, UserError: as `read_rows`.
+    """
+    if path.suffix in TEXTS:
+        yield from _read_text(io.BytesIO(part_of(path.read_bytes(), part, whole_characters=True)), path, counts)
+        return
+    total = sum(1 for _ in read_rows(path, ReadCounts()))
+    yield from islice(read_rows(path, counts), round(part[0] * total), round(part[1] * total))
+
+
+def part_of(text: bytes, part: tuple[float, float], *, whole_characters: bool = False) -> bytes:
+    """Return the bytes from ``part[0]`` to ``part[1]`` of a text's length.
+
+    Args:
+        text: all of it.
+        part: two shares.
+        whole_characters: leave out the bytes at either end that belong to a character of UTF-8 which was cut.
+    """
+    text = text[round(part[0] * len(text)) : round(part[1] * len(text))]
+    if not whole_characters:
+        return text
+    # a character's first byte is never 10xxxxxx; one that is not complete stays in the decoder
+    start = next((place for place, byte in enumerate(text[:4]) if byte & 0xC0 != 0x80), 0)
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    decoder.decode(text[max(start, len(text) - 8) :])
+    return text[start : len(text) - len(decoder.getstate()[0])]
 
 
 def _read_lines(file: BufferedIOBase, path: Path, counts: ReadCounts) -> Iterator[Raw]:
@@ -278,6 +313,12 @@ def _read_text(file: BufferedIOBase, path: Path, counts: ReadCounts) -> Iterator
             return
 
 
+def _read_xml(file: BufferedIOBase, path: Path, counts: ReadCounts) -> Iterator[Raw]:
+    for row in read_xml(file, path, counts.rows):
+        counts.rows += 1
+        yield row
+
+
 def _read_parquet(path: Path, counts: ReadCounts, columns: Sequence[str] | None) -> Iterator[Raw]:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -309,7 +350,9 @@ def drop_none(value: Any) -> Any:
 _READERS: dict[str, Callable[[BufferedIOBase, Path, ReadCounts], Iterator[Raw]]] = {
     ".jsonl": _read_lines,
     ".json": _read_json,
+    ".xml": _read_xml,
     ".txt": _read_text,
     ".md": _read_text,
 }
 SUFFIXES = (*_READERS, ".parquet")
+TEXTS = (".txt", ".md")

@@ -23,6 +23,10 @@ class MissingData(UserError):
     """The files of a source are not on this machine; with `data.allow_missing` the mix goes on without it."""
 
 
+class SwitchedOff(MissingData):
+    """A source is off in the registry; with `data.allow_missing` the mix goes on without it, too."""
+
+
 def evaluation_source(entry: str) -> Source:
     """Return an entry of `data.decontaminate.against` as a source: an id, ``id:split`` or a path."""
     dataset, _, split = entry.partition(":")
@@ -55,8 +59,8 @@ def locate(source: Source, data: Data) -> list[Path]:
         data: for its `hub_mirror`.
 
     Raises:
-        MissingData: they are not here; the sentence says what is missing and how to get it.
-        UserError: the data set is unknown, or off.
+        MissingData: they are not here, or off; the sentence says what is missing and how to get it.
+        UserError: the data set is unknown.
     """
     card = registered(source)
     if card is None:
@@ -84,7 +88,8 @@ def refuse_disabled(card: DatasetCard, source: Source) -> None:
     """Refuse a data set that is off in the registry, unless the source says ``enabled: true``.
 
     Raises:
-        UserError: with the reason, and what to use instead.
+        SwitchedOff: with the reason, and what to use instead.
+        UserError: the line itself says that it is off.
     """
     if card.enabled and source.enabled is not False:
         return
@@ -94,7 +99,24 @@ def refuse_disabled(card: DatasetCard, source: Source) -> None:
         return
     instead = f"; use {' or '.join(card.fallbacks)} instead" if card.fallbacks else ""
     switch = ", or set `enabled: true` on its line if you may use it" if card.hub_id and card.files else ""
-    raise UserError(f"data set {card.id} is off: {card.reason}{instead}{switch}")
+    raise SwitchedOff(f"data set {card.id} is off: {card.reason}{instead}{switch}")
+
+
+def refuse_evaluation_split(source: Source) -> None:
+    """Refuse to train on a split that benchmarks score, unless the line of the mix says ``enabled: true``.
+
+    Raises:
+        UserError: which split to take instead.
+    """
+    card = registered(source)
+    if card is None or source.enabled or (source.split or card.default_split) not in card.evaluation_splits:
+        return
+    others = [name for name in card.files if name not in card.evaluation_splits]
+    instead = f"set `split: {others[0]}`" if others else "take it out"
+    raise UserError(
+        f"data.mix: benchmarks score the split '{source.split or card.default_split}' of {card.id}, so it is not "
+        f"trained on; {instead}, or set `enabled: true` on its line and never report a score on it"
+    )
 
 
 def _local_files(pattern: str) -> list[Path]:
@@ -126,7 +148,7 @@ def url_file(card: DatasetCard, name: str) -> Path:
 
 def _fetched(card: DatasetCard) -> list[Path]:
     files = [url_file(card, name) for name in card.urls]
-    if absent := [url for (name, url), path in zip(card.urls.items(), files, strict=True) if not path.is_file()]:
+    if absent := [file.url for file, path in zip(card.urls.values(), files, strict=True) if not path.is_file()]:
         raise MissingData(
             f"data set {card.id} ({', '.join(absent)}) is not here; run `agentforge download` where that address is "
             "reachable"

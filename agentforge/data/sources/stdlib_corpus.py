@@ -15,6 +15,7 @@ from pathlib import Path
 
 from agentforge.artifacts import atomic_file
 from agentforge.cache import cache_directory
+from agentforge.data.sources import drills
 
 SKIPPED_DIRECTORIES = {
     "test",
@@ -36,8 +37,8 @@ def generated_file(name: str) -> Path:
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-            for document in GENERATORS[name]():
-                file.write(json.dumps({"text": document}, ensure_ascii=False) + "\n")
+            for row in GENERATORS[name]():
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
     return path
 
 
@@ -84,4 +85,9 @@ def _docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunc
     return cleaned if len(cleaned) >= SHORTEST_DOCSTRING else None
 
 
-GENERATORS: dict[str, Callable[[], Iterator[str]]] = {"python_docs": python_docs}
+GENERATORS: dict[str, Callable[[], Iterator[dict[str, str]]]] = {
+    "python_docs": lambda: ({"text": document} for document in python_docs()),
+    "drill_sums": drills.sums,
+    "drill_recall": drills.recall,
+    "drill_swaps": drills.swaps,
+}

@@ -122,11 +122,14 @@ def refuse_unsandboxed(task: Any) -> None:
     """
     if not getattr(task, "UNSAFE_CODE", False):
         return
-    metrics = [*getattr(task, "_metric_fn_list", {}).values(), task.get_config("process_results")]
-    # lm-eval keeps a metric as its `__call__`, which is bound to the function. A function's globals are its module's:
-    # there lies what `evaluate.load` returned when the module was imported.
-    names = [getattr(getattr(metric, "__self__", metric), "__globals__", {}) for metric in metrics]
-    if not any(isinstance(value, SandboxedCodeEval) for module in names for value in module.values()):
+    functions = [*getattr(task, "_metric_fn_list", {}).values(), task.get_config("process_results")]
+    # A function's globals are its module's: there lies what `evaluate.load` returned when the module was imported.
+    if not any(
+        isinstance(value, SandboxedCodeEval)
+        for function in functions
+        # lm-eval keeps a metric's bound `__call__`; what it is bound to is the function
+        for value in getattr(getattr(function, "__self__", function), "__globals__", {}).values()
+    ):
         raise UserError(
             f"the benchmark {task.task_name} runs what the model writes in this process, outside of the sandbox; "
             "remove it from evaluate.benchmarks.tasks"

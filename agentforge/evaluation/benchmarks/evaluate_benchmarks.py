@@ -2,10 +2,9 @@
 
 1. The tasks are found by name and their rows read, before any weights are opened: a misspelt name or a missing data
    set is said at once.
-2. Rows that the recipe trains on are refused.
-3. The model is opened once and answers one task after the other. Each is scored exactly as lm-eval's own command scores
+2. The model is opened once and answers one task after the other. Each is scored exactly as lm-eval's own command scores
    it when it is given that task.
-4. Every row is written down, so that two models can later be compared row by row.
+3. Every row is written down, so that two models can later be compared row by row.
 """
 
 from __future__ import annotations
@@ -14,14 +13,14 @@ import json
 import logging
 import random
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
 
 from agentforge.artifacts import Workspace
 from agentforge.errors import UserError, first_line
-from agentforge.evaluation.benchmarks.benchmark_rows import ROWS, rows_of
 from agentforge.evaluation.benchmarks.code_eval import refuse_unsandboxed, sandboxed
+from agentforge.evaluation.benchmarks.rows import ROWS
 from agentforge.evaluation.benchmarks.task_data import data_sets
 from agentforge.evaluation.benchmarks.task_figures import figures, measured_on
 from agentforge.evaluation.benchmarks.task_list import find_tasks, quiet
@@ -36,21 +35,8 @@ SEED = 1234
 DEFAULT_NEW_TOKENS = 256
 
 
-@dataclass(frozen=True)
-class LoadedTasks:
-    """Tasks of lm-eval with their rows.
-
-    Attributes:
-        tasks: by name.
-        data_sets: Hub ids that were read for them.
-    """
-
-    tasks: dict[str, Any]
-    data_sets: list[str]
-
-
-def load_tasks(settings: Benchmarks, mirror: str | None) -> LoadedTasks:
-    """Find the tasks and read their rows.
+def load_tasks(settings: Benchmarks, mirror: str | None) -> dict[str, Any]:
+    """Return the tasks by name, with their rows; a group gives all its tasks.
 
     Args:
         mirror: `data.hub_mirror`.
@@ -60,7 +46,7 @@ def load_tasks(settings: Benchmarks, mirror: str | None) -> LoadedTasks:
     """
     manager, entries = find_tasks(settings.tasks)
     tasks: dict[str, Any] = {}
-    with quiet(), sandboxed(), data_sets(mirror) as asked:
+    with quiet(), sandboxed(), data_sets(mirror):
         for name, entry in zip(settings.tasks, entries, strict=True):
             try:
                 tasks |= manager.load([entry])["tasks"]
@@ -74,7 +60,7 @@ def load_tasks(settings: Benchmarks, mirror: str | None) -> LoadedTasks:
     for task in tasks.values():
         refuse_unsandboxed(task)
         _apply(settings, task)
-    return LoadedTasks(tasks, list(dict.fromkeys(asked)))
+    return tasks
 
 
 def _apply(settings: Benchmarks, task: Any) -> None:
@@ -89,27 +75,28 @@ def _apply(settings: Benchmarks, task: Any) -> None:
         task.set_config("generation_kwargs", {"max_gen_toks": settings.max_new_tokens}, update=True)
 
 
-def evaluate_benchmarks(recipe: Recipe, loaded: LoadedTasks, location: ModelLocation, work: Workspace) -> Scores:
+def evaluate_benchmarks(recipe: Recipe, location: ModelLocation, work: Workspace) -> Scores:
     """Score a model on the recipe's benchmarks and write every row to ``benchmarks.jsonl``.
 
     Raises:
-        UserError: the model cannot be opened, or its context is too short for a task.
+        UserError: a task or its rows are not there, the model cannot be opened, or its context is too short for a task.
     """
     settings = recipe.evaluate.benchmarks
     assert settings is not None
+    tasks = load_tasks(settings, recipe.data.hub_mirror)
     with quiet():
         model = open_lm(location, recipe.evaluate.batch_size)
-    for task in loaded.tasks.values():
+    for task in tasks.values():
         _check_room(task, model)
     found: dict[str, Figure] = {}
     with (work.path / ROWS).open("w", encoding="utf-8") as file:
-        for name, task in loaded.tasks.items():
+        for name, task in tasks.items():
             started = time.perf_counter()
             results, samples = _answer(settings, model, name, task)
             asked = {**settings.model_dump(include={"apply_chat_template"}), "shots": task.get_config("num_fewshot")}
             identity = measured_on(task, asked, samples)
             found |= figures(task, results, samples, recipe.evaluate.confidence, identity)
-            file.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows_of(name, samples))
+            file.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in _rows(name, samples))
             log.info("%s: %s in %.1f s", location.label, name, time.perf_counter() - started)
     if model.shortened:
         log.warning("%d prompts were longer than the context and lost their beginning", model.shortened)
@@ -133,8 +120,8 @@ def _check_room(task: Any, model: Any) -> None:
     written = (task.get_config("generation_kwargs") or {}).get("max_gen_toks", DEFAULT_NEW_TOKENS)
     if written >= model.max_length:
         raise UserError(
-            f"the benchmark {task.task_name} lets a model write {written} tokens, but this one reads "
-            f"{model.max_length} at most, prompt and answer together; set evaluate.benchmarks.max_new_tokens lower"
+            f"the benchmark {task.task_name} lets a model write {written} tokens, but this one reads at most "
+            f"{model.max_length}, prompt and answer together; set evaluate.benchmarks.max_new_tokens lower"
         )
 
 
@@ -158,6 +145,21 @@ def _answer(settings: Benchmarks, model: Any, name: str, task: Any) -> tuple[dic
             confirm_run_unsafe_code=True,  # it runs in the sandbox: see `code_eval`
         )
     return found["results"][name], found["samples"][name]
+
+
+def _rows(name: str, samples: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for one in samples:
+        answers = one["filtered_resps"]
+        yield {
+            "task": name,
+            "row": one["doc_id"],
+            "filter": one["filter"],
+            "prompt": one["arguments"][0][0],
+            "target": one["target"],
+            "choices": [arguments[1] for arguments in one["arguments"]] if len(one["arguments"]) > 1 else None,
+            "answer": answers[0] if len(answers) == 1 else answers,
+            "metrics": {metric: one[metric] for metric in one["metrics"]},
+        }
 
 
 def _title(settings: Benchmarks) -> str:

@@ -1,8 +1,4 @@
-"""Two models on the same rows of a benchmark: the difference, its interval, and how many rows each alone got right.
-
-Two intervals that overlap say little about two models that answered the same questions: most of what moves their scores
-is which questions are hard, and that is common to both. Row by row it cancels out.
-"""
+"""Two models on the same benchmark rows: the difference, row by row, so that what makes a row hard cancels out."""
 
 from __future__ import annotations
 
@@ -13,23 +9,23 @@ from typing import Any
 
 import numpy as np
 
-from agentforge.evaluation.benchmarks.benchmark_rows import BENCHMARKS, benchmark_rows, figure_name
+from agentforge.evaluation.benchmarks.rows import benchmark_rows
 from agentforge.evaluation.own_scores import OWN
 from agentforge.evaluation.scores_file import read_scores
-from agentforge.evaluation.statistics.intervals import Array, bootstrap_abc
+from agentforge.evaluation.statistics.intervals import ratio_t
 
-Rows = dict[str, Array]
+Values = dict[int, float]
+"""Of one model and metric: row to value."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A later model's score minus the first one's, on the same rows.
+    """How much better a model is than the first one.
 
     Attributes:
-        value, low, high: the mean difference, with its interval from the paired bootstrap (expanded ABC).
-        better, worse: rows on which the later model scored more, and less.
-        p: of the exact McNemar test: how often rows that differ would split so unevenly by a coin; None: the metric is
-            graded, and the test is of right and wrong.
+        value, low, high: of the mean difference.
+        better, worse: rows on which it is.
+        n: rows.
     """
 
     value: float
@@ -37,115 +33,54 @@ class Difference:
     high: float
     better: int
     worse: int
-    p: float | None
+    n: int
 
 
 @dataclass(frozen=True)
-class PairedGroup:
-    """Differences to one model: a column for each other model, a row for each metric of each task."""
+class Paired:
+    """A benchmark's metric for models that were asked the same; the others are compared with the first."""
 
-    first: str
+    name: str
     confidence: float
     labels: list[str]
-    rows: dict[str, list[Difference | None]]
+    differences: list[Difference]
 
 
-def difference(first: Array, other: Array, confidence: float) -> Difference:
-    """Compare two models' values in [0, 1] on the same rows, `(n,)` each.
-
-    McNemar, Psychometrika 12(2), 1947; exact: the rows that differ are a binomial sample with p = 1/2.
-    """
-    from scipy.stats import binomtest
-
-    changes = other - first
-    # The interval is one of means in [0, 1]; differences lie in [-1, 1].
-    low, high = bootstrap_abc((changes + 1) / 2, confidence)
-    better, worse = int((changes > 0).sum()), int((changes < 0).sum())
-    binary = bool(np.isin(first, (0, 1)).all() and np.isin(other, (0, 1)).all())
-    p = (float(binomtest(better, better + worse).pvalue) if better + worse else 1.0) if binary else None
-    return Difference(float(changes.mean()), 2 * low - 1, 2 * high - 1, better, worse, p)
-
-
-def paired_group(paths: Sequence[Path]) -> PairedGroup | None:
-    """Return the differences to the first evaluation that has benchmarks; None: there is nothing to compare with it.
-
-    Only figures with the same `measured_on` are compared: same task and version, rows, prompts and settings.
-    """
-    found = [(read_scores(path), path) for path in paths]
-    found = [(report, path) for report, path in found if BENCHMARKS in report.get(OWN, {})]
-    if len(found) < 2:
-        return None
-    scores = [report[OWN][BENCHMARKS] for report, _ in found]
-    values = [_values(path) for _, path in found]
-    confidence = float(scores[0]["confidence"])
-    rows: dict[str, list[Difference | None]] = {}
-    for name, figure in scores[0]["figures"].items():
-        cells = []
-        for score, own in zip(scores[1:], values[1:], strict=True):
-            same = _comparable(name, figure, score, values[0], own)
-            cells.append(difference(values[0][name], own[name], confidence) if same else None)
-        if any(cells):
-            rows[name] = cells
-    labels = [str(report["model"]["label"]) for report, _ in found]
-    return PairedGroup(labels[0], confidence, labels[1:], rows) if rows else None
+def paired_metrics(paths: Sequence[Path]) -> list[Paired]:
+    """Return the paired differences of evaluations, of each metric that two of them measured on the same rows."""
+    columns: dict[tuple[str, str, float], list[tuple[str, Values]]] = {}
+    for path in paths:
+        report = read_scores(path)
+        scores: dict[str, Any] | None = report.get(OWN, {}).get("benchmarks")
+        if scores is None:
+            continue
+        values = _values(path)
+        for name, figure in scores["figures"].items():
+            # The identity holds the rows, the prompts and the settings: where it is equal, rows have equal numbers.
+            key = name, figure.get("measured_on", ""), scores["confidence"]
+            if name in values:
+                columns.setdefault(key, []).append((report["model"]["label"], values[name]))
+    return [
+        Paired(
+            name, confidence, [label for label, _ in own], [difference(own[0][1], o, confidence) for _, o in own[1:]]
+        )
+        for (name, _, confidence), own in columns.items()
+        if len(own) > 1 and len(own[0][1]) > 1
+    ]
 
 
-def _comparable(name: str, figure: dict[str, Any], other: dict[str, Any], first: Rows, second: Rows) -> bool:
-    found = other["figures"].get(name)
-    same = found is not None and found["measured_on"] == figure["measured_on"]
-    return same and name in first and name in second and len(first[name]) == len(second[name])
+def difference(first: Values, other: Values, confidence: float) -> Difference:
+    """Return the difference of another model to the first over the same rows, at least two."""
+    gained = np.array([other[row] - value for row, value in first.items()])
+    value, low, high = (float(x) for x in ratio_t(gained, np.ones(len(gained)), confidence))
+    return Difference(value, low, high, int((gained > 0).sum()), int((gained < 0).sum()), len(gained))
 
 
-def _values(path: Path) -> Rows:
-    """Return each metric's values by row, in the order of the rows; metrics that are no number in [0, 1] are left out.
-
-    A perplexity is no mean over rows, and F1 has no value on one row.
-    """
-    found: dict[str, dict[int, Any]] = {}
+def _values(path: Path) -> dict[str, Values]:
+    found: dict[str, Values] = {}
     for row in benchmark_rows(path):
         for metric, value in row["metrics"].items():
-            found.setdefault(figure_name(row["task"], metric, row["filter"]), {})[row["row"]] = value
-    usable = {
-        name: by_row
-        for name, by_row in found.items()
-        if all(isinstance(value, int | float) and 0 <= value <= 1 for value in by_row.values())
-    }
-    return {name: np.array([float(by_row[row]) for row in sorted(by_row)]) for name, by_row in usable.items()}
-
-
-def cell(found: Difference | None) -> str:
-    """Return a difference for people, in points: better, worse, or not to be told apart (▲ ▼ ≈)."""
-    if found is None:
-        return ""
-    mark = "▲" if found.low > 0 else "▼" if found.high < 0 else "≈"
-    p = "" if found.p is None else f", p {found.p:.2g}"
-    points = f"{100 * found.value:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
-    return f"{points} {mark} ({found.better} : {found.worse}{p})"
-
-
-EXPLANATION = (
-    "points [{confidence:.0%} interval of the paired bootstrap] (rows better : worse, p of McNemar's exact test); each "
-    "cell by itself, not corrected for the number of cells"
-)
-
-
-def page_group(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    """Return a section for a report's page, if there is anything to compare."""
-    group = paired_group(paths)
-    if group is None:
-        return []
-    table = {
-        "headings": ["", *group.labels],
-        "rows": [[name.replace("_", " "), *map(cell, row)] for name, row in group.rows.items()],
-        "caption": None,
-    }
-    return [
-        {
-            "id": "benchmarks-paired",
-            "title": f"benchmarks, row by row against {group.first}",
-            "explanation": EXPLANATION.format(confidence=group.confidence).capitalize() + ".",
-            "charts": [],
-            "tables": [table],
-            "tiles": [],
-        }
-    ]
+            if isinstance(value, int | float):
+                name = f"{row['task']} {metric}" + ("" if row["filter"] == "none" else f" ({row['filter']})")
+                found.setdefault(name, {})[row["row"]] = float(value)
+    return found

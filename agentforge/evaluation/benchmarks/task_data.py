@@ -28,8 +28,8 @@ SINGLE_FILE = {"google-research-datasets/mbpp": MBPP_SPLITS}
 
 
 @contextmanager
-def data_sets(mirror: str | None) -> Iterator[list[str]]:
-    """Let `datasets.load_dataset` look into the mirror first; yields a list to which every id that is read is added.
+def data_sets(mirror: str | None) -> Iterator[None]:
+    """Let `datasets.load_dataset` look into the mirror first.
 
     Args:
         mirror: directory with the Hub's layout.
@@ -39,10 +39,9 @@ def data_sets(mirror: str | None) -> Iterator[list[str]]:
     """
     import datasets
 
-    original, asked = datasets.load_dataset, list[str]()
+    original = datasets.load_dataset
 
     def load_dataset(path: str, name: str | None = None, **options: Any) -> Any:
-        asked.append(path)
         try:
             if mirror is not None and (Path(mirror) / path).is_dir():
                 return _from_mirror(original, Path(mirror), path, name, options)
@@ -54,7 +53,7 @@ def data_sets(mirror: str | None) -> Iterator[list[str]]:
 
     datasets.load_dataset = load_dataset
     try:
-        yield asked
+        yield
     finally:
         datasets.load_dataset = original
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from agentforge.artifacts import hash_json
-from agentforge.evaluation.benchmarks.benchmark_rows import figure_name
 from agentforge.evaluation.benchmarks.levels import levels
 from agentforge.evaluation.own_scores import Figure
 from agentforge.evaluation.statistics.intervals import beta_jeffreys, bootstrap_abc, ratio_t
@@ -50,8 +49,8 @@ def figures(
             low, high = _interval(value, per_row, task.aggregation().get(metric), confidence)
             docs = [one["doc"] for one in rows]
             chance, majority = levels(task, metric, docs, _binary(per_row))
-            figure = Figure(value, low, high, len(rows), chance, "", majority, identity)
-            found[figure_name(task.task_name, metric, filter_name)] = figure
+            name = f"{task.task_name} {metric}" + ("" if filter_name == "none" else f" ({filter_name})")
+            found[name] = Figure(value, low, high, len(rows), chance, "", majority, identity)
     return found
 
 

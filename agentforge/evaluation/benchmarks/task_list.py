@@ -1,4 +1,4 @@
-"""Which benchmarks there are: task files of our own, of the user and of lm-eval, found by name.
+"""Which benchmarks there are: files of ours, of the user and of lm-eval, found by name before a model is opened.
 
 lm-eval finds a task by reading all of its fourteen thousand YAML files, which takes 6 to 18 seconds. Nearly every task
 says its name in a line ``task: NAME`` of its own file, so here the files are only searched for that line (under two

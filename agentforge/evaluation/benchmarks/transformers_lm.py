@@ -65,7 +65,7 @@ class TransformersLM(HFLM):
 
     @contextmanager
     def _proven(self, way: Way) -> Iterator[None]:
-        wanted: int = self.batch_size_per_gpu  # type: ignore[has-type]
+        wanted: int = self.batch_size_per_gpu  # type: ignore[has-type]  # lm-eval sets it in its constructor
         if wanted > 1 and not isolation_of(self.model).allows(way):
             self.batch_size_per_gpu = 1
         try:

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentforge.errors import UserError
-from agentforge.evaluation.benchmarks.paired import EXPLANATION, PairedGroup, paired_group
-from agentforge.evaluation.benchmarks.paired import cell as paired_cell
+from agentforge.evaluation.benchmarks.paired import Paired, paired_metrics
 from agentforge.evaluation.comparable import decoding_rows, refuse_mixed
 from agentforge.evaluation.compare.comparison import (
     Comparison,
@@ -52,8 +51,8 @@ def tables(paths: Sequence[Path], rule: str | None = None, rope: float = ROPE, m
         made.append(compare_table(with_questions, mixed))
     made += [loss_table(group) for group in on_the_same_rows(read_losses(paths))]
     made += [own_table(group) for group in own_groups(paths)]
-    if (paired := paired_group(paths)) is not None:
-        made.append(paired_table(paired))
+    if pairs := paired_metrics(paths):
+        made.append(paired_table(pairs))
     found = read_evaluations(paths, mixed)
     if found:
         made.append(environment_table(found))
@@ -191,19 +190,21 @@ def own_table(group: OwnGroup) -> Table:
     return table
 
 
-def paired_table(group: PairedGroup) -> Table:
-    """Return a table of the differences to the first model on the same rows of benchmarks."""
+def paired_table(pairs: Sequence[Paired]) -> Table:
+    """Return a table of how much better models are than the first, on the same benchmark rows."""
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(
-        title=f"benchmarks, row by row against {group.first}", caption=EXPLANATION.format(confidence=group.confidence)
+        title="benchmarks: differences, row by row",
+        caption=f"mean difference [{pairs[0].confidence:.0%} interval] (rows better, rows worse)",
     )
-    table.add_column("")
-    for label in group.labels:
-        table.add_column(label, justify="right")
-    for name, found in group.rows.items():
-        table.add_row(name.replace("_", " "), *(escape(paired_cell(one)) for one in found))
+    for title in ("", "model", "against", "difference"):
+        table.add_column(title)
+    for pair in pairs:
+        for label, d in zip(pair.labels[1:], pair.differences, strict=True):
+            shown = f"{d.value:+.4f} [{d.low:+.4f}, {d.high:+.4f}] ({d.better}, {d.worse})"
+            table.add_row(pair.name, label, pair.labels[0], escape(shown))
     return table
 
 

@@ -30,6 +30,14 @@ class Speed:
 
 
 def decoding_speed(prompts: Sequence[Sequence[int]], ways: Mapping[str, Decode], device: Any) -> dict[str, Speed]:
+    """Time each way, on average over the prompts (see `prompt_speeds`)."""
+    return {
+        name: Speed(*(sum(kind) / len(speeds) for kind in zip(*((s.cpu, s.wall) for s in speeds), strict=True)))
+        for name, speeds in prompt_speeds(prompts, ways, device).items()
+    }
+
+
+def prompt_speeds(prompts: Sequence[Sequence[int]], ways: Mapping[str, Decode], device: Any) -> dict[str, list[Speed]]:
     """Time each way on each prompt.
 
     A prompt is continued by 1 and by 1 + `TOKENS` tokens; of `TURNS` turns the fastest counts, because whatever
@@ -46,12 +54,13 @@ def decoding_speed(prompts: Sequence[Sequence[int]], ways: Mapping[str, Decode],
                     known = best.get(key, (cpu, wall))
                     best[key] = min(known[0], cpu), min(known[1], wall)
 
-    def per_token(name: str, kind: int) -> float:
+    def per_token(name: str, number: int) -> Speed:
         # The difference of the two lengths: reading the prompt and starting up are in both, and cancel out.
-        spent = sum(best[name, n, TOKENS + 1][kind] - best[name, n, 1][kind] for n in range(len(inputs)))
-        return 1e3 * spent / TOKENS / len(inputs)
+        long, short = best[name, number, TOKENS + 1], best[name, number, 1]
+        cpu, wall = (1e3 * (whole - start) / TOKENS for whole, start in zip(long, short, strict=True))
+        return Speed(cpu, wall)
 
-    return {name: Speed(per_token(name, 0), per_token(name, 1)) for name in ways}
+    return {name: [per_token(name, number) for number in range(len(inputs))] for name in ways}
 
 
 def _timed(decode: Decode, ids: Tensor, new: int) -> tuple[float, float]:

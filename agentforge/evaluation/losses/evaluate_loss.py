@@ -15,9 +15,10 @@ from agentforge.data.store import load_prepared
 from agentforge.data.tokenizer import load_tokenizer
 from agentforge.errors import UserError
 from agentforge.evaluation.losses.decoding_speed import CONTEXT, PROMPTS, TOKENS, TURNS, decoding_speed
-from agentforge.evaluation.losses.loss_results import FULL, LOSSES
+from agentforge.evaluation.losses.halting import halting_picture, threshold_report
+from agentforge.evaluation.losses.loss_results import FULL, LOSSES, interval
 from agentforge.evaluation.losses.measure import HeldOut, LossReadings, Measured, Read, held_out, measure
-from agentforge.evaluation.statistics.intervals import ratio_t, share_over_rows
+from agentforge.evaluation.statistics.intervals import share_over_rows
 from agentforge.models.locate_model import ModelLocation
 from agentforge.recipe.schema import Losses, Recipe
 from agentforge.rollouts.policies.transformers_policy import load_weights
@@ -42,6 +43,8 @@ def evaluate_losses(recipe: Recipe, location: ModelLocation, work: Workspace) ->
     # With the size beside the loss, a width can be compared with a model of as many parameters.
     for width, entry in report["widths"].items():
         entry["parameters"] = readings.parameters(width)
+    report["thresholds"], report["free"] = threshold_report(measured, rows, recipe.evaluate.confidence)
+    report["picture"] = halting_picture(readings, rows, _tokenizer(recipe))
     if settings.speed:
         _time(readings, rows, report)
     report["data"]["path"] = str(recipe.artifact("data"))
@@ -53,8 +56,11 @@ def evaluate_losses(recipe: Recipe, location: ModelLocation, work: Workspace) ->
 
 
 def _rows(recipe: Recipe, settings: Losses) -> HeldOut:
-    directory = recipe.artifact("data")
-    return held_out(load_prepared(directory)["eval"], settings.rows, load_tokenizer(directory / "tokenizer"))
+    return held_out(load_prepared(recipe.artifact("data"))["eval"], settings.rows, _tokenizer(recipe))
+
+
+def _tokenizer(recipe: Recipe) -> Any:
+    return load_tokenizer(recipe.artifact("data") / "tokenizer")
 
 
 def _open(location: ModelLocation) -> Any:
@@ -123,12 +129,6 @@ def _report(measured: Measured, rows: HeldOut, calibrated: Mapping[int, Any], co
     }
 
 
-def interval(sums: Any, tokens: Any, confidence: float) -> dict[str, float]:
-    """Return value, low and high of a mean over tokens."""
-    value, low, high = ratio_t(sums, tokens, confidence)
-    return {"value": value, "low": low, "high": high}
-
-
 def _time(readings: LossReadings, rows: HeldOut, report: dict[str, Any]) -> None:
     """Add to the report what a token costs at each width and with the exits."""
     model = readings.model
@@ -140,6 +140,8 @@ def _time(readings: LossReadings, rows: HeldOut, report: dict[str, Any]) -> None
         report["widths"][width]["speed"] = asdict(speeds[width])
     if "exits" in speeds:
         report["together"]["speed"] = asdict(speeds["exits"])
+    for name, entry in report["thresholds"].items():
+        entry["speed"] = asdict(speeds[f"threshold {name}"])
     report["timing"] = {
         "device": torch.cuda.get_device_name() if model.device.type == "cuda" else "cpu",
         "dtype": str(model.dtype).removeprefix("torch."),
@@ -157,5 +159,6 @@ def _every_row(measured: Measured, rows: HeldOut) -> dict[str, Any]:
         "tokens": rows.tokens.astype(int).tolist(),
         "widths": {width: read.loss.tolist() for width, read in measured.widths.items()},
         "exits": {str(layer): read.loss.tolist() for layer, read in measured.exits.items()},
+        "thresholds": {name: read.loss.tolist() for name, read in measured.thresholds.items()},
         "together": measured.together.loss.tolist() if measured.together else None,
     }

@@ -19,6 +19,10 @@ from agentforge.evaluation.statistics.intervals import Array, ratio_t
 LOSSES = "losses.json"
 FULL = "1"
 """The name of the whole model among its widths."""
+NEVER = "never"
+"""The name of no threshold among thresholds: every token takes all steps."""
+WORTH = 0.01
+"""A loss that is higher by less than this share counts as unchanged when it is said what a threshold saves."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,12 @@ def difference(one: LossEvaluation, width: str, other: LossEvaluation) -> dict[s
     """Return how much higher a width's loss is than another model's at full width, row by row, in nats a token."""
     tokens = np.array(one.rows["tokens"], dtype=float)
     apart = one.row_losses(width) - other.row_losses(FULL)
-    value, low, high = ratio_t(apart, tokens, one.report["confidence"])
+    return interval(apart, tokens, one.report["confidence"])
+
+
+def interval(sums: Array, tokens: Array, confidence: float) -> dict[str, float]:
+    """Return value, low and high of a mean over tokens, from (rows,) sums and (rows,) tokens."""
+    value, low, high = ratio_t(sums, tokens, confidence)
     return {"value": value, "low": low, "high": high}
 
 
@@ -132,6 +141,7 @@ def measures(one: LossEvaluation) -> dict[str, dict[str, Any]]:
     """Return everything that was measured of a model under readable names, each with its ``loss``."""
     found = {f"width {width}": entry for width, entry in one.widths.items()}
     found |= {f"exit after {layer}": entry for layer, entry in one.report["exits"].items()}
+    found |= {f"exit threshold {name}": entry for name, entry in one.report.get("thresholds", {}).items()}
     return found | ({"calibrated exits": one.report["together"]} if one.report["together"] else {})
 
 

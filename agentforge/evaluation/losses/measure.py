@@ -149,11 +149,17 @@ class Read:
 
     Attributes:
         loss: (rows,) sum of the loss over the counted tokens, in nats.
-        agreeing: (rows,) counted tokens whose likeliest token is that of full depth; only of exits.
+        agreeing: (rows,) counted tokens whose likeliest token is that of full depth; only of exits and thresholds.
+        steps: (rows,) sum of the steps of thinking that the counted tokens took; only of thresholds.
+        seconds: wall time of reading all rows, a warm-up left out; only of thresholds.
+        flops: operations a token, counted where they are executed; None: they were not.
     """
 
     loss: Array
     agreeing: Array | None = None
+    steps: Array | None = None
+    seconds: float = 0.0
+    flops: float | None = None
 
 
 @dataclass
@@ -166,6 +172,7 @@ class Measured:
         exits: by the number of layers before the exit.
         together: each token read at the first calibrated exit that is sure of it, else at full depth.
         left: (exits and full depth) tokens that were read there, by layer; of `together`.
+        thresholds: of models that stop thinking token by token: by the threshold at which a token stops, and `NEVER`.
     """
 
     rows: int
@@ -173,6 +180,7 @@ class Measured:
     exits: dict[int, Read] = field(default_factory=dict)
     together: Read | None = None
     left: dict[int, int] = field(default_factory=dict)
+    thresholds: dict[str, Read] = field(default_factory=dict)
 
     def add_width(self, width: str, batch: Batch, logits: Tensor) -> None:
         """Add what a width says `(N, V)` of the counted tokens of a batch."""
@@ -191,10 +199,14 @@ class LossReadings:
     Attributes:
         widths: names of the widths, the widest first.
         calibrated: of exits, by layer: what is known of them.
+        exit_thresholds: at which a token stops thinking; `read` then fills `Measured.thresholds`, with `NEVER` too.
+        most_steps: that a token can take; 1 for models that do not think in steps.
     """
 
     widths: Sequence[str] = (FULL,)
     calibrated: Mapping[int, Any] = {}
+    exit_thresholds: Sequence[float] = ()
+    most_steps: int = 1
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -207,8 +219,12 @@ class LossReadings:
         """Return how many parameters compute at a width."""
         return int(self.model.num_parameters())
 
+    def steps(self, ids: Tensor) -> Tensor | None:
+        """Return the steps `(1, T)` that the tokens `(1, T)` take as the model is configured; None: it has none."""
+        return None
+
     def decoders(self) -> dict[str, Decode]:
-        """Return what continues a prompt, for each width, and ``exits`` if there are calibrated ones."""
+        """Return what continues a prompt: by width, ``exits`` if there are calibrated ones, ``threshold NAME``."""
 
         def decode(ids: Tensor, new: int) -> Any:
             mask = torch.ones_like(ids)

@@ -9,13 +9,15 @@ from typing import Any
 
 from agentforge import __version__
 from agentforge.artifacts import read_manifest, stage_directory
-from agentforge.evaluation.benchmarks.paired import page_group as paired_page_group
 from agentforge.evaluation.own_scores import page_groups
 from agentforge.evaluation.pipeline_artifacts import PipelineArtifacts, evaluations_of, find_artifacts
+from agentforge.evaluation.report.page_diversity import diversity_groups
 from agentforge.evaluation.report.page_losses import loss_groups
 from agentforge.evaluation.report.page_scores import episode_groups, frontier_section, score_groups
 from agentforge.evaluation.report.page_surgery import surgery_groups
+from agentforge.evaluation.report.page_systems import shown_by_systems, system_groups
 from agentforge.evaluation.report.page_training import metrics_file, training_section
+from agentforge.evaluation.scores_file import read_scores
 from agentforge.recipe.hardware import load_hardware
 from agentforge.recipe.loading import resolved_yaml
 from agentforge.recipe.schema import Recipe
@@ -32,6 +34,7 @@ def report(system: PipelineArtifacts) -> Path:
     """
     recipes = system.recipes
     made = [path for recipe in recipes for path in find_artifacts(recipe)]
+    made += [path for shown in shown_by_systems(recipes) for path in shown.artifacts]
     # The log of a running training counts as an input, so the page is drawn again as it grows.
     running = [path for recipe in recipes if (path := metrics_file(recipe)).is_file()]
     inputs: dict[str, Path | str] = {str(path): path for path in (*made, *running)}
@@ -62,8 +65,15 @@ def _content(system: PipelineArtifacts) -> dict[str, Any]:
     first, recipes = system.recipe, system.recipes
     evaluations = evaluations_of(recipes)
     made = [path for recipe in recipes for path in find_artifacts(recipe)]
-    scores = [*score_groups(evaluations), *loss_groups(evaluations), *page_groups(evaluations)]
-    scores += [*paired_page_group(evaluations), *surgery_groups(made)]
+    scores = [
+        *score_groups(evaluations),
+        *loss_groups(evaluations),
+        *diversity_groups(evaluations),
+        # a set of models has a section of its own already, which says more
+        *page_groups([path for path in evaluations if "diversity" not in read_scores(path)]),
+        *surgery_groups(made),
+        *system_groups(shown_by_systems(recipes)),
+    ]
     frontier = frontier_section(evaluations)
     trainings = [section for recipe in recipes if (section := training_section(recipe)) is not None]
     episodes = episode_groups(evaluations)

@@ -15,6 +15,7 @@ from agentforge.evaluation.losses.loss_results import (
     on_the_same_rows,
     read_losses,
 )
+from agentforge.evaluation.report.page_halting import halting_charts, threshold_table
 from agentforge.evaluation.report.svg import PlanePoint, plane
 
 Table = dict[str, Any]
@@ -42,6 +43,7 @@ def _group(evaluations: list[LossEvaluation]) -> dict[str, Any]:
         _beside(evaluations),
         _exits(evaluations),
         _calibration(evaluations),
+        threshold_table(evaluations),
         _speeds(evaluations),
     ]
     # Of each model the first width, which is its widest.
@@ -50,7 +52,7 @@ def _group(evaluations: list[LossEvaluation]) -> dict[str, Any]:
     return {
         "title": f"Loss on {names[0]}" if len(names) == 1 else f"Loss on {names[0]} and the same rows of others",
         "explanation": explanation,
-        "charts": _planes(evaluations),
+        "charts": [*_planes(evaluations), *halting_charts(evaluations)],
         "tables": [table for table in tables if table["rows"]],
         "tiles": [tile],
     }
@@ -143,6 +145,7 @@ def _ways(one: LossEvaluation) -> list[tuple[str, dict[str, Any]]]:
     ways = [(f"width {width}", entry) for width, entry in one.widths.items()]
     if together := one.report["together"]:
         ways.append(("exits", together))
+    ways += [(f"threshold {name}", entry) for name, entry in one.report.get("thresholds", {}).items()]
     return [(name, entry) for name, entry in ways if "speed" in entry]
 
 

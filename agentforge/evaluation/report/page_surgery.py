@@ -35,6 +35,11 @@ def _surgery(surgeries: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
         for name, metrics in surgeries
         if (cost := metrics.get("cost"))
     ]
+    resized = [
+        [name, cost["what"], f"{cost['loss'] - cost['change']['value']:.4f}", f"{cost['loss']:.4f}", _change(cost)]
+        for name, metrics in surgeries
+        for cost in metrics.get("costs", [])
+    ]
     headings = ["artefact", "operation", "largest difference of logits", "bound", "largest logit", "tokens", "shape"]
     tables = [
         {
@@ -47,6 +52,11 @@ def _surgery(surgeries: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
             "rows": dropped,
             "caption": "In nats a token, on the rows that the layers were chosen by.",
         },
+        {
+            "headings": ["artefact", "what of its memory could stay", "loss before", "loss after", "change"],
+            "rows": resized,
+            "caption": "In nats a token, before any training; where there are several, the least is what was made.",
+        },
     ]
     return {
         "id": "surgery",
@@ -58,7 +68,15 @@ def _surgery(surgeries: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
     }
 
 
+def _change(cost: dict[str, Any]) -> str:
+    change = cost["change"]
+    return f"{change['value']:+.4f} [{change['low']:+.4f}, {change['high']:+.4f}]"
+
+
 def _shape(metrics: dict[str, Any]) -> str:
+    if branch := metrics.get("branch"):
+        heads, layers = branch["memory_heads"], len(branch["memory_layers"])
+        return f"exit threshold {branch['exit_threshold']}; {heads} memory heads in {layers} layers"
     shape = metrics.get("shape", {})
     return f"{shape['hidden_size']} wide, {shape['num_hidden_layers']} layers" if shape else ""
 

@@ -78,7 +78,8 @@ def _plain(value: object) -> str:
     return f"{value:.1f}".removesuffix(".0") if isinstance(value, float) else str(escape(value))
 
 
-def _svg(width: float, height: float, parts: Sequence[Markup], label: str) -> Markup:
+def drawing(width: float, height: float, parts: Sequence[Markup], label: str) -> Markup:
+    """Return an SVG of so many pixels, with a label for those who cannot see it."""
     return tag(
         "svg",
         joined([tag("title", label), *parts]),
@@ -139,7 +140,7 @@ def line_chart(title: str, series: Sequence[Series]) -> Markup:
         last = one.points[-1]
         end = tag("title", f"{one.name}: {last[1]:.4g} at step {last[0]:g}")
         parts.append(tag("circle", end, cx=at(*last)[0], cy=at(*last)[1], r=3.5, style=f"fill:{colour(one.colour)}"))
-    return _svg(width, height, parts, title)
+    return drawing(width, height, parts, title)
 
 
 def interval_chart(title: str, dots: Sequence[Dot], chance: float | None, trivial: float | None) -> Markup:
@@ -168,7 +169,7 @@ def interval_chart(title: str, dots: Sequence[Dot], chance: float | None, trivia
         parts.append(tag("text", _short(dot.name), x=left - 10, y=y + 4, class_="name end"))
         parts.append(tag("g", joined([hover, bar, mark]), style=style))
         parts.append(tag("text", f"{dot.value:.1%}", x=width - right + 10, y=y + 4, class_="value"))
-    return _svg(width, height, parts, title)
+    return drawing(width, height, parts, title)
 
 
 def scatter(title: str, x_name: str, y_name: str, pairs: Sequence[tuple[Dot, Dot]]) -> Markup:
@@ -195,7 +196,7 @@ def scatter(title: str, x_name: str, y_name: str, pairs: Sequence[tuple[Dot, Dot
         upright = tag("line", x1=across(x.value), x2=across(x.value), y1=down(y.low), y2=down(y.high), class_="cross")
         mark = tag("circle", cx=across(x.value), cy=down(y.value), r=5.5, class_="point")
         parts.append(tag("g", joined([hover, level, upright, mark]), style=shades))
-    return _svg(width, height, parts, title)
+    return drawing(width, height, parts, title)
 
 
 def plane(title: str, x_name: str, y_name: str, series: Sequence[tuple[str, int, Sequence[PlanePoint]]]) -> Markup:
@@ -239,7 +240,7 @@ def plane(title: str, x_name: str, y_name: str, series: Sequence[tuple[str, int,
         y = floor + 54 + 18 * row
         parts.append(tag("rect", x=left, y=y - 9, width=10, height=10, rx=3, style=f"fill:{colour(shade)}"))
         parts.append(tag("text", name, x=left + 18, y=y, class_="name"))
-    return _svg(width, height, parts, title)
+    return drawing(width, height, parts, title)
 
 
 def _horizontal(y: float, left: float, right: float, text: str) -> Markup:

@@ -20,6 +20,8 @@ class ProgressCallback(TrainerCallback):
         columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[status]}"))
         self._bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True))
         self._shown = self._bar.console.is_terminal
+        # Set before the training begins: `close` is also called when a run ends before that.
+        self._bars = False
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -72,6 +74,10 @@ def _status(logs: dict[str, Any]) -> str:
         shown.append(f"loss {logs['loss']:.4f}")
     if "eval_loss" in logs:
         shown.append(f"eval loss {logs['eval_loss']:.4f}")
+    # of byte-level models, as their literature has it
+    shown += [f"{name} {logs[key]:.4f}" for key, name in (("bpc", "BPC"), ("eval_bpc", "eval BPC")) if key in logs]
+    if "bpc" in logs and "learning_rate" in logs:
+        shown.append(f"LR {logs['learning_rate']:.2e}")
     if "tokens_per_second" in logs:
         shown.append(f"{logs['tokens_per_second']:,.0f} tokens/s")
     if "remaining_seconds" in logs:

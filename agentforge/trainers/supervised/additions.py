@@ -51,10 +51,28 @@ class Objective(nn.Module, ABC):
             labels: `(B, T)`, -100 where nothing is trained.
             attention_mask: `(B, T)`.
 
+        Where the model keeps packed documents apart, rows are packed unless the recipe says no; the objective then gets
+        `position_ids` `(B, T)` too, which restart at each document, and no mask.
+
         Returns:
             the loss with its gradient, and detached sums by name: each is logged as its mean a token. ``tokens`` must
             be among them: how many tokens were trained.
         """
+
+    def evaluate(self, **inputs: Tensor) -> dict[str, Tensor] | None:
+        """Return sums `(B,)` over the tokens of each row of an eval batch; None: the parent evaluates the whole model.
+
+        ``tokens`` and ``loss`` must be among them. Rows and not one sum, because some come twice where processes share
+        the eval rows, and the second time does not count.
+
+        Args:
+            inputs: of the collator: `input_ids`, `labels`, and `attention_mask` or `position_ids`.
+        """
+        return None
+
+    def figures(self, means: dict[str, float]) -> dict[str, float]:
+        """Return what is logged of the parts' means a token, for a line of training or of evaluation."""
+        return means
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ from datasets import Dataset
 from transformers import TrainerCallback, TrainingArguments
 from trl import SFTConfig
 
+from agentforge.artifacts import read_manifest
+from agentforge.data.mixing.curriculum import stages_without
 from agentforge.data.prepare import load_prepared
 from agentforge.data.tokenizer import load_tokenizer
 from agentforge.errors import UserError
@@ -23,6 +27,7 @@ from agentforge.trainers.callbacks.limits import LimitsCallback
 from agentforge.trainers.guarded_trainer import GuardedTrainer, RunCounters
 from agentforge.trainers.method import CACHE, Method
 from agentforge.trainers.supervised.additions import TrainingPlan
+from agentforge.trainers.supervised.epoch_stages import EpochStages
 from agentforge.trainers.supervised.objective_trainer import (
     ObjectivePretrainTrainer,
     ObjectiveSupervisedTrainer,
@@ -30,7 +35,12 @@ from agentforge.trainers.supervised.objective_trainer import (
 )
 from agentforge.trainers.supervised.pretrain import PretrainTrainer
 from agentforge.trainers.supervised.sft import SupervisedTrainer
-from agentforge.trainers.supervised.source_schedule import ScheduledSampler, SourceSchedule, rows_by_source
+from agentforge.trainers.supervised.source_schedule import (
+    EpochOfSampler,
+    ScheduledSampler,
+    SourceSchedule,
+    rows_by_source,
+)
 from agentforge.trainers.supervised.trainable import check_trainable, freeze_all_but
 
 log = logging.getLogger(__name__)
@@ -54,12 +64,19 @@ class SupervisedMethod(Method):
         systems = concerned(config_of(recipe.model).to_dict(), {"train": recipe.train, "data": recipe.data})
         self.plan: TrainingPlan | None = answer("training", systems, recipe, self.arguments)
         self.schedule: SourceSchedule | None = answer("schedule", systems, recipe)
-        if self.schedule is not None and self.args.max_steps <= 0:
-            raise UserError("a data schedule needs train.args.max_steps: it must know when training is half done")
+        if self.schedule is not None and recipe.data.curriculum:
+            raise UserError("data.curriculum and a system's keys both decide which sources are drawn; leave out one")
+        stages_without(recipe.data.curriculum, self._missing())
+        if recipe.train.keep is not None and recipe.train.keep.best and not len(self.data["eval"]):
+            raise UserError(
+                "train.keep.best compares eval losses, but the prepared data have no eval rows; set data.eval_fraction"
+            )
 
     def relevant(self) -> dict[str, Any]:
-        """Return also the keys by which a system schedules the data."""
+        """Return also the curriculum and the keys by which a system schedules the data."""
         used = {key: getattr(self.recipe.data, key) for key in used_keys("data", self.recipe.data)}
+        if self.recipe.data.curriculum:
+            used["curriculum"] = self.recipe.data.model_dump(include={"curriculum"})["curriculum"]
         return super().relevant() | ({"data": used} if used else {})
 
     def inputs(self) -> dict[str, Path | str]:
@@ -99,7 +116,7 @@ class SupervisedMethod(Method):
             eval_dataset=rows.get("eval"),
             processing_class=tokenizer,
             data_collator=make_collator(base, tokenizer.pad_token_id, packing),
-            callbacks=[limits, *callbacks],
+            callbacks=[limits, *callbacks, *([EpochOfSampler(sampler)] if sampler is not None else [])],
             guards=self.guards(counters),
             **more,
         )
@@ -128,14 +145,28 @@ class SupervisedMethod(Method):
             by_split = {split: dataset for split, dataset in self.data.items() if len(dataset)}
             train = by_split.pop("train")
             rows = {split: make(dataset, split) for split, dataset in by_split.items()}
-            if self.schedule is None:
+            if self.schedule is None and not self.recipe.data.curriculum:
                 return {"train": make(train, "train"), **rows}, None
             # Each source is packed by itself: a row with two of them could not be drawn by either's share.
             rows["train"], sources = rows_by_source(train, make)
-        drawn = self.args.max_steps * rows_per_step(self.args)
-        return rows, ScheduledSampler(self.schedule, sources, drawn, self.recipe.seed)
+        epochs = epochs_of(self.args, len(sources))
+        schedule = self.schedule or EpochStages(self.recipe.data, Counter(sources), self._missing(), epochs)
+        return rows, ScheduledSampler(schedule, sources, epochs, self.recipe.seed)
+
+    def _missing(self) -> list[str]:
+        """Return the sources that the data were prepared without."""
+        metrics = read_manifest(self.recipe.artifact("data"))["metrics"]
+        return list(metrics.get("missing", ()))
 
 
-def rows_per_step(args: TrainingArguments) -> int:
-    """Return how many rows an optimiser step reads, over all processes."""
-    return int(args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size)
+def epochs_of(args: TrainingArguments, rows: int) -> float:
+    """Return how many passes over its rows a training makes.
+
+    Args:
+        args: `max_steps`, or `num_train_epochs` without it; they go by the same count as the parent's loop.
+        rows: that the loader has, over all processes.
+    """
+    if args.max_steps <= 0:
+        return float(args.num_train_epochs)
+    batches = math.ceil(rows / (args.per_device_train_batch_size * args.world_size))
+    return args.max_steps / math.ceil(batches / args.gradient_accumulation_steps)

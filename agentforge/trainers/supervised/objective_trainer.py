@@ -1,5 +1,9 @@
 """Trainers whose step is a system's objective: the parent's loop around another loss, each part of which is logged."""
 
+# How parts become figures. The objective returns sums over the tokens of a micro-batch; the trainer adds them up, over
+# micro-batches, steps and processes, until a line is logged, divides by the tokens, and asks `Objective.figures` what
+# the line should say. Only sums can be added up: a perplexity, or a standard deviation, is made of means at the end.
+
 from __future__ import annotations
 
 import json
@@ -19,7 +23,7 @@ PARTS = "loss_parts.json"
 
 
 class ObjectiveTrainer(GuardedTrainer):
-    """A Trainer whose step is an `Objective`; evaluation is of the whole model, by the parent.
+    """A Trainer whose step is an `Objective`; evaluation is the parent's, unless the objective has one of its own.
 
     Attributes:
         last_parts: what was logged last of the objective's parts, a mean over tokens each.
@@ -70,6 +74,7 @@ class ObjectiveTrainer(GuardedTrainer):
             input_ids=inputs["input_ids"],
             labels=inputs["labels"],
             attention_mask=inputs.get("attention_mask"),
+            **({"position_ids": inputs["position_ids"]} if "position_ids" in inputs else {}),
         )
         tokens = parts.pop("tokens")
         count = tokens if num_items_in_batch is None else num_items_in_batch
@@ -81,7 +86,8 @@ class ObjectiveTrainer(GuardedTrainer):
 
     def _add(self, parts: dict[str, Tensor], tokens: Tensor, finite: Tensor) -> None:
         for name, value in parts.items():
-            pair = torch.stack([value.float(), tokens.float()])
+            # As doubles: a deviation is the root of a small difference between two of these sums.
+            pair = torch.stack([value.double(), tokens.double()])
             # A step that is skipped must not spoil the means either.
             pair = torch.where(finite, pair, torch.zeros_like(pair))
             self._parts[name] = self._parts.get(name, torch.zeros_like(pair)) + pair
@@ -96,11 +102,44 @@ class ObjectiveTrainer(GuardedTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the parts since the last logged line."""
-        if "loss" in logs and self._parts:
-            self.last_parts |= {name: value / max(tokens, 1) for name, (value, tokens) in self._summed().items()}
-            logs |= {name: self.last_parts[name] for name in sorted(self._parts)}
+        objective = self.additions.objective
+        if "loss" in logs and self._parts and objective is not None:
+            means = {name: value / max(tokens, 1) for name, (value, tokens) in self._summed().items()}
+            figures = objective.figures(means)
+            self.last_parts |= figures
+            logs |= {name: figures[name] for name in sorted(figures)}
             self._parts = {}
         super().log(logs, start_time)
+
+    def prediction_step(
+        self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> Any:
+        """Evaluate a batch by the objective, where it can; its sums are added up for the end of the evaluation."""
+        if self.additions.objective is None:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            sums = self.additions.objective.evaluate(**inputs)
+        if sums is None:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        rows = torch.stack([sums[name].double() for name in sorted(sums)], dim=1)  # (B, parts)
+        # Drops what processes read twice so that each has a last batch.
+        total = self.accelerator.gather_for_metrics(rows).sum(0)
+        for name, value in zip(sorted(sums), total, strict=True):
+            self._evaluated[name] = self._evaluated.get(name, torch.zeros_like(value)) + value
+        return sums["loss"].sum() / sums["tokens"].sum().clamp(min=1), None, None
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the parent's, with the objective's figures and the loss as a mean over tokens, not over batches."""
+        self._evaluated: dict[str, Tensor] = {}
+        output = super().evaluation_loop(*args, **kwargs)
+        if self._evaluated and self.additions.objective is not None:
+            sums = {name: value.item() for name, value in self._evaluated.items()}
+            tokens = max(sums.pop("tokens"), 1.0)
+            means = {name: value / tokens for name, value in sums.items()}
+            figures = {"eval_loss": means["loss"]} | self.additions.objective.figures(means)
+            output = output._replace(metrics=(output.metrics or {}) | figures)
+        return output
 
     def _save_state(self, checkpoint: Path) -> None:
         super()._save_state(checkpoint)
@@ -115,7 +154,8 @@ class ObjectiveTrainer(GuardedTrainer):
         self.last_parts = saved["last"]
         share = 1.0 if self.args.process_index == 0 else 0.0  # the sums are those of all processes
         self._parts = {
-            name: torch.tensor(pair, device=self.args.device) * share for name, pair in saved["since"].items()
+            name: torch.tensor(pair, dtype=torch.float64, device=self.args.device) * share
+            for name, pair in saved["since"].items()
         }
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
+from agentforge.data.sources import drills
 from agentforge.data.sources import stdlib_corpus as generated
 from agentforge.data.sources.adapters import ADAPTERS
 from agentforge.data.sources.dataset_cards import (
@@ -33,10 +35,26 @@ OF_AJ = [
     "apothecary",
     "aj_custom",
 ]
+OF_COGNATE = [
+    "gsm8k",
+    "svamp",
+    "asdiv",
+    "mbpp",
+    "codexglue",
+    "arc_easy",
+    "arc_challenge",
+    "hellaswag",
+    "piqa",
+    "boolq",
+    "hotpotqa",
+    "drop",
+    "strategyqa",
+    "wikitext",
+]
 OF_ADAMBA = ["fineweb", "openorca", "flan_cot", "metamath", "glaive_fc", "toolbench", "sharegpt"]
 
 
-@pytest.mark.parametrize("id", [*OF_AJ, *OF_ADAMBA, "gsm8k", "svamp", "mbpp", "toucan", "python_docs"])
+@pytest.mark.parametrize("id", [*OF_AJ, *OF_ADAMBA, *OF_COGNATE, "toucan", "python_docs"])
 def test_every_data_set_of_the_systems_has_a_card(id: str) -> None:
     assert load_card(id).id == id
 
@@ -55,8 +73,15 @@ def test_cards_are_complete(card) -> None:  # type: ignore[no-untyped-def]
 
 def test_the_ones_without_licence_or_evidence_are_off_with_the_reason() -> None:
     off = {card.id: card.reason for card in list_cards() if not card.enabled}
-    assert set(off) == {"skein", "gardening_qa", "aj_custom", "flan_cot", "flan_cot_submix", "toolbench", "sharegpt"}
+    of_aj_and_adamba = {"skein", "gardening_qa", "aj_custom", "flan_cot", "flan_cot_submix", "toolbench", "sharegpt"}
+    assert set(off) == of_aj_and_adamba | {"asdiv", "piqa"}
     assert all(off.values())
+
+
+def test_what_benchmarks_score_is_known_of_every_benchmark() -> None:
+    for id in set(OF_COGNATE) - {"asdiv"}:  # its only split is off as a whole
+        assert load_card(id).evaluation_splits and load_card(id).files.keys() - load_card(id).evaluation_splits
+    assert load_card("piqa").hub_id == "baber/piqa" and load_card("strategyqa").hub_id == "ChilleD/StrategyQA"
 
 
 def test_paraphrases_share_a_split_key() -> None:
@@ -136,5 +161,30 @@ def test_python_docs_are_made_once_in_one_order(tmp_path: Path, monkeypatch: pyt
 
 def test_rewording_a_card_makes_no_other_data() -> None:
     card = load_card("gsm8k")
-    assert card.model_copy(update={"title": "t", "caveats": ["c"], "megabytes": 1.5}).identity == card.identity
+    reworded = card.model_copy(update={"title": "t", "caveats": ["c"], "megabytes": 1.5, "evaluation_splits": []})
+    assert reworded.identity == card.identity
     assert card.model_copy(update={"split_key": "question"}).identity != card.identity
+
+
+# -- drills ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_drills_answers_are_right() -> None:
+    for row in islice(drills.sums(), 200):
+        start, *changes = [int(number) for number in re.findall(r"\d+", row["question"])]
+        signs = [1 if verb == "finds" else -1 for verb in re.findall("finds|gives", row["question"])]
+        assert row["answer"].endswith(f"#### {start + sum(s * c for s, c in zip(signs, changes, strict=True))}")
+    for row in islice(drills.recall(), 200):
+        asked = row["question"].split()[-1].rstrip("?")
+        assert f"The number of {asked} is {row['answer']}." in row["question"]
+    for row in islice(drills.swaps(), 200):
+        cups = re.findall("red|blue|green", row["question"])
+        for one, other in re.findall(r"Swap the (\w+) and the (\w+)", row["question"]):
+            i, j = (("first", "second", "third").index(place) for place in (one, other))
+            cups[i], cups[j] = cups[j], cups[i]
+        assert row["answer"] == ", ".join(cups)
+
+
+def test_drills_are_the_same_every_time() -> None:
+    assert list(islice(drills.recall(), 5)) == list(islice(drills.recall(), 5))
+    assert len({row["question"] for row in drills.sums()}) > 0.99 * drills.ROWS

@@ -18,7 +18,7 @@ from agentforge.data.sources import hub_files as hub_module
 from agentforge.data.sources.adapters import SourceOptions, get_adapter
 from agentforge.data.sources.dataset_cards import load_card
 from agentforge.data.sources.download import download, report_table
-from agentforge.data.sources.open_sources import open_evaluation
+from agentforge.data.sources.open_sources import open_evaluation, open_sources
 from agentforge.data.sources.readers import ReadCounts, read_rows
 from agentforge.data.sources.source_files import MissingData, choose_files, locate, read_lock, resolved_revision
 from agentforge.errors import CheckRefused, UserError
@@ -329,6 +329,41 @@ def test_a_set_that_is_off_says_why_and_can_be_switched_on() -> None:
         locate(Source(dataset="things", enabled=False), Data())
 
 
+def test_a_split_that_benchmarks_score_is_not_trained_on(tmp_path: Path) -> None:
+    (tmp_path / "mirror" / "ChilleD" / "SVAMP").mkdir(parents=True)
+    shutil.copy(Path(__file__).parents[1] / "fixtures" / "rows" / "svamp.jsonl", tmp_path / "mirror/ChilleD/SVAMP/t")
+    (tmp_path / "mirror/ChilleD/SVAMP/t").rename(tmp_path / "mirror/ChilleD/SVAMP/test.json")
+    data = Data(hub_mirror="mirror", mix=[Source(dataset="svamp")])
+    for refuse in (lambda: open_sources(data), lambda: download(Recipe(name="r", data=data))):
+        with pytest.raises(UserError, match=r"split 'test' of svamp.*set `split: train`, or set `enabled: true`"):
+            refuse()
+    assert open_sources(data.model_copy(update={"mix": [Source(dataset="svamp", enabled=True)]}))[0]
+    assert open_evaluation(Data(hub_mirror="mirror", decontaminate={"against": ["svamp:test"]})), "against them it is"
+
+
+def test_a_set_that_is_off_is_left_out_like_a_missing_one(tmp_path: Path) -> None:
+    (tmp_path / "own.txt").write_text("some text")
+    mix = [Source(dataset="asdiv"), Source(dataset="own.txt")]
+    with pytest.raises(UserError, match="asdiv is off: its licence"):
+        open_sources(Data(mix=mix))
+    opened, missing = open_sources(Data(mix=mix, allow_missing=True))
+    assert [source.name for source in opened] == ["own.txt"] and missing == ["asdiv"]
+    assert download(Recipe(name="r", data=Data(mix=mix, allow_missing=True))).missing == ["asdiv"]
+
+
+def test_a_repository_with_only_a_script_gives_its_converted_rows(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.files = {"things.py": b"raise SystemExit"}
+    hub.converted = {"default/train/0000.jsonl": b'{"text": "converted"}\n'}
+    write_card(tmp_path, "things", CARD.replace('"old.jsonl"', '"old.jsonl", "default/train/*.jsonl"'))
+    assert download(recipe("things")).sources[0].status == "downloaded"
+    (file,) = locate(Source(dataset="things"), Data())
+    assert file.read_text() == '{"text": "converted"}\n'
+    hub.close()
+    assert download(recipe("things")).sources[0].status == "here", "and the record has the commit"
+
+
 # -- original files, where they are ---------------------------------------------------------------------------------
 
 
@@ -345,13 +380,14 @@ ORIGINALS = Path(os.environ.get("AGENTFORGE_TEST_DATA", BESIDE))
         ("svamp", "ChilleD/SVAMP", "svamp.json", 1000),
         ("mbpp:train", "google-research-datasets/mbpp", "mbpp.jsonl", 374),
         ("mbpp:test", "google-research-datasets/mbpp", "mbpp.jsonl", 500),
+        ("asdiv", "EleutherAI/asdiv", "asdiv.xml", 2305),
     ],
 )
 def test_original_files_through_a_mirror(tmp_path: Path, entry: str, repository: str, file: str, rows: int) -> None:
     (tmp_path / "mirror" / repository).mkdir(parents=True)
     (tmp_path / "mirror" / repository / file).symlink_to(ORIGINALS / file)
     dataset, _, split = entry.partition(":")
-    card, source = load_card(dataset), Source(dataset=dataset, split=split or None)
+    card, source = load_card(dataset), Source(dataset=dataset, split=split or None, enabled=True)
     counts = ReadCounts()
     adapter, options = get_adapter(str(card.adapter)), SourceOptions(split=source.split or card.default_split)
     files = locate(source, Data(hub_mirror=str(tmp_path / "mirror")))

@@ -1,192 +1,182 @@
-"""Benchmarks of a checkpoint: the very figures of lm-eval's own command, and what is written beside them."""
+"""Scores are those of lm-eval's own command, with what they are worth beside them."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+pytest.importorskip(
+    "lm_eval", reason="lm-evaluation-harness is not installed: pip install agentforge-train[benchmarks]"
+)
+
+from agentforge.artifacts import stage_directory
 from agentforge.errors import UserError
-from agentforge.evaluation.benchmarks.evaluate_benchmarks import load_tasks
-from agentforge.evaluation.benchmarks.transformers_lm import TransformersLM
-from agentforge.evaluation.compare.side_by_side import tables
-from agentforge.evaluation.evaluate import evaluate
-from agentforge.evaluation.own_scores import page_groups
-from agentforge.evaluation.scores_file import read_scores
-from agentforge.recipe.schema import Benchmarks
-from tests.evaluation.benchmarks.conftest import recipe_of
+from agentforge.evaluation.benchmarks.evaluate_benchmarks import evaluate_benchmarks, load_tasks
+from agentforge.evaluation.benchmarks.rows import benchmark_rows
+from agentforge.evaluation.own_scores import Scores, cell
+from agentforge.models.locate_model import ModelLocation
+from agentforge.recipe.schema import Benchmarks, Recipe
+
+WORDS = ["seven", "eight", "nine", "ten", "eleven", "twelve"]
 
 
-def by_lm_eval(tasks: list[str], monkeypatch: pytest.MonkeyPatch, model_args: str, **options: Any) -> Any:
-    """What ``lm_eval --model hf --model_args ... --tasks ...`` computes: its command calls this function."""
-    from lm_eval import evaluator
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Three tasks of one's own: a choice of three or four, a text to write, a text to predict."""
+    folder = tmp_path_factory.mktemp("tasks")
+    rows = [
+        {"q": f"Say {WORDS[n % 6]}", "choices": WORDS[: 3 + n % 2], "right": n % 3, "answer": str(n % 4)}
+        for n in range(12)
+    ]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    common = {
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(folder / "rows.jsonl")}},
+        "test_split": "test",
+        "doc_to_text": "Question: {{q}}\nAnswer:",
+        "metadata": {"version": 2.0},
+    }
+    mean = {"aggregation": "mean", "higher_is_better": True}
+    choice = common | {
+        "task": "own_choice",
+        "output_type": "multiple_choice",
+        "doc_to_target": "right",
+        "doc_to_choice": "choices",
+        "metric_list": [{"metric": "acc", **mean}, {"metric": "acc_norm", **mean}],
+    }
+    write = common | {
+        "task": "own_write",
+        "output_type": "generate_until",
+        "doc_to_target": "answer",
+        "metric_list": [{"metric": "exact_match", **mean}],
+        "generation_kwargs": {"until": ["\n"], "do_sample": False, "max_gen_toks": 8},
+    }
+    rolling = common | {
+        "task": "own_text",
+        "output_type": "loglikelihood_rolling",
+        "doc_to_text": "",
+        "doc_to_target": "{{q}} {{answer}}",
+        "metric_list": [{"metric": "bits_per_byte", "aggregation": "bits_per_byte", "higher_is_better": False}],
+    }
+    paths = {}
+    for task in (choice, write, rolling):
+        path = folder / f"{task['task']}.yaml"
+        path.write_text(yaml.safe_dump(task))
+        paths[str(task["task"])] = str(path)
+    return paths
+
+
+def recipe_of(names: list[str], **options: Any) -> Recipe:
+    return Recipe.model_validate(
+        {"name": "T", "evaluate": {"batch_size": 4, "benchmarks": {"tasks": names, **options}}}
+    )
+
+
+def evaluated(recipe: Recipe, model: Path, target: Path) -> Scores:
+    with stage_directory(target, stage="evaluate", recipe={}) as work:
+        return evaluate_benchmarks(recipe, ModelLocation("hf", str(model), "model"), work)
+
+
+@pytest.fixture(scope="module")
+def scores(
+    tasks: dict[str, str], talking_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Scores, Path]:
+    target = tmp_path_factory.mktemp("scores") / "eval"
+    return evaluated(recipe_of(list(tasks.values())), talking_checkpoint, target), target
+
+
+def test_scores_equal_the_harness_own_command(
+    scores: tuple[Scores, Path], tasks: dict[str, str], talking_checkpoint: Path
+) -> None:
+    from lm_eval.evaluator import simple_evaluate
     from lm_eval.tasks import TaskManager
 
-    monkeypatch.setattr(evaluator, "add_env_info", lambda results: None)  # asks pip and nvcc for seconds
-    return evaluator.simple_evaluate(
+    its = simple_evaluate(
         model="hf",
-        model_args=model_args,
-        tasks=tasks,
-        device="cpu",
-        bootstrap_iters=0,
-        fewshot_as_multiturn=False,
+        model_args={"pretrained": str(talking_checkpoint), "device": "cpu"},
+        tasks=list(tasks.values()),
         task_manager=TaskManager(include_defaults=False),
-        **options,
-    )
-
-
-def test_the_scores_are_those_of_lm_eval_to_the_last_digit(
-    tiny_checkpoint: Path, tasks: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = evaluate(recipe_of(tmp_path, tiny_checkpoint, list(tasks.values())), "base")
-    figures = read_scores(made)["own"]["benchmarks"]["figures"]
-    rows = [json.loads(line) for line in (made / "benchmarks.jsonl").read_text().splitlines()]
-    assert len(rows) == 40
-    for name in ("choice", "write"):
-        theirs = by_lm_eval([tasks[name]], monkeypatch, f"pretrained={tiny_checkpoint}", batch_size=4)
-        results, samples = theirs["results"][f"toy_{name}"], theirs["samples"][f"toy_{name}"]
-        for metric in ("acc", "acc_norm") if name == "choice" else ("exact_match",):
-            assert figures[f"toy_{name} {metric}"]["value"] == results[f"{metric},none"]
-        mine = [row for row in rows if row["task"] == f"toy_{name}"]
-        for one, other in zip(mine, samples, strict=True):
-            assert one["prompt"] == other["arguments"][0][0]
-            answers = other["filtered_resps"]
-            assert one["answer"] == ([list(pair) for pair in answers] if name == "choice" else answers[0])
-    assert figures["toy_choice acc"]["chance"] == 0.25
-    assert figures["toy_choice acc"]["majority"] == 0.6
-    assert figures["toy_write exact_match"]["majority"] == 0.2  # four of the twenty sums are 3 (or 4)
-
-
-def test_a_limit_few_shots_and_the_length_of_answers(
-    tiny_checkpoint: Path, tasks: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recipe = recipe_of(tmp_path, tiny_checkpoint, [tasks["write"]], limit=3, num_fewshot=1, max_new_tokens=2)
-    rows = [json.loads(line) for line in (evaluate(recipe, "base") / "benchmarks.jsonl").read_text().splitlines()]
-    theirs = by_lm_eval(
-        [tasks["write"]],
-        monkeypatch,
-        f"pretrained={tiny_checkpoint}",
         batch_size=4,
-        limit=3,
-        num_fewshot=1,
-        gen_kwargs={"max_gen_toks": 2},
+        bootstrap_iters=0,
     )
-    assert [row["prompt"].count("Question:") for row in rows] == [2, 2, 2]
-    assert [row["written"] for row in rows] == [one["resps"][0][0] for one in theirs["samples"]["toy_write"]]
+    assert its is not None
+    results = its["results"]
+    assert {name: figure.value for name, figure in scores[0].figures.items()} == {
+        "own_choice acc": results["own_choice"]["acc,none"],
+        "own_choice acc_norm": results["own_choice"]["acc_norm,none"],
+        "own_write exact_match": results["own_write"]["exact_match,none"],
+        "own_text bits_per_byte": results["own_text"]["bits_per_byte,none"],
+    }
 
 
-def test_an_adapter_scores_as_its_merged_model_does_in_lm_eval(
-    tiny_checkpoint: Path, tasks: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_figures_have_interval_n_chance_and_majority(scores: tuple[Scores, Path]) -> None:
+    figures = scores[0].figures
+    choice = figures["own_choice acc"]
+    assert choice.n == 12 and choice.low <= choice.value <= choice.high
+    assert choice.chance == pytest.approx((6 / 3 + 6 / 4) / 12) and choice.majority == pytest.approx(4 / 12)
+    write = figures["own_write exact_match"]
+    assert (write.value, write.low, write.chance, write.majority) == (0.0, 0.0, 0.0, pytest.approx(3 / 12))
+    assert "not distinguishable from chance" in cell(write)
+    text = figures["own_text bits_per_byte"]
+    assert text.chance is None and text.low < text.value < text.high
+
+
+def test_every_row_is_stored(scores: tuple[Scores, Path]) -> None:
+    rows = benchmark_rows(scores[1])
+    assert [row["task"] for row in rows] == ["own_choice"] * 12 + ["own_write"] * 12 + ["own_text"] * 12
+    assert rows[0]["prompt"] == "Question: Say seven\nAnswer:" and rows[0]["choices"] == [" seven", " eight", " nine"]
+    assert all(row["metrics"]["acc"] in (0.0, 1.0) for row in rows[:12])
+
+
+def test_only_the_same_questions_are_comparable(
+    scores: tuple[Scores, Path], tasks: dict[str, str], talking_checkpoint: Path, tmp_path: Path
 ) -> None:
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    torch.manual_seed(0)
-    base = AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
-    adapted = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False))
-    adapted.save_pretrained(tmp_path / "adapter")
-    load_and_save(tiny_checkpoint, tmp_path / "adapter")
-    recipe = recipe_of(tmp_path, tiny_checkpoint, [tasks["choice"]])
-    made = evaluate(recipe, str(tmp_path / "adapter"))
-    theirs = by_lm_eval(
-        [tasks["choice"]], monkeypatch, f"pretrained={tiny_checkpoint},peft={tmp_path / 'adapter'}", batch_size=4
-    )
-    rows = [json.loads(line) for line in (made / "benchmarks.jsonl").read_text().splitlines()]
-    for one, other in zip(rows, theirs["samples"]["toy_choice"], strict=True):
-        assert one["answer"] == [list(pair) for pair in other["filtered_resps"]]
+    fewer = evaluated(recipe_of([tasks["own_choice"]], limit=5), talking_checkpoint, tmp_path / "a")
+    again = evaluated(recipe_of([tasks["own_choice"]]), talking_checkpoint, tmp_path / "b")
+    name = "own_choice acc"
+    assert fewer.figures[name].n == 5 and fewer.figures[name].measured_on != again.figures[name].measured_on
+    assert again.figures[name] == scores[0].figures[name]
 
 
-def load_and_save(source: Path, target: Path) -> None:
-    from agentforge.data.tokenizer import load_tokenizer
-
-    load_tokenizer(source).save_pretrained(target)
-
-
-def test_rows_of_a_model_with_a_state_are_not_padded(tiny_tokenizer: Any, tasks: dict[str, str]) -> None:
-    import torch
-    from lm_eval.models.huggingface import HFLM
-    from transformers import RwkvConfig, RwkvForCausalLM
-
-    torch.manual_seed(0)
-    config = RwkvConfig(
-        vocab_size=len(tiny_tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        context_length=256,
-        eos_token_id=tiny_tokenizer.eos_token_id,
-        bos_token_id=None,
-    )
-    model = RwkvForCausalLM(config).eval()
-    # Wide apart, so that what is written depends on what was read.
-    for parameter in (model.get_input_embeddings().weight, model.get_output_embeddings().weight):
-        torch.nn.init.normal_(parameter)
-    task = load_tasks(Benchmarks(tasks=[tasks["write"]]), None).tasks["toy_write"]
-    task.build_all_requests()
-
-    def written(lm: Any) -> list[str]:
-        return list(lm.generate_until(task.instances, disable_tqdm=True))
-
-    alone = written(TransformersLM(model, tiny_tokenizer, 1))
-    assert written(TransformersLM(model, tiny_tokenizer, 4)) == alone
-    assert written(HFLM(pretrained=model, tokenizer=tiny_tokenizer, batch_size=4)) != alone  # what padding does to it
+def test_a_misspelt_task_is_refused_before_a_model_is_opened() -> None:
+    with pytest.raises(UserError, match=r"there is no task 'hellaswagg'.*hellaswag"):
+        load_tasks(Benchmarks(tasks=["hellaswagg"]), None)
 
 
-def test_an_answer_that_does_not_fit_and_prompts_that_lose_their_beginning(
-    tiny_checkpoint: Path, tasks: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    long = recipe_of(tmp_path, tiny_checkpoint, [tasks["write"]], max_new_tokens=600)
-    with pytest.raises(UserError, match="600 tokens, but this one reads 512 at most"):
-        evaluate(long, "base")
-    shortened = recipe_of(tmp_path, tiny_checkpoint, [tasks["write"]], max_new_tokens=500, limit=2)
-    with caplog.at_level("WARNING"):
-        evaluate(shortened, "base")
-    assert "2 prompts were longer than the context" in caplog.text
+def test_rows_that_are_not_here_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import datasets
+
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise ConnectionError("Couldn't reach the Hub (offline mode is enabled)")
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    with pytest.raises(
+        UserError, match=r"data set openai/gsm8k \(main\) cannot be read.*put its files into .*openai/gsm8k"
+    ):
+        load_tasks(Benchmarks(tasks=["gsm8k"]), str(tmp_path))
 
 
-def test_compare_and_the_report_say_what_chance_explains(
-    tiny_checkpoint: Path, tasks: dict[str, str], tmp_path: Path
-) -> None:
-    recipe = recipe_of(tmp_path, tiny_checkpoint, [tasks["choice"]])
-    first, second = evaluate(recipe, "base"), evaluate(recipe, str(tiny_checkpoint))
-    other = evaluate(recipe_of(tmp_path / "other", tiny_checkpoint, [tasks["choice"]], limit=10), "base")
-    text = "\n".join(printed(table) for table in tables([first, second, other]))
-    assert "not distinguishable from chance" in text or "below the majority level" in text
-    assert text.count("#") == 4  # acc and acc_norm on twenty rows, and again on ten: never in one row of the table
-    assert "row by row against base" in text and "(0 : 0, p 1)" in text
-    headings = [row[0] for row in page_groups([first])[0]["tables"][0]["rows"]]
-    assert headings[0] == "toy choice acc, chance 0.25, majority 0.6"
+def test_rows_come_from_the_mirror(tmp_path: Path) -> None:
+    folder = tmp_path / "openai" / "gsm8k"
+    folder.mkdir(parents=True)
+    row = {"question": "What is 1 + 1?", "answer": "It is <<1+1=2>>2.\n#### 2"}
+    for name in ("train.jsonl", "test.jsonl"):
+        (folder / name).write_text((json.dumps(row) + "\n") * 6)
+    task = load_tasks(Benchmarks(tasks=["gsm8k"], num_fewshot=2), str(tmp_path))["gsm8k"]
+    assert len(list(task.test_docs())) == 6 and task.doc_to_text(row) == "Question: What is 1 + 1?\nAnswer:"
+    assert task.get_config("num_fewshot") == 2
 
 
-def printed(table: Any) -> str:
-    from io import StringIO
-
-    from rich.console import Console
-
-    console = Console(width=300, record=True, file=StringIO())
-    console.print(table)
-    return console.export_text()
-
-
-def test_without_lm_eval_the_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    import importlib.util
-
-    real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "lm_eval" else real(name, *a))
-    with pytest.raises(UserError, match=r"pip install agentforge-train\[benchmarks\]"):
-        load_tasks(Benchmarks(tasks=["gsm8k"]), None)
-
-
-def test_reading_a_recipe_does_not_import_lm_eval() -> None:
-    import subprocess
-
-    code = (
-        "import sys; from agentforge.recipe.schema import Recipe; import agentforge.evaluation.compare.side_by_side, "
-        "agentforge.evaluation.evaluate; "
-        "Recipe.model_validate({'name': 'A', 'evaluate': {'benchmarks': {'tasks': ['gsm8k']}}}); "
-        "sys.exit('lm_eval' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_our_own_tasks_are_judged_by_the_last_number(tmp_path: Path) -> None:
+    folder = tmp_path / "ChilleD" / "SVAMP"
+    folder.mkdir(parents=True)
+    row = {"ID": "1", "Body": "Ann has 3 pens.", "Question": "How many?", "Equation": "3", "Answer": 3.0, "Type": "x"}
+    (folder / "svamp.json").write_text(json.dumps([row] * 3))
+    task = load_tasks(Benchmarks(tasks=["svamp"]), str(tmp_path))["svamp"]
+    doc = next(iter(task.test_docs()))
+    assert task.doc_to_text(doc) == "Question: Ann has 3 pens. How many?\nAnswer:" and task.doc_to_target(doc) == "3"
+    assert task.process_results(doc, ["3"]) == {"exact_match": 1.0}

@@ -46,8 +46,8 @@ def digest(made: Path) -> str:
 
 
 def figures(made: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl without what depends on the clock."""
-    clock = ("seconds", "_per_second", "_time")
+    """The lines of metrics.jsonl without what depends on the clock and on the machine."""
+    clock = ("seconds", "_per_second", "_time", "minutes", "mem_allocated", "mem_reserved")
     return [{k: v for k, v in line.items() if not k.endswith(clock)} for line in read_metrics(made / "metrics.jsonl")]
 
 

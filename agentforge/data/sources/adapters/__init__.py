@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+
+from agentforge.data.sources.adapters.articles import whole_articles, wikitext
 from agentforge.data.sources.adapters.base import Adapter, Raw, Rejected, Row, SourceOptions
+from agentforge.data.sources.adapters.benchmarks import (
+    arc,
+    asdiv,
+    boolq,
+    drop,
+    hellaswag,
+    hotpotqa,
+    piqa,
+    strategyqa,
+)
+from agentforge.data.sources.adapters.code import code_to_text
 from agentforge.data.sources.adapters.conversations import messages, sharegpt, wildchat
 from agentforge.data.sources.adapters.glaive import glaive
-from agentforge.data.sources.adapters.questions import COLUMNS, mbpp, question_answer, stackexchange, svamp
+from agentforge.data.sources.adapters.questions import COLUMNS, gsm8k, mbpp, question_answer, stackexchange, svamp
 from agentforge.data.sources.adapters.texts import herbal, text
 from agentforge.data.sources.adapters.trajectories import agenttraj
 from agentforge.errors import UserError, did_you_mean
 
-__all__ = ["ADAPTERS", "Adapter", "Raw", "Rejected", "Row", "SourceOptions", "detect_adapter", "get_adapter"]
+__all__ = ["ADAPTERS", "JOINERS", "Adapter", "Raw", "Rejected", "Row", "SourceOptions", "detect_adapter", "get_adapter"]
 
 ADAPTERS: dict[str, Adapter] = {
     "messages": messages,
@@ -18,13 +32,27 @@ ADAPTERS: dict[str, Adapter] = {
     "wildchat": wildchat,
     "glaive": glaive,
     "agenttraj": agenttraj,
+    "gsm8k": gsm8k,
     "svamp": svamp,
+    "asdiv": asdiv,
     "mbpp": mbpp,
     "stackexchange": stackexchange,
+    "code_to_text": code_to_text,
+    "arc": arc,
+    "hellaswag": hellaswag,
+    "piqa": piqa,
+    "boolq": boolq,
+    "strategyqa": strategyqa,
+    "drop": drop,
+    "hotpotqa": hotpotqa,
+    "wikitext": wikitext,
     "text": text,
     "herbal": herbal,
     **{name: question_answer(name) for name in COLUMNS},
 }
+
+JOINERS: dict[str, Callable[[Iterable[Raw]], Iterator[Raw]]] = {"wikitext": whole_articles}
+"""Adapters whose rows are only parts: what puts the raw rows of a source together before the adapter sees them."""
 
 _SHAPES: tuple[tuple[str, frozenset[str]], ...] = (
     ("messages", frozenset({"messages"})),
@@ -33,8 +61,18 @@ _SHAPES: tuple[tuple[str, frozenset[str]], ...] = (
     ("sharegpt", frozenset({"conversations"})),
     ("wildchat", frozenset({"conversation"})),
     ("glaive", frozenset({"system", "chat"})),
-    ("svamp", frozenset({"Body", "Question", "Answer"})),
+    ("svamp", frozenset({"Body", "Question", "Answer", "Equation"})),
     ("mbpp", frozenset({"code", "test_list"})),
+    ("code_to_text", frozenset({"code", "docstring"})),
+    ("asdiv", frozenset({"body", "question", "answer", "formula"})),
+    ("asdiv", frozenset({"Body", "Question", "Answer", "Formula"})),
+    ("arc", frozenset({"question", "choices", "answerKey"})),
+    ("hellaswag", frozenset({"activity_label", "ctx_a", "endings"})),
+    ("piqa", frozenset({"goal", "sol1", "sol2"})),
+    ("hotpotqa", frozenset({"question", "answer", "supporting_facts", "context"})),
+    ("drop", frozenset({"passage", "question", "query_id"})),
+    ("boolq", frozenset({"passage", "question", "answer"})),
+    ("strategyqa", frozenset({"qid", "question", "answer"})),
     ("openorca", frozenset({"system_prompt", "question", "response"})),
     ("alpaca", frozenset({"instruction", "output"})),
     ("metamath", frozenset({"query", "response"})),

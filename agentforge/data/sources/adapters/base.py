@@ -88,14 +88,27 @@ def _says_something(message: Mapping[str, Any]) -> bool:
     return bool(message["content"].strip() or message.get("tool_calls") or message.get("reasoning_content"))
 
 
-def exchange(question: str, answer: str, system: str = "") -> Row | Rejected:
-    """Return a conversation of one question and one answer."""
+def exchange(question: str, answer: str, system: str = "", document: str | None = None) -> Row | Rejected:
+    """Return a conversation of one question and one answer.
+
+    Args:
+        question: turn of the user.
+        answer: turn of the assistant.
+        system: turn before them; empty: none.
+        document: how the row reads in pre-training; None: question, empty line, answer.
+    """
     turns = [
         {"role": "system", "content": system},
         {"role": "user", "content": question.strip()},
         {"role": "assistant", "content": answer.strip()},
     ]
-    return conversation(turns)
+    row = conversation(turns)
+    return row if isinstance(row, Rejected) or document is None else {**row, "document": document.strip()}
+
+
+def answered(question: str, answer: str) -> str:
+    """Return a document in the form in which lm-evaluation-harness asks: its prompt, a space, the right answer."""
+    return f"Question: {question.strip()}\nAnswer: {answer.strip()}"
 
 
 def tool_schemas(tools: Any) -> list[dict[str, Any]]:

@@ -8,7 +8,16 @@ from collections.abc import Mapping
 from html.parser import HTMLParser
 from typing import Any
 
-from agentforge.data.sources.adapters.base import Adapter, Raw, Rejected, Row, SourceOptions, exchange, text_of
+from agentforge.data.sources.adapters.base import (
+    Adapter,
+    Raw,
+    Rejected,
+    Row,
+    SourceOptions,
+    answered,
+    exchange,
+    text_of,
+)
 
 COLUMNS: dict[str, dict[str, str]] = {
     "question_answer": {"question": "question", "answer": "answer", "system": "system", "context": "context"},
@@ -16,10 +25,11 @@ COLUMNS: dict[str, dict[str, str]] = {
     "openorca": {"question": "question", "answer": "response", "system": "system_prompt"},
     "metamath": {"question": "query", "answer": "response"},
     "cot": {"question": "inputs", "answer": "targets"},
-    "gsm8k": {"question": "question", "answer": "answer"},
     "prompt_completion": {"question": "prompt", "answer": "completion"},
 }
 """Adapter to its columns: what we call a column, and what the set calls it."""
+
+_CALCULATOR_MARK = re.compile("<<[^<>]*>>")
 
 MBPP_SPLITS = {"prompt": (1, 10), "test": (11, 510), "validation": (511, 600), "train": (601, 974)}
 """Task ids of MBPP's splits (Austin et al. 2021, appendix A; the Hub's files are cut the same way)."""
@@ -55,6 +65,23 @@ def _cell(raw: Raw, column: str) -> str:
     return text_of(value)
 
 
+def gsm8k(raw: Raw, options: SourceOptions) -> Row | Rejected:
+    """GSM8K. The conversation keeps the calculator marks ``<<2*3=6>>``; the document leaves them out.
+
+    A mark is what a calculator outside the model was to fill in (Cobbe et al. 2021). In pre-training there is none, and
+    the marks would be a third of the answer's tokens.
+    """
+    question, answer = (
+        _cell(raw, options.columns.get("question", "question")),
+        _cell(raw, options.columns.get("answer", "answer")),
+    )
+    if not question.strip():
+        return Rejected("empty question")
+    if not answer.strip():
+        return Rejected("empty answer")
+    return exchange(question, answer, document=answered(question, _CALCULATOR_MARK.sub("", answer)))
+
+
 def svamp(raw: Raw, options: SourceOptions) -> Row | Rejected:
     """SVAMP: body and question; the answer is the equation and, after ``####``, the number, as in GSM8K."""
     try:
@@ -63,7 +90,8 @@ def svamp(raw: Raw, options: SourceOptions) -> Row | Rejected:
     except (KeyError, TypeError, ValueError):
         return Rejected("a column is missing")
     joint = "" if body.endswith((".", "?", "!", ",")) else "."
-    return exchange(f"{body}{joint} {question}".strip(), f"{equation} = {answer:g}\n#### {answer:g}")
+    asked, reply = f"{body}{joint} {question}".strip(), f"{equation} = {answer:g}\n#### {answer:g}"
+    return exchange(asked, reply, document=answered(asked, reply))
 
 
 def mbpp(raw: Raw, options: SourceOptions) -> Row | Rejected:
@@ -78,7 +106,9 @@ def mbpp(raw: Raw, options: SourceOptions) -> Row | Rejected:
     checks = "\n".join(str(test) for test in tests)
     program = code.replace("\r\n", "\n").strip()
     # No sentence between them: it would be part of most 13-grams, and every task would look like an evaluation task.
-    return exchange(f"{task}\n\n{checks}", f"```python\n{program}\n```")
+    # For the same reason the document has the harness's marks, but not its "You are an expert Python programmer, ...".
+    document = f"{task}\n\n{checks}\n[BEGIN]\n{program}\n[DONE]"
+    return exchange(f"{task}\n\n{checks}", f"```python\n{program}\n```", document=document)
 
 
 def stackexchange(raw: Raw, options: SourceOptions) -> Row | Rejected:

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agentforge.data.tokenizer import BATTERY, open_tokenizer
 from agentforge.errors import UserError
 from agentforge.models.auto import load_config, model_class
 from agentforge.models.checkpoint import Checkpoint
+from agentforge.models.proof import compare, logits_of, proof_rows
 from agentforge.models.surgery import Job
 from agentforge.recipe.section import keys_of
 from agentforge.systems.adamba.modeling.shape import AdambaShape
@@ -24,15 +24,7 @@ from agentforge.systems.adamba.surgery.expand import expand
 from agentforge.systems.adamba.surgery.graft import MambaSizes, graft
 from agentforge.systems.adamba.surgery.importance import check_orderable, descending, measure, order_checkpoint
 from agentforge.systems.adamba.surgery.nanochat_graft import graft_nanochat, is_nanochat, reference
-from agentforge.systems.adamba.surgery.proof import (
-    ROW_LENGTH,
-    checkpoint_logits,
-    compare,
-    logits_of,
-    prove,
-    random_rows,
-    streamed_logits,
-)
+from agentforge.systems.adamba.surgery.proof import checkpoint_logits, prove, streamed_logits
 from agentforge.systems.adamba.surgery.slicing import slice_checkpoint, sliced
 from agentforge.systems.adamba.surgery.streaming import read_config
 
@@ -45,14 +37,8 @@ def _chosen(job: Job) -> AdambaSurgery:
     return keys_of(job.chosen, AdambaSurgery)
 
 
-def proof_rows(job: Job) -> list[list[int]]:
-    """Return random rows, and one of text that breaks tokenizers if the base has one."""
-    vocabulary = int(Checkpoint(job.target).config["vocab_size"])
-    rows = random_rows(vocabulary, job.recipe.seed)
-    if (job.base / "tokenizer_config.json").is_file():
-        text = open_tokenizer(job.base).encode("\n".join(BATTERY), add_special_tokens=False)
-        rows.append(text[: 2 * ROW_LENGTH])
-    return rows
+def _rows(job: Job) -> list[list[int]]:
+    return proof_rows(job.base, int(Checkpoint(job.target).config["vocab_size"]), job.recipe.seed)
 
 
 def measured_model(job: Job) -> Any:
@@ -103,9 +89,9 @@ def run_graft(job: Job) -> dict[str, Any]:
     sizes = MambaSizes(**given.model_dump())
     if not is_nanochat(job.base):
         graft(job.base, job.target, sizes, job.recipe.seed)
-        return {"proof": prove(job.base, job.target, proof_rows(job), bound=0.0).as_dict()}
+        return {"proof": prove(job.base, job.target, _rows(job), bound=0.0).as_dict()}
     graft_nanochat(job.base, job.target, sizes, job.recipe.seed)
-    rows = proof_rows(job)
+    rows = _rows(job)
     old = logits_of(reference(job.base), rows)
     return {"proof": compare(old, checkpoint_logits(job.target, rows), job.chosen.max_logit_difference).as_dict()}
 
@@ -113,7 +99,7 @@ def run_graft(job: Job) -> dict[str, Any]:
 def run_expand(job: Job) -> dict[str, Any]:
     shape = _wanted_shape(job)
     expand(job.base, job.target, shape, job.recipe.seed)
-    proof = prove(job.base, job.target, proof_rows(job), job.chosen.max_logit_difference)
+    proof = prove(job.base, job.target, _rows(job), job.chosen.max_logit_difference)
     return {"shape": dataclasses.asdict(shape), "proof": proof.as_dict(), **_carry_exits(job, same=True)}
 
 
@@ -131,7 +117,7 @@ def run_truncate(job: Job) -> dict[str, Any]:
 def _cut_out(job: Job, shape: AdambaShape) -> dict[str, Any]:
     """Write a slice, and prove it against the part of the whole model that it is: the very same logits."""
     slice_checkpoint(job.base, job.target, shape)
-    rows = proof_rows(job)
+    rows = _rows(job)
     _, tensor, _ = sliced(job.base, shape)
     inside = streamed_logits(load_config(job.target), tensor, rows)
     proof = compare(inside, checkpoint_logits(job.target, rows), bound=0.0)
@@ -143,7 +129,7 @@ def run_order(job: Job) -> dict[str, Any]:
     rows = job.measuring_rows(_chosen(job).rows or DEFAULT_ROWS)
     importance = measure(measured_model(job), rows)
     order_checkpoint(job.base, job.target, importance)
-    proof = prove(job.base, job.target, proof_rows(job), job.chosen.max_logit_difference)
+    proof = prove(job.base, job.target, _rows(job), job.chosen.max_logit_difference)
     carried = _carry_exits(job, same=True, channels=descending(importance.channels))
     return {"rows": len(rows), "proof": proof.as_dict(), **carried}
 
