@@ -35,7 +35,10 @@ def run_stage(stage: Stage, recipe: Recipe, *, replace: bool) -> Made:
     """Run one stage of the recipe that it reads, and return what it made."""
     function = resolve(STAGES[stage.verb])
     if stage.verb == "download":
+        from agentforge.evaluation.benchmarks.download_benchmarks import download_benchmarks
+
         function(recipe)
+        download_benchmarks(recipe)
         return None  # its files are in the Hub's cache, and no artefact of the recipe
     if stage.verb == "evaluate":
         made: Made = function(recipe, stage.model, replace=replace)

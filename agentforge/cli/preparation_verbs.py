@@ -107,8 +107,11 @@ def download(
     loaded = load(context, recipe, profile)
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "0"  # here the Hub's bars are the progress
     from agentforge.data.sources.download import download, report_table
+    from agentforge.evaluation.benchmarks.download_benchmarks import download_benchmarks
 
-    show_table(report_table(download(loaded)))
+    report = download(loaded)
+    report.sources += download_benchmarks(loaded)
+    show_table(report_table(report))
 
 
 @app.command(context_settings=PASS_ON)

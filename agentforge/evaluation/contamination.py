@@ -52,7 +52,7 @@ def refuse_trained_tasks(recipe: Recipe, chosen: Sequence[Chosen], location: Mod
     asked = {(name, task) for one in chosen for task in one.tasks for name in (one.name, one.environment.id)}
     if not asked:
         return
-    for file in dict.fromkeys([*_mixed_files(recipe), *training_files(location)]):
+    for file in dict.fromkeys([*mixed_files(recipe), *training_files(location)]):
         for environment, task in _tasks(file):
             if (environment, task) in asked:
                 raise CheckRefused(
@@ -61,7 +61,8 @@ def refuse_trained_tasks(recipe: Recipe, chosen: Sequence[Chosen], location: Mod
                 )
 
 
-def _mixed_files(recipe: Recipe) -> Iterator[Path]:
+def mixed_files(recipe: Recipe) -> Iterator[Path]:
+    """Yield the local files of the mix."""
     for source in recipe.data.mix:
         for name in sorted(glob.glob(source.dataset, recursive=True)):
             path = Path(name)

@@ -2,9 +2,10 @@
 
 1. The tasks are found by name and their rows read, before any weights are opened: a misspelt name or a missing data
    set is said at once.
-2. The model is opened once and answers one task after the other. Each is scored exactly as lm-eval's own command scores
+2. Rows that the recipe trains on are refused.
+3. The model is opened once and answers one task after the other. Each is scored exactly as lm-eval's own command scores
    it when it is given that task.
-3. Every row is written down, so that two models can later be compared row by row.
+4. Every row is written down, so that two models can later be compared row by row.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from agentforge.evaluation.benchmarks.rows import ROWS
 from agentforge.evaluation.benchmarks.task_data import data_sets
 from agentforge.evaluation.benchmarks.task_figures import figures, measured_on
 from agentforge.evaluation.benchmarks.task_list import find_tasks, quiet
+from agentforge.evaluation.benchmarks.trained_rows import refuse_trained_benchmarks
 from agentforge.evaluation.own_scores import Figure, Scores
 from agentforge.models.locate_model import ModelLocation
 from agentforge.recipe.schema import Benchmarks, Recipe
@@ -80,10 +82,12 @@ def evaluate_benchmarks(recipe: Recipe, location: ModelLocation, work: Workspace
 
     Raises:
         UserError: a task or its rows are not there, the model cannot be opened, or its context is too short for a task.
+        CheckRefused: a row is trained on.
     """
     settings = recipe.evaluate.benchmarks
     assert settings is not None
     tasks = load_tasks(settings, recipe.data.hub_mirror)
+    refuse_trained_benchmarks(recipe, tasks, location)
     with quiet():
         model = open_lm(location, recipe.evaluate.batch_size)
     for task in tasks.values():
@@ -158,6 +162,8 @@ def _rows(name: str, samples: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             "target": one["target"],
             "choices": [arguments[1] for arguments in one["arguments"]] if len(one["arguments"]) > 1 else None,
             "answer": answers[0] if len(answers) == 1 else answers,
+            # What a filter made the answer of: all that the model wrote.
+            "written": one["resps"][0][0] if isinstance(one["resps"][0][0], str) else None,
             "metrics": {metric: one[metric] for metric in one["metrics"]},
         }
 

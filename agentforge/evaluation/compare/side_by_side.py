@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentforge.errors import UserError
-from agentforge.evaluation.benchmarks.paired import Paired, paired_metrics
+from agentforge.evaluation.benchmarks.paired import EXPLANATION, HEADINGS, TITLE, Paired, paired_metrics
+from agentforge.evaluation.benchmarks.paired import cells as paired_cells
 from agentforge.evaluation.comparable import decoding_rows, refuse_mixed
 from agentforge.evaluation.compare.comparison import (
     Comparison,
@@ -195,16 +196,12 @@ def paired_table(pairs: Sequence[Paired]) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(
-        title="benchmarks: differences, row by row",
-        caption=f"mean difference [{pairs[0].confidence:.0%} interval] (rows better, rows worse)",
-    )
-    for title in ("", "model", "against", "difference"):
+    table = Table(title=TITLE, caption=EXPLANATION.format(confidence=pairs[0].confidence))
+    for title in HEADINGS:
         table.add_column(title)
     for pair in pairs:
-        for label, d in zip(pair.labels[1:], pair.differences, strict=True):
-            shown = f"{d.value:+.4f} [{d.low:+.4f}, {d.high:+.4f}] ({d.better}, {d.worse})"
-            table.add_row(pair.name, label, pair.labels[0], escape(shown))
+        for line in paired_cells(pair):
+            table.add_row(*map(escape, line))
     return table
 
 

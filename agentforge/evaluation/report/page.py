@@ -9,6 +9,7 @@ from typing import Any
 
 from agentforge import __version__
 from agentforge.artifacts import read_manifest, stage_directory
+from agentforge.evaluation.benchmarks.paired import page_groups as paired_groups
 from agentforge.evaluation.own_scores import page_groups
 from agentforge.evaluation.pipeline_artifacts import PipelineArtifacts, evaluations_of, find_artifacts
 from agentforge.evaluation.report.page_diversity import diversity_groups
@@ -71,6 +72,7 @@ def _content(system: PipelineArtifacts) -> dict[str, Any]:
         *diversity_groups(evaluations),
         # a set of models has a section of its own already, which says more
         *page_groups([path for path in evaluations if "diversity" not in read_scores(path)]),
+        *paired_groups(evaluations),
         *surgery_groups(made),
         *system_groups(shown_by_systems(recipes)),
     ]

@@ -93,8 +93,13 @@ class GGUFPolicy(Policy):
         self._format: Any = Jinja2ChatFormatter(template, eos_token=eos, bos_token=bos)
 
     @classmethod
-    def open(cls, location: ModelLocation, context_length: int | None = None) -> GGUFPolicy:
+    def open(
+        cls, location: ModelLocation, context_length: int | None = None, *, logits_all: bool = False
+    ) -> GGUFPolicy:
         """Open a GGUF file.
+
+        Args:
+            logits_all: keep the logits of every position that is read, for log-likelihoods.
 
         Raises:
             UserError: llama-cpp-python is not installed, the file is no model, or it has no chat template.
@@ -107,7 +112,13 @@ class GGUFPolicy(Policy):
         try:
             length = context_length or min(DEFAULT_CONTEXT, _trained_length(location.path) or DEFAULT_CONTEXT)
             llama = llama_cpp.Llama(
-                location.path, n_ctx=length, n_threads=threads, n_threads_batch=threads, n_gpu_layers=-1, verbose=False
+                location.path,
+                n_ctx=length,
+                n_threads=threads,
+                n_threads_batch=threads,
+                n_gpu_layers=-1,
+                logits_all=logits_all,
+                verbose=False,
             )
         except (ValueError, AssertionError) as error:
             raise UserError(
@@ -122,6 +133,15 @@ class GGUFPolicy(Policy):
         turns, guard = guard_control_tokens([escape(normalize(messages)), list(tools) or None], self._control_pattern)
         prompt = self._format(messages=turns[0], tools=turns[1]).prompt
         return [token for piece in self._control_pattern.split(prompt) for token in self._tokenize(piece, guard)]
+
+    @property
+    def adds_bos(self) -> bool:
+        """Whether the file says that every text begins with its beginning-of-text token."""
+        return bool(self._library.llama_vocab_get_add_bos(self._vocabulary))
+
+    def write_prompt(self, messages: Sequence[Message]) -> str:
+        """Return messages as the file's template writes them, up to where the answer begins."""
+        return str(self._format(messages=list(messages)).prompt)
 
     def _tokenize(self, piece: str, guard: str) -> list[int]:
         """Return a piece's tokens. A control token spelt in a message is cut at its guard: llama.cpp would read it."""
