@@ -121,7 +121,7 @@ RECURSION_QUESTIONS = (
         "accuracy",
         ("4 loops, halting", "4 loops, halting, no practice"),
         (("4 loops, halting", "4 loops, halting, no practice"),),
-        "Both at full depth. A model that never saw a token stop beside others that went on loses at its exits: see there.",
+        "Both at full depth. A model that never saw a token stop while others went on loses at its exits: see there.",
     ),
 )
 
