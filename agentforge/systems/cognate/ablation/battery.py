@@ -76,6 +76,7 @@ MEMORY_QUESTIONS = (
 # ---- recursion and halting: the running product, whose depth grows with the row -------------------------------------
 PRODUCT = RunningProduct(length=10)
 LOOPS = 4
+HALTING: dict[str, Any] = {"halting": "expected", "entropy_weight": 0.1, "correctness_weight": 0.1}
 
 
 def product_arm(name: str, minutes: float, **changes: Any) -> Arm:
@@ -90,8 +91,8 @@ RECURSION = (
     product_arm("5 layers, no loop", 0.8, num_prelude_layers=LOOPS),
     # z and y, 2 x 2 calls of the core: the FLOPs of 4 plain loops.
     product_arm("2 loops of y and z", 0.8, recursion="trm", max_recursions=2, micro_steps=1),
-    product_arm("4 loops, halting", 0.9, max_recursions=LOOPS, halting="expected", entropy_weight=0.1,
-                correctness_weight=0.1),
+    product_arm("4 loops, halting", 0.9, max_recursions=LOOPS, halting_practice=0.5, **HALTING),
+    product_arm("4 loops, halting, no practice", 0.9, max_recursions=LOOPS, **HALTING),
 )  # fmt: skip
 RECURSION_QUESTIONS = (
     Question(
@@ -114,6 +115,13 @@ RECURSION_QUESTIONS = (
         ("4 loops", "4 loops, halting"),
         (("4 loops, halting", "4 loops"),),
         "Both at full depth; what early exits save is in the next tables.",
+    ),
+    Question(
+        "Must exits be practised in training?",
+        "accuracy",
+        ("4 loops, halting", "4 loops, halting, no practice"),
+        (("4 loops, halting", "4 loops, halting, no practice"),),
+        "Both at full depth. A model that never saw a token stop while others went on loses at its exits: see there.",
     ),
 )
 
