@@ -29,7 +29,7 @@ from agentforge.recipe.yaml_files import config_roots, line_of, read_yaml
 # NUL and halves of UTF-16 pairs
 UNWRITABLE = re.compile("[\0\ud800-\udfff]")
 # Folders of configs/ that hold something else
-NOT_RECIPES = {"accelerate", "claims", "datasets", "hardware", "models", "tools"}
+NOT_RECIPES = {"accelerate", "benchmarks", "claims", "datasets", "hardware", "models", "tools"}
 
 
 @dataclass(frozen=True)

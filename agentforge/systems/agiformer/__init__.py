@@ -23,7 +23,7 @@ SYSTEM = System(
     training="agentforge.systems.agiformer.training.plan:training_plan",
     optimizers={"mugrokfast_rows": "agentforge.systems.agiformer.training.row_optimizer:make_row_mugrokfast"},
     evaluations={"thinking": "agentforge.systems.agiformer.evaluation.thinking:evaluate_thinking"},
-    tokenizers={"bytes": "agentforge.systems.agiformer.tokenizer:ByteTokenizer"},
+    tokenizers={"bytes": "agentforge.systems.agiformer.tokenizer:AgiformerTokenizer"},
     check_config=check_config,
     gguf_refusal=gguf_refusal,
 )

@@ -4,9 +4,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokeni
 
 from agentforge.systems.agiformer.modeling.configuration import AgiformerConfig
 from agentforge.systems.agiformer.modeling.modeling import AgiformerForCausalLM, AgiformerModel
-from agentforge.systems.agiformer.tokenizer import ByteTokenizer
+from agentforge.systems.agiformer.tokenizer import AgiformerTokenizer
 
 AutoConfig.register(AgiformerConfig.model_type, AgiformerConfig)
 AutoModel.register(AgiformerConfig, AgiformerModel)
 AutoModelForCausalLM.register(AgiformerConfig, AgiformerForCausalLM)
-AutoTokenizer.register(AgiformerConfig, slow_tokenizer_class=ByteTokenizer)
+AutoTokenizer.register(AgiformerConfig, slow_tokenizer_class=AgiformerTokenizer)

@@ -11,7 +11,7 @@ from transformers import AddedToken, PreTrainedTokenizer
 from agentforge.systems.agiformer.checkpoint_types import BYTES, SPECIAL
 
 
-class ByteTokenizer(PreTrainedTokenizer):
+class AgiformerTokenizer(PreTrainedTokenizer):
     """A token is a byte; three special tokens stand behind the 256. It has no tokenizer.json: the class says all.
 
     A text that is not valid UTF-8, as a model may write it, is decoded with U+FFFD where it is broken.

@@ -18,7 +18,7 @@ from agentforge.evaluation.bits.compressors import COMPRESSORS, compressed_bits
 from agentforge.evaluation.bits.evaluate_bits import Tokens, bits_figure, tokens_of
 from agentforge.evaluation.bits.sliding import token_losses
 from agentforge.recipe.schema import Data, Source
-from agentforge.systems.agiformer.tokenizer import ByteTokenizer
+from agentforge.systems.agiformer.tokenizer import AgiformerTokenizer
 
 TEXT = "Über naïve cafés – “quoted” 漢字 🙂.\n".encode() * 50
 
@@ -37,7 +37,7 @@ class Constant:
 
 
 def measured(logits: torch.Tensor, text: bytes) -> float:
-    tokenizer = ByteTokenizer()
+    tokenizer = AgiformerTokenizer()
     tokens = tokens_of(text, tokenizer)
     losses = token_losses(
         Constant(logits),
@@ -93,7 +93,7 @@ def test_a_tokenizer_that_changes_the_text_is_refused() -> None:
 
 def test_bytes_that_are_not_utf8_are_for_models_of_bytes() -> None:
     broken = b"\xff\xfeabc\x80"
-    assert bytes(tokens_of(broken, ByteTokenizer()).ids) == broken
+    assert bytes(tokens_of(broken, AgiformerTokenizer()).ids) == broken
     with pytest.raises(UserError, match="not UTF-8"):
         tokens_of(broken, train_tokenizer([TEXT.decode()], 400))
 
