@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 BITS = "bits.json"
 BLOCK = 4096
-"""Bytes of the blocks that the interval is over: neighbouring bytes are hard together."""
+"""Bytes of the blocks that the interval is over, at most: neighbouring bytes are hard together."""
 
 
 @dataclass(frozen=True)
@@ -121,15 +121,16 @@ def bits_figure(losses: NDArray[np.float64], tokens: Tokens, confidence: float) 
     """Return bits per byte over all tokens that were scored, with an interval over blocks of the text."""
     scored = ~np.isnan(losses)
     sizes = np.diff(tokens.ends, prepend=0)
-    block = np.minimum(tokens.ends - 1, tokens.ends[-1] - 1) // BLOCK
+    # A short text still has blocks enough for an interval.
+    length = int(min(BLOCK, max(tokens.ends[-1] // 16, 1)))
+    block = (tokens.ends - 1) // length
     count = int(block.max()) + 1
     sums = np.bincount(block[scored], losses[scored] / np.log(2), count).astype(np.float64)
     counts = np.bincount(block[scored], sizes[scored].astype(float), count).astype(np.float64)
     used = counts > 0
     total = int(counts.sum())
     if used.sum() < 2:
-        value = float(sums.sum() / total)
-        return Figure(value, 0.0, float("inf"), total, chance=8.0, unit="bits per byte")
+        raise UserError(f"evaluate.bpc: an interval needs more text than {int(tokens.ends[-1])} bytes")
     value, low, high = ratio_t(sums[used], counts[used], confidence)
     return Figure(float(value), float(low), float(high), total, chance=8.0, unit="bits per byte")
 

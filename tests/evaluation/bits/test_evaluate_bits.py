@@ -77,6 +77,14 @@ def test_nats_are_not_taken_for_bits() -> None:
     assert (figure.value, figure.n) == (pytest.approx(1.0), 10_000)
 
 
+def test_a_short_text_has_an_interval_too_and_a_single_byte_is_refused() -> None:
+    losses = np.random.default_rng(0).uniform(0, 8, 100)
+    figure = bits_figure(losses, Tokens([0] * 100, np.arange(1, 101)), 0.8)
+    assert 0 < figure.low < figure.value < figure.high < 20
+    with pytest.raises(UserError, match="more text than 1 bytes"):
+        bits_figure(np.ones(1), Tokens([0], np.array([1])), 0.8)
+
+
 def test_tokens_of_several_bytes_are_counted_by_their_bytes() -> None:
     tokenizer = train_tokenizer([TEXT.decode()] * 20, 400)
     tokens = tokens_of(TEXT, tokenizer)
