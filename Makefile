@@ -2,7 +2,6 @@
 #
 #   PROFILE=tiny        use a profile of the recipe (tiny, gtx1660, rtx4090, 1xh200, 8xh200, auto); default: none
 #   ARGS="a.b=c"        override keys of the recipe, as on the command line
-#   LAUNCH=8xh200_ddp   train adamba's and cognate's models with one process per GPU, with configs/accelerate/8xh200_ddp.yaml
 
 PYTHON  ?= python3
 VENV    := .venv
@@ -11,13 +10,11 @@ PROFILE ?=
 ARGS    ?=
 OPTIONS  = $(if $(PROFILE),--profile $(PROFILE)) $(ARGS)
 FORGE    = $(BIN)/agentforge
-LAUNCH  ?=
-TRAIN    = $(if $(LAUNCH),$(BIN)/accelerate launch --config_file configs/accelerate/$(LAUNCH).yaml -m agentforge,$(FORGE)) train
 # One exact version, installed first: a looser request would install the registry's newest CUDA build.
 TORCH   := $(shell grep '^torch==' constraints/cpu.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup gguf-setup demo demo-aj demo-affine test check lint format types clean \
+.PHONY: help setup gguf-setup demo demo-aj demo-affine test test-families faults check lint format types clean \
         aj aj-plan aj-doctor aj-download aj-prepare aj-preview aj-train aj-evaluate aj-merge aj-gguf aj-chat aj-serve aj-push \
         affine affine-plan affine-collect affine-sft affine-rl affine-grpo affine-dpo affine-kto affine-evaluate \
         affine-compare affine-report \
@@ -46,7 +43,7 @@ gguf-setup: setup ## build llama-cpp-python in your cache (once) and install it
 
 demo: demo-aj demo-affine ## run both demos, one after the other (half an hour on 2 cores)
 
-demo-aj: setup gguf-setup ## run aj in small: train, merge, quantise, check and chat (11 minutes)
+demo-aj: setup gguf-setup ## run aj in small: train, merge, quantise, check and chat (about 11 minutes)
 	$(FORGE) run aj --profile tiny $(ARGS)
 	$(FORGE) compare aj --profile tiny $(ARGS)
 	$(FORGE) chat aj --profile tiny --model q4km --tools sandbox --files data/aj/example --examples 3 $(ARGS)
@@ -150,32 +147,32 @@ adamba-base: setup ## pre-train the tiny profile's base, a Llama of a million pa
 adamba-phase1: setup $(if $(filter tiny,$(PROFILE)),adamba-base) ## graft Mamba-2 beside each attention, then train only the mixers
 	$(FORGE) surgery adamba/phase1_graft $(OPTIONS)
 	$(FORGE) prepare adamba/phase1 $(OPTIONS)
-	$(TRAIN) adamba/phase1 $(OPTIONS)
+	$(FORGE) train adamba/phase1 $(OPTIONS)
 
 adamba-phase2: setup ## sort by importance, then train nested widths, exits, gates and a router
 	$(FORGE) prepare adamba/phase2 $(OPTIONS)
 	$(FORGE) surgery adamba/phase2_order $(OPTIONS)
-	$(TRAIN) adamba/phase2 $(OPTIONS)
+	$(FORGE) train adamba/phase2 $(OPTIONS)
 
 adamba-phase3: setup ## expand from 2048 to 2560 channels, then train
 	$(FORGE) surgery adamba/phase3a $(OPTIONS)
 	$(FORGE) prepare adamba/phase3b $(OPTIONS)
-	$(TRAIN) adamba/phase3b $(OPTIONS)
+	$(FORGE) train adamba/phase3b $(OPTIONS)
 
 adamba-phase4: setup ## expand from 2560 to 4096 channels, then train
 	$(FORGE) surgery adamba/phase4a $(OPTIONS)
 	$(FORGE) prepare adamba/phase4b $(OPTIONS)
-	$(TRAIN) adamba/phase4b $(OPTIONS)
+	$(FORGE) train adamba/phase4b $(OPTIONS)
 
 adamba-phase5: setup ## run SFT on reasoning, tool calls and expert episodes, at all widths
 	$(FORGE) collect adamba/phase5 $(OPTIONS)
 	$(FORGE) prepare adamba/phase5 $(OPTIONS)
-	$(TRAIN) adamba/phase5 $(OPTIONS)
+	$(FORGE) train adamba/phase5 $(OPTIONS)
 
 adamba-phase6: setup ## run GRPO in environments, and DPO on played episodes
-	$(TRAIN) adamba/phase6 $(OPTIONS)
+	$(FORGE) train adamba/phase6 $(OPTIONS)
 	$(FORGE) collect adamba/phase6_dpo $(OPTIONS)
-	$(TRAIN) adamba/phase6_dpo $(OPTIONS)
+	$(FORGE) train adamba/phase6_dpo $(OPTIONS)
 
 adamba-evaluate: setup ## measure losses by width and exit after phases 1 to 5, and success in environments after phase 6
 	for phase in phase1 phase2 phase3b phase4b phase5 phase6; do \
@@ -202,22 +199,22 @@ cognate-prepare: setup ## clean, decontaminate, mix, split and tokenise cognate'
 	$(FORGE) prepare cognate/trunk $(OPTIONS)
 
 cognate-train: setup ## train the trunk in three stages by epoch; after a stop, run it again to resume
-	$(TRAIN) cognate/trunk $(OPTIONS)
+	$(FORGE) train cognate/trunk $(OPTIONS)
 
 cognate-reasoning: setup ## branch the specialisation that thinks longest, and train it
 	$(FORGE) surgery cognate/reasoning_branch $(OPTIONS)
-	$(TRAIN) cognate/reasoning $(OPTIONS)
+	$(FORGE) train cognate/reasoning $(OPTIONS)
 
 cognate-memory: setup ## branch the specialisation with twice the memory, and train it
 	$(FORGE) surgery cognate/memory_branch $(OPTIONS)
-	$(TRAIN) cognate/memory $(OPTIONS)
+	$(FORGE) train cognate/memory $(OPTIONS)
 
 cognate-speed: setup ## branch the specialisation that answers soonest, and train it
 	$(FORGE) surgery cognate/speed_branch $(OPTIONS)
-	$(TRAIN) cognate/speed $(OPTIONS)
+	$(FORGE) train cognate/speed $(OPTIONS)
 
 cognate-control: setup ## train the trunk on with three seeds, to compare the three specialisations with
-	for number in 1 2 3; do $(TRAIN) cognate/control_$$number $(OPTIONS) || exit; done
+	for number in 1 2 3; do $(FORGE) train cognate/control_$$number $(OPTIONS) || exit; done
 
 cognate-evaluate: setup ## measure losses by exit threshold, and whether the three differ more than seeds do
 	for recipe in trunk reasoning memory speed; do \
@@ -228,7 +225,7 @@ cognate-benchmarks: setup ## score cognate's models on public benchmarks (needs 
 	for name in Reasoning Memory Speed; do $(FORGE) evaluate cognate/benchmarks \
 	  --model runs/cognate/Cognate-$(if $(filter tiny,$(PROFILE)),Tiny-)$$name-v1.0.0-model $(OPTIONS) || exit; done
 
-cognate-ablate: setup ## measure what each part is worth, on synthetic tasks (half an hour on 2 cores; ARGS=--quick: minutes)
+cognate-ablate: setup ## measure what each part is worth, on synthetic tasks (45 minutes on 2 cores; ARGS=--quick: minutes)
 	$(BIN)/python -m agentforge.systems.cognate.ablation $(ARGS)
 
 cognate-report: setup ## write one HTML page: losses, thresholds, halting steps, diversity, curves, cost
@@ -247,14 +244,14 @@ agiformer-download: setup ## fetch enwik8, and compare its size and md5
 
 agiformer-train: setup ## cut the text into rows and train on it; after a stop, run it again to resume
 	$(FORGE) prepare agiformer/bytes $(OPTIONS)
-	$(TRAIN) agiformer/bytes $(OPTIONS)
+	$(FORGE) train agiformer/bytes $(OPTIONS)
 
 agiformer-evaluate: setup ## bits per byte of the test text, beside gzip, bzip2, xz, zstd and PPMd
 	$(FORGE) evaluate agiformer/bits $(OPTIONS)
 
 agiformer-inspect: setup ## what the thinking steps are worth, against two controls trained without them
-	$(TRAIN) agiformer/same_parameters $(OPTIONS)
-	$(TRAIN) agiformer/same_flops $(OPTIONS)
+	$(FORGE) train agiformer/same_parameters $(OPTIONS)
+	$(FORGE) train agiformer/same_flops $(OPTIONS)
 	$(FORGE) evaluate agiformer/bytes $(OPTIONS)
 
 agiformer-generate: setup ## let the trained model continue a text
@@ -267,6 +264,12 @@ agiformer-push: setup ## show what would be uploaded to the Hub (to upload it: a
 
 test: setup ## run the whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
+
+test-families: setup ## from a base to a chat for 14 model families, each a two-layer random model (minutes)
+	FAMILIES=all OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto tests/data/dialects tests/end_to_end/test_families.py
+
+faults: setup ## break every stage on purpose: kill -9, full disk, flipped bits, a hanging process ... (a quarter of an hour)
+	$(BIN)/python -m benchmarks.faults $(ARGS)
 
 check: lint types test ## run ruff, mypy and the tests
 

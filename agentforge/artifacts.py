@@ -8,26 +8,37 @@ or starts it afresh.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
+import logging
 import os
 import platform
 import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from agentforge.atomic_files import atomic_file as atomic_file
+from agentforge.atomic_files import read_object, remove_leftovers
+from agentforge.atomic_files import write_json as write_json
+from agentforge.atomic_files import write_text as write_text
 from agentforge.errors import CheckRefused, UserError
-from agentforge.recipe.hardware import available_cores
+from agentforge.file_hashes import hash_files as hash_files
+from agentforge.file_hashes import hash_json as hash_json
+from agentforge.file_hashes import remember
+from agentforge.file_hashes import sha256_file as sha256_file
+from agentforge.manifest import MANIFEST as MANIFEST
+from agentforge.manifest import check_bytes, check_files, content_of, damages
+from agentforge.manifest import fingerprint_input as fingerprint_input
+from agentforge.manifest import read_manifest as read_manifest
 from agentforge.system_errors import system_errors_explained
 
-MANIFEST = "manifest.json"
+log = logging.getLogger(__name__)
+
 REPORTED_LIBRARIES = (
     "agentforge-train",
     "torch",
@@ -50,6 +61,8 @@ class Workspace:
         done: the artefact is already there and up to date; nothing is to be done.
         resumed: an earlier process of the same recipe has left work in `path`.
         metrics: what the stage wants in its manifest.
+        identities: for a file whose bytes hold times, what identifies the rest of it; None for a log, which nobody
+            consumes. Made again with the same numbers, the artefact is then the same input to others.
     """
 
     path: Path
@@ -57,95 +70,17 @@ class Workspace:
     done: bool = False
     resumed: bool = False
     metrics: dict[str, Any] = field(default_factory=dict)
-
-
-def sha256_file(path: Path) -> str:
-    """Return the hex SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def hash_json(value: Any) -> str:
-    """Return the hex SHA-256 of a JSON-able value, whatever the order of its keys."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def hash_files(directory: Path) -> dict[str, str]:
-    """Return relative path to SHA-256 for every file below ``directory`` but its manifest."""
-    paths = sorted(p for p in directory.rglob("*") if p.is_file() and p != directory / MANIFEST)
-    with ThreadPoolExecutor(max_workers=available_cores()) as pool:
-        return {str(p.relative_to(directory)): h for p, h in zip(paths, pool.map(sha256_file, paths), strict=True)}
-
-
-def fingerprint_input(path: Path) -> str:
-    """Return what identifies an input: the content hash of an artefact, or a hash of the files themselves."""
-    if path.is_file():
-        return sha256_file(path)
-    if (path / MANIFEST).is_file():
-        return str(read_manifest(path)["content"])
-    if path.is_dir():
-        return hash_json(hash_files(path))
-    raise UserError(f"the input {path} does not exist")
-
-
-def read_manifest(directory: Path) -> dict[str, Any]:
-    """Return a finished artefact's manifest.
-
-    Raises:
-        UserError: the directory is missing, or is no finished artefact, or its manifest is damaged.
-    """
-    path = directory / MANIFEST
-    if not path.is_file():
-        what = "has no manifest.json: it is not a finished artefact" if directory.is_dir() else "does not exist"
-        raise UserError(f"{directory} {what}; run the stage that makes it first")
-    loaded = _read_object(path)
-    if loaded is None or not {"fingerprint", "content", "identity"} <= loaded.keys():
-        raise UserError(f"{path} is damaged; delete {directory} and run the stage that makes it again")
-    return loaded
-
-
-def _read_object(path: Path) -> dict[str, Any] | None:
-    """Return the JSON object in a file of our own; None if something else is in it."""
-    try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:  # not JSON, or not even text
-        return None
-    return loaded if isinstance(loaded, dict) else None
-
-
-@contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` to write to; at the end it becomes ``path``, and on an error nothing does.
-
-    A reader, and a run after a crash, find the old file or the new one, never half of it. The rename alone does not
-    give that: after a power cut a name may be on disk before its bytes, so the bytes are flushed first.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file atomically."""
-    with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file atomically."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+    identities: dict[str, str | None] = field(default_factory=dict)
 
 
 def keep_always(partial: Path) -> bool:
     """The default answer to whether a partial directory holds anything that was paid for."""
     return True
+
+
+def keep_never(partial: Path, recipe: Mapping[str, Any]) -> bool:
+    """The default answer to whether what another recipe left is of use."""
+    return False
 
 
 # The life of a stage directory NAME, for a reader who is new. Beside it, in the same parent, there may be:
@@ -156,13 +91,14 @@ def keep_always(partial: Path) -> bool:
 #   .NAME.old           for a moment, at the rename of a replacement
 #
 # 1. Lock. A second process is refused, not queued: it would do the same work again.
-# 2. Up to date? If NAME has a manifest with the same identity nothing is done. With another identity the stage refuses,
-#    or makes it again with `replace`; the old NAME stays in use until step 6.
-# 3. Open. A resumable stage finds its partial directory of the same identity and goes on in it. One of another identity
-#    is refused if it holds something worth money (`worth_keeping`: a sealed checkpoint), otherwise thrown away. All
-#    other stages begin with an empty directory.
-# 4. The stage works. If it fails or is stopped by a signal, what it wrote is deleted, but a resumable stage keeps it.
-#    SIGKILL and a power cut delete nothing: step 3 of the next run does.
+# 2. Up to date? If NAME has a manifest with the same identity nothing is done. With another identity, or if one of its
+#    files is gone or cut, the stage refuses, or makes it again with `replace`; the old NAME stays in use until step 6.
+# 3. Open. The bytes of all inputs are checked. A resumable stage finds its partial directory of the same identity and
+#    goes on in it, with `replace` too. One of another identity is gone on in if the stage says that up to there nothing
+#    is different (`goes_on`), refused if it holds something worth money (`blocks`: a sealed checkpoint), and otherwise
+#    thrown away. All other stages begin with an empty directory.
+# 4. The stage works. If it fails or is stopped by a signal, what it wrote is deleted, but a resumable stage keeps what
+#    is worth keeping. SIGKILL and a power cut delete nothing: step 3 of the next run does.
 # 5. Seal. The manifest, with the hash of every file, is written and flushed to disk.
 # 6. Rename. NAME appears whole, in one step; then `.NAME.partial.json` and the lock's file go.
 @contextmanager
@@ -174,6 +110,8 @@ def stage_directory(
     inputs: Mapping[str, Path | str] | None = None,
     resumable: bool = False,
     worth_keeping: Callable[[Path], bool] = keep_always,
+    goes_on: Callable[[Path, Mapping[str, Any]], bool] = keep_never,
+    blocks: Callable[[Path], bool] | None = None,
     replace: bool = False,
 ) -> Iterator[Workspace]:
     """Make the artefact ``target``, completely or not at all.
@@ -184,14 +122,16 @@ def stage_directory(
         recipe: the part of the resolved recipe that the result depends on.
         inputs: name to a path (hashed) or to a string that identifies the input (a Hub id and revision).
         resumable: keep what a killed process of the same recipe left in the partial directory.
-        worth_keeping: tells of what a stopped run of another recipe left whether a user would miss it.
-        replace: make it again if it is there from another recipe; what a stopped run left is thrown away.
+        worth_keeping: tells of what a stopped run left whether a user would miss it; what nobody misses goes at once.
+        goes_on: tells of it, and of its other recipe, whether this one would have left the same.
+        blocks: tells of it whether it makes way for another recipe only on request; None: as `worth_keeping`.
+        replace: make it again if it is of another recipe, or damaged; what another recipe's run left is thrown away.
 
     Yields:
         the workspace; if ``done`` is set the caller has nothing to do.
 
     Raises:
-        CheckRefused: the target, or what a stopped run left of it, was made from another recipe or other inputs.
+        CheckRefused: the target, or what is left of it, was made from something else; or it or an input is damaged.
         UserError: another process is making the same directory, or the operating system refuses: a full disk, a
             directory that must not be written to, a name that is too long.
     """
@@ -203,18 +143,23 @@ def stage_directory(
         with _locked(target):
             if target.exists() and not target.is_dir():  # found now, not by the rename after a day of training
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(target))
-            if (target / MANIFEST).is_file() and not _must_be_made(target, identity, replace):
+            _put_back(target)
+            if (reason := _reason_to_make(target, identity, replace)) is None:
+                log.info("%s is up to date", target)
                 yield Workspace(target, target, done=True, metrics=dict(read_manifest(target).get("metrics", {})))
                 return
+            for path in (value for value in (inputs or {}).values() if isinstance(value, Path)):
+                check_bytes(path)
             partial = target.with_name(f".{target.name}.partial")
-            resumed = _open_partial(partial, identity, resumable and not replace, worth_keeping)
-            work = Workspace(partial, target, resumed=resumed)
+            resumed = resumable and _is_resumed(partial, identity, blocks or worth_keeping, goes_on, replace)
+            log.info("%s %s", target, f"{reason}; a stopped run is continued" if resumed else reason)
+            work = Workspace(partial if resumed else _begun(partial, identity), target, resumed=resumed)
             started = time.time()
             try:
                 yield work
                 _commit(work, identity, hashed, started)
             except BaseException:
-                if not resumable:
+                if not (resumable and worth_keeping(partial)):
                     _discard(partial)
                 raise
 
@@ -222,11 +167,15 @@ def stage_directory(
 def is_current(
     target: Path, *, stage: str, recipe: Mapping[str, Any], inputs: Mapping[str, Path | str] | None = None
 ) -> bool:
-    """Tell whether ``target`` is there, made by this stage from this recipe and these inputs."""
+    """Tell whether ``target`` is there, undamaged, made by this stage from this recipe and these inputs."""
     if not (target / MANIFEST).is_file():
         return False
     hashed = {name: _input_entry(value) for name, value in (inputs or {}).items()}
-    return bool(read_manifest(target)["fingerprint"] == hash_json(_identity(stage, recipe, hashed)))
+    manifest = read_manifest(target)
+    current = manifest["fingerprint"] == hash_json(_identity(stage, recipe, hashed)) and not damages(target, manifest)
+    if current:
+        log.info("%s is up to date", target)
+    return current
 
 
 def _identity(stage: str, recipe: Mapping[str, Any], inputs: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
@@ -243,21 +192,45 @@ def _input_entry(value: Path | str) -> dict[str, str]:
     return {"id": value, "fingerprint": value}
 
 
-def _must_be_made(target: Path, identity: dict[str, Any], replace: bool) -> bool:
+def _reason_to_make(target: Path, identity: dict[str, Any], replace: bool) -> str | None:
+    """Return why ``target`` has to be made, as the end of a sentence; None if it is up to date.
+
+    Raises:
+        CheckRefused: it is there, of something else or damaged, and shall not be replaced.
+        UserError: the same, of a damaged manifest.
+    """
+    if not (target / MANIFEST).is_file():
+        return "is made"
     try:
         manifest = read_manifest(target)
     except UserError:
         if replace:
-            return True
+            return "is made again: its manifest is damaged"
         raise
-    if manifest["fingerprint"] == hash_json(identity):
-        return False
-    if replace:
-        return True
-    raise CheckRefused(
-        f"{target} was made from something else ({_summary(manifest['identity'], identity)}); "
-        "give this run another version, or pass --replace to make it again"
-    )
+    if manifest["fingerprint"] != hash_json(identity):
+        changes = _summary(manifest["identity"], identity)
+        if replace:
+            return f"is made again: {changes}"
+        raise CheckRefused(
+            f"{target} was made from something else ({changes}); "
+            "give this run another version, or pass --replace to make it again"
+        )
+    if found := damages(target, manifest):
+        if not replace:
+            check_files(target, manifest)
+        return "is made again: {} {}".format(*next(iter(found.items())))
+    return None
+
+
+def _put_back(target: Path) -> None:
+    # A process was killed between the two renames of `_commit`: the old artefact is still whole.
+    outdated = _outdated(target)
+    if outdated.is_dir() and not target.exists():
+        os.replace(outdated, target)
+
+
+def _outdated(target: Path) -> Path:
+    return target.with_name(f".{target.name}.old")
 
 
 def _summary(old: dict[str, Any], new: dict[str, Any]) -> str:
@@ -299,37 +272,61 @@ def _identity_file(partial: Path) -> Path:
     return partial.with_name(f"{partial.name}.json")
 
 
-def _open_partial(
-    partial: Path, identity: dict[str, Any], resumable: bool, worth_keeping: Callable[[Path], bool]
+def _is_resumed(
+    partial: Path,
+    identity: dict[str, Any],
+    blocks: Callable[[Path], bool],
+    goes_on: Callable[[Path, Mapping[str, Any]], bool],
+    replace: bool,
 ) -> bool:
-    """Make the partial directory, and tell whether it is one that a stopped process of the same recipe left."""
-    if resumable and partial.is_dir() and _identity_file(partial).is_file():
-        left = _read_object(_identity_file(partial))
-        if left == identity:
-            return True
-        if worth_keeping(partial):
-            change = "unknown: its record is damaged" if left is None else _summary(left, identity)
-            raise CheckRefused(
-                f"{partial} is left from a stopped run of another recipe ({change}); finish that run, "
-                "give this one another version, or pass --replace to throw it away"
-            )
+    """Tell whether the partial directory is one that a stopped process of the same recipe left.
+
+    Raises:
+        CheckRefused: it is one of another recipe that a user would miss, and shall not be replaced.
+    """
+    _remove_leftovers(partial)
+    if not (partial.is_dir() and _identity_file(partial).is_file()):
+        return False
+    left = read_object(_identity_file(partial))
+    if left == identity:
+        return True
+    if left is not None and left == identity | {"recipe": left["recipe"]} and goes_on(partial, left["recipe"]):
+        write_json(_identity_file(partial), identity)
+        return True
+    if blocks(partial) and not replace:
+        change = "unknown: its record is damaged" if left is None else _summary(left, identity)
+        raise CheckRefused(
+            f"{partial} is left from a stopped run of another recipe ({change}); finish that run, "
+            "give this one another version, or pass --replace to throw it away"
+        )
+    return False
+
+
+def _begun(partial: Path, identity: dict[str, Any]) -> Path:
     _discard(partial)
     write_json(_identity_file(partial), identity)
     partial.mkdir()
-    return False
+    return partial
+
+
+def _remove_leftovers(partial: Path) -> None:
+    """Delete what a killed process was writing, or a resumed stage would publish it with the rest."""
+    remove_leftovers([*partial.rglob(".*"), *partial.parent.glob(f".{_identity_file(partial).name}.*")])
 
 
 def _discard(partial: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     _identity_file(partial).unlink(missing_ok=True)
+    _remove_leftovers(partial)
 
 
 def _commit(work: Workspace, identity: dict[str, Any], inputs: dict[str, dict[str, str]], started: float) -> None:
-    files = hash_files(work.path)
+    files = hash_files(work.path, leave_out=[MANIFEST])
+    sizes = {name: (work.path / name).stat().st_size for name in files}
     manifest = {
         "stage": identity["stage"],
         "fingerprint": hash_json(identity),
-        "content": hash_json(files),
+        "content": content_of(files, work.identities),
         "metrics": work.metrics,
         "seconds": round(time.time() - started, 1),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -338,10 +335,11 @@ def _commit(work: Workspace, identity: dict[str, Any], inputs: dict[str, dict[st
         "python": platform.python_version(),
         "git": git_revision(),
         "files": files,
+        "sizes": sizes,
         "identity": identity,
     }
     write_json(work.path / MANIFEST, manifest)
-    outdated = work.target.with_name(f".{work.target.name}.old")
+    outdated = _outdated(work.target)
     shutil.rmtree(outdated, ignore_errors=True)
     if work.target.is_dir():  # a directory cannot be renamed onto one that is not empty
         os.replace(work.target, outdated)
@@ -353,6 +351,8 @@ def _commit(work: Workspace, identity: dict[str, Any], inputs: dict[str, dict[st
         raise
     _identity_file(work.path).unlink(missing_ok=True)
     shutil.rmtree(outdated, ignore_errors=True)
+    for name, digest in files.items():  # the next stage reads them: it need not hash them again
+        remember(work.target / name, digest)
 
 
 def library_versions() -> dict[str, str]:

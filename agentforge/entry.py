@@ -65,8 +65,11 @@ def log_level() -> str:
 
 def quieten_libraries() -> None:
     """Leave the messages to agentforge. Libraries read these variables when they are imported."""
-    for noisy in ("httpx", "filelock", "urllib3", "huggingface_hub", "transformers", "datasets", "jax"):
+    for noisy in ("httpx", "filelock", "urllib3", "huggingface_hub", "datasets", "jax"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # Its warnings are about what we set right afterwards. The variable is for a library not imported yet, and the
+    # level for one that is: a caller of `main` may have it.
+    logging.getLogger("transformers").setLevel(logging.ERROR)
     # the stages show their own progress
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 
 class UserError(Exception):
     """The recipe or the command line is wrong. One sentence: what, where, what to do."""
@@ -34,6 +36,13 @@ def did_you_mean(word: str, known: list[str] | tuple[str, ...]) -> str:
     lowered = {name.lower(): name for name in known}
     near = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
     return f"; did you mean '{lowered[near[0]]}'?" if near else ""
+
+
+def seen_from(path: str) -> str:
+    """Return where a relative path was looked for, as the end of a sentence; nothing for an absolute one."""
+    if os.path.isabs(path):
+        return ""
+    return f" (looked for in {os.getcwd()}: paths are relative to the directory in which agentforge is run)"
 
 
 def first_line(error: BaseException) -> str:

@@ -8,9 +8,12 @@ from pathlib import Path
 
 from agentforge.environments.registry import check_options
 from agentforge.errors import UserError
+from agentforge.planning.limits.check import check_limits
 from agentforge.recipe.loading import load_recipe, load_stages
 from agentforge.recipe.schema import Recipe, Stage
+from agentforge.recipe.stages import stages_of
 from agentforge.references import Reference, resolve
+from agentforge.trainers.start import start_processes
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +50,14 @@ def run_stage(stage: Stage, recipe: Recipe, *, replace: bool) -> Made:
     return made
 
 
+def _trained_by_processes(name: str, recipe: Recipe, options: Sequence[str]) -> bool:
+    """Train with one process on each device, if the recipe asks for several; False: it is to be trained here."""
+    code = start_processes(recipe, ["train", name, *options])
+    if code:  # they have said why
+        raise SystemExit(code)
+    return code == 0
+
+
 def report(recipe: Recipe, planned: Sequence[tuple[Stage, Recipe]]) -> Made:
     """Write the page about all the stages; it alone needs to know them."""
     from agentforge.evaluation.pipeline_artifacts import PipelineArtifacts
@@ -63,28 +74,35 @@ def run(
     replace: bool = False,
     announce: Callable[[str, Made], None] = lambda title, made: None,
 ) -> None:
-    """Run every stage that a recipe declares; a stage whose artefact is up to date returns at once.
+    """Run every stage of a recipe; a stage whose artefact is up to date returns at once.
+
+    A recipe that declares none has the usual ones: see `stages_of`.
 
     Args:
         name: the recipe; its stages may read other recipes, with the same profile and overrides.
         announce: called with the stage's title and None before it runs, and with what it made afterwards.
 
     Raises:
-        UserError: the recipe declares no stages, or one is wrong. All recipes are read before the first stage runs.
+        UserError: the recipe has no stages, or one is wrong. All recipes are read before the first stage runs.
     """
     recipe = load_recipe(name, overrides, profile)
+    recipe = recipe.model_copy(update={"stages": stages_of(recipe)})
     if not recipe.stages:
-        raise UserError(
-            f"{name} declares no stages; add `stages:` to it, or run a verb such as `agentforge train {name}`"
-        )
+        raise UserError(f"{name} has `surgery` and declares no stages; add `stages:` to it, or run single verbs")
     planned = load_stages(recipe, overrides, profile)
-    for _, stage_recipe in planned:  # the third stage's mistake shall not cost the hours of the first two
+    for stage, stage_recipe in planned:  # the third stage's mistake shall not cost the hours of the first two
         check_options(stage_recipe.environments)
+        check_limits(stage_recipe, unfinished=stage.verb != "train")
+    options = [*(["--profile", profile] if profile else []), *(["--replace"] if replace else []), *overrides]
     for number, (stage, stage_recipe) in enumerate(planned, start=1):
         of = " ".join(word for word in (stage.verb, stage.recipe or name, stage.model) if word)
         title = f"[{number}/{len(planned)}] {of}"
         announce(title, None)
-        reports = stage.verb == "report"
-        made = report(recipe, planned) if reports else run_stage(stage, stage_recipe, replace=replace)
+        if stage.verb == "report":
+            made = report(recipe, planned)
+        elif stage.verb == "train" and _trained_by_processes(stage.recipe or name, stage_recipe, options):
+            made = stage_recipe.trained
+        else:
+            made = run_stage(stage, stage_recipe, replace=replace)
         # None means "about to run", so a stage that makes no artefact ends with an empty list.
         announce(title, made or [])

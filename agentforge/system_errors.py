@@ -20,7 +20,14 @@ WORDS_IN_TEXT = re.compile(r"with strerror: (.+)")  # torch cannot open a file
 # torch's and numpy's words for a short write. With a sound disk only a full one, or a quota, writes short.
 SHORT_WRITE = re.compile(r"inline_container.*unexpected pos \d+ vs \d+|\d+ requested and \d+ written")
 
+# of a GPU, and of the machine; Python's own is a MemoryError
+OUT_OF_MEMORY = re.compile(r"(?:CUDA|HIP|MPS|XPU).{0,20}out of memory|DefaultCPUAllocator: can't allocate", re.I)
+
 ANOTHER_PLACE = "move it away, or set another `output_dir` in the recipe"
+NO_MEMORY = (
+    "the memory is used up; lower train.args.per_device_train_batch_size (evaluate.batch_size, rollouts.batch_size) "
+    "or data.max_length, set train.args.gradient_checkpointing, or use larger hardware (see `agentforge plan`)"
+)
 # The machine is out of something: the same command is right later.
 SHORTAGES = {
     errno.ENOSPC: "no space is left on the disk of {path}; free some, then run the same command again",
@@ -60,6 +67,8 @@ def explain_system_error(error: BaseException, path: Path | None = None) -> User
     if isinstance(error, UserError):
         return None
     for inner, is_cause in _with_causes(error):
+        if isinstance(inner, MemoryError) or OUT_OF_MEMORY.search(str(inner)):
+            return MachineRefused(NO_MEMORY)
         number = _number_of(inner)
         # "While handling that error, another one": a bug in code that had coped with a missing permission stays a bug,
         # but a full disk is the reason for everything that fails after it.

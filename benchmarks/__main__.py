@@ -2,6 +2,7 @@
 
     python -m benchmarks                # all of them
     python -m benchmarks startup dedup  # these
+    python -m benchmarks gpu --part sft # one with options of its own: printed only
 
 Each benchmark is a module here that prints one Markdown table; it stands in a page between
 ``<!-- benchmark: NAME -->`` and ``<!-- end -->``, with the command and the day above it.
@@ -46,8 +47,16 @@ def insert(page: str, name: str, table: str) -> str:
     return re.sub(re.escape(opening(name)) + r".*?<!-- end -->", lambda _: block, page, flags=re.DOTALL)
 
 
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def main() -> None:
-    chosen = sys.argv[1:] or NAMES
+    if any(word.startswith("-") for word in sys.argv[2:]) and sys.argv[1] in NAMES:
+        raise SystemExit(subprocess.run([sys.executable, "-m", f"benchmarks.{sys.argv[1]}", *sys.argv[2:]]).returncode)
+    chosen = sys.argv[1:] or [name for name in NAMES if name != "gpu" or _has_gpu()]
     if unknown := sorted(set(chosen) - set(NAMES)):
         raise SystemExit(f"no benchmark {', '.join(unknown)}; there are: {', '.join(NAMES)}")
     pages = {name: page_of(name) for name in chosen}

@@ -1,6 +1,6 @@
 """The tables of `make cognate-ablate` for docs/cognate.md. Runs that are finished are not done again.
 
-python -m benchmarks.cognate_ablation        # half an hour on two idle cores, seconds if it has been run
+python -m benchmarks.cognate_ablation        # 45 minutes on two idle cores, seconds if it has been run
 """
 
 from __future__ import annotations

@@ -1,9 +1,13 @@
-"""Tokens a second of rollouts: `agentforge.rollouts.play` against the generation loop of TRL's GRPOTrainer.
+"""Tokens a second of rollouts: `agentforge.rollouts.play` against the generation loop of TRL's GRPOTrainer, and with
+the cache that hybrids keep over turns against reading the episode again at each.
 
-The same model (Qwen3, 4 layers of 256, 2048 tokens, trained for a minute so that it makes calls), the same tasks, the
-same templates and sampling, one CPU thread. TRL plays through `environment_factory`, with `generate` for every turn.
+The same model (Qwen3, or a hybrid of Mamba-2 and attention; 4 layers of 256, 2048 tokens, trained for a minute so that
+it makes calls), the same tasks, the same templates and sampling, one CPU thread. TRL plays through
+`environment_factory`, with `generate` for every turn. FalconH1 is transformers' class, with the weights of the Adamba.
 Counted are the tokens that the model wrote and the CPU seconds in between, environments included; one is the generation
-batch of one training step: 32 episodes at once.
+batch of one training step: 32 episodes at once. The two of a row take turns.
+
+    python -m benchmarks.rollouts [--turns 3] [--models qwen3 adamba falcon_h1]
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,7 +26,13 @@ from typing import Any
 import datasets
 import torch
 import transformers
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    FalconH1Config,
+    FalconH1ForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 from transformers.utils import get_json_schema
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -39,10 +49,26 @@ from agentforge.rollouts.play import play
 from agentforge.rollouts.policies.base import Sampling
 from agentforge.rollouts.policies.transformers_policy import TransformersPolicy
 from agentforge.rollouts.scheduler import Task
+from agentforge.systems.adamba.modeling.configuration import AdambaConfig
+from agentforge.systems.adamba.modeling.modeling import AdambaForCausalLM
 
 EPISODES = 32
 NEW_TOKENS = 64
 LENGTH = 2048
+CHUNK = 32
+"""FalconH1's fastest here; with its default of 256 it is slower in both ways."""
+NAMES = {"qwen3": "Qwen3", "adamba": "Adamba", "falcon_h1": "FalconH1"}
+SHAPE: dict[str, Any] = {
+    "vocab_size": 2048,
+    "hidden_size": 256,
+    "intermediate_size": 768,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "max_position_embeddings": 4096,
+    "tie_word_embeddings": True,
+}
 PLACES = ["the mill", "the old bridge", "a market", "the harbour", "the tower", "an inn", "the well", "a quarry"]
 SYSTEM = "You carry letters. Walk to the place that is named, one call a turn, until there are no letters left."
 
@@ -131,7 +157,19 @@ def conversation(task_id: int, single: bool) -> list[dict[str, Any]]:
     return [*messages, {"role": "assistant", "content": written(random)}]
 
 
-def make_model(steps: int) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast]:
+def untrained(name: str, **tokens: Any) -> Any:
+    """A model of 4 layers of 256."""
+    torch.manual_seed(0)
+    shape = SHAPE | tokens
+    if name == "qwen3":
+        return Qwen3ForCausalLM(Qwen3Config(**shape))
+    shape |= {"mamba_d_ssm": 512, "mamba_n_heads": 8, "mamba_d_head": 64, "mamba_d_state": 64, "mamba_n_groups": 1}
+    if name == "adamba":
+        return AdambaForCausalLM(AdambaConfig(**shape))
+    return FalconH1ForCausalLM(FalconH1Config(**shape, mamba_chunk_size=CHUNK))
+
+
+def trained(name: str, steps: int) -> tuple[Any, PreTrainedTokenizerFast]:
     """A model that makes calls, and its tokenizer."""
     conversations = [conversation(task, task % 3 == 0) for task in range(1000, 1000 + 4 * steps)]
     texts = [
@@ -140,33 +178,22 @@ def make_model(steps: int) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast]:
     ]
     tokenizer = train_tokenizer(texts, 2048)
     chat_template.install_template(tokenizer)
-    torch.manual_seed(0)
-    model = Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=2048,
-            hidden_size=256,
-            intermediate_size=768,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=64,
-            max_position_embeddings=4096,
-            tie_word_embeddings=True,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=None,
-        )
-    )
-    rows = chat_template.encode_batch(tokenizer, [(messages, [Errand.action_tool]) for messages in conversations])
+    tokens = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
+    model = untrained("adamba" if name == "falcon_h1" else name, **tokens)
+    rows = [chat_template.encode(tokenizer, messages, [Errand.action_tool]) for messages in conversations]
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     for start in range(0, len(rows), 4):
         batch = rows[start : start + 4]
         width = max(len(row.input_ids) for row in batch)
         ids = torch.tensor([row.input_ids + [0] * (width - len(row.input_ids)) for row in batch])
-        trained = torch.tensor([row.assistant_masks + [0] * (width - len(row.input_ids)) for row in batch])
-        model(input_ids=ids, labels=ids.masked_fill(trained == 0, -100)).loss.backward()
+        masks = torch.tensor([row.assistant_masks + [0] * (width - len(row.input_ids)) for row in batch])
+        model(input_ids=ids, labels=ids.masked_fill(masks == 0, -100)).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+    if name == "falcon_h1":  # an Adamba is one by its weights, and learns in a fifth of the time
+        weights = model.state_dict()
+        model = untrained(name, **tokens)
+        model.load_state_dict(weights)
     return model, tokenizer
 
 
@@ -174,8 +201,16 @@ Run = Callable[[int], tuple[int, float]]
 """Plays the tasks of a turn; returns tokens and CPU seconds."""
 
 
-def ours(model: Any, tokenizer: PreTrainedTokenizerFast, single: bool) -> Run:
-    policy = TransformersPolicy(model, tokenizer, "policy")
+class ReadsAgain(TransformersPolicy):
+    """Reads the whole episode again at each turn."""
+
+    keeps_cache = False
+
+
+def ours(
+    model: Any, tokenizer: PreTrainedTokenizerFast, single: bool, kind: type[TransformersPolicy] = TransformersPolicy
+) -> Run:
+    policy = kind(model, tokenizer, "policy")
     pool = EnvironmentPool({"errand": {"class": "benchmarks.rollouts:Errand", "single": single}})
 
     def run(turn: int) -> tuple[int, float]:
@@ -253,34 +288,48 @@ def prompts(turn: int, single: bool) -> list[dict[str, Any]]:
     ]
 
 
+def race(contestants: Sequence[Run], turns: int) -> tuple[list[float], list[float]]:
+    """Take turns; returns the median of the tokens a second, and the mean of the tokens a batch, of each."""
+    speeds: list[list[float]] = [[] for _ in contestants]
+    tokens = [0] * len(contestants)
+    for turn in range(turns + 1):
+        for index, run in enumerate(contestants):
+            count, seconds = run(turn)
+            if turn:  # the first is to warm up
+                speeds[index].append(count / seconds)
+                tokens[index] += count
+    return [statistics.median(each) for each in speeds], [count / turns for count in tokens]
+
+
 def main() -> None:
     """Take turns and print a markdown table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--models", nargs="+", default=["qwen3", "adamba", "falcon_h1"])
     options = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
     transformers.logging.set_verbosity_error()
     datasets.disable_progress_bars()
-    model, tokenizer = make_model(options.steps)
-    print("| episodes of | agentforge tokens/s | TRL tokens/s | ours / theirs | tokens written a batch: ours, theirs |")
-    print("|---|---|---|---|---|")
-    for single in (False, True):
-        with tempfile.TemporaryDirectory() as directory:
-            contestants = ours(model, tokenizer, single), trl(model, tokenizer, single, directory)
-            speeds: list[list[float]] = [[], []]
-            tokens = [0, 0]
-            for turn in range(options.turns + 1):
-                for index, run in enumerate(contestants):
-                    count, seconds = run(turn)
-                    if turn:  # the first is to warm up
-                        speeds[index].append(count / seconds)
-                        tokens[index] += count
-        mine, theirs = map(statistics.median, speeds)
-        kind = "one turn" if single else "4 to 12 turns"
-        means = ", ".join(f"{count / options.turns:.0f}" for count in tokens)
-        print(f"| {kind} | {mine:.0f} | {theirs:.0f} | {mine / theirs:.1f} | {means} |", flush=True)
+    print("| model | episodes of | agentforge tokens/s | against | its tokens/s | times | tokens a batch: ours, its |")
+    print("|---|---|--:|---|--:|--:|---|")
+    for name in options.models:
+        model, tokenizer = trained(name, options.steps)
+        for single in (False, True):
+            with tempfile.TemporaryDirectory() as directory:
+                mine = ours(model, tokenizer, single)
+                if name == "qwen3":
+                    against, other = "TRL", trl(model, tokenizer, single, directory)
+                else:
+                    against, other = "reading again", ours(model, tokenizer, single, ReadsAgain)
+                (fast, slow), tokens = race((mine, other), options.turns)
+            kind = "one turn" if single else "4 to 12 turns"
+            means = ", ".join(f"{count:.0f}" for count in tokens)
+            print(
+                f"| {NAMES[name]} | {kind} | {fast:.0f} | {against} | {slow:.0f} | {fast / slow:.1f} | {means} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

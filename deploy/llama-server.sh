@@ -1,5 +1,5 @@
 #!/bin/sh
-# Written by `python -m agentforge.export.deployment aj deploy`; change the recipe, not this.
+# Written by `agentforge deploy aj deploy`; change the recipe, not this.
 exec llama-server \
   --model runs/aj/AJ-DeepSeekR1Qwen32B-v2.0.0-q4km/AJ-DeepSeekR1Qwen32B-v2.0.0-q4km.gguf \
   --alias AJ-DeepSeekR1Qwen32B-v2.0.0 \

@@ -8,6 +8,15 @@ from typing import Any
 
 import pytest
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put what a test breaks into pytest's report, from which `benchmarks.faults` makes its table."""
+    for item in items:
+        for mark in item.iter_markers("fault"):
+            what = dict(zip(("fault", "where", "holds"), mark.args, strict=True))
+            item.user_properties += [*what.items(), ("times", mark.kwargs.get("times", 1))]
+
+
 BASH = {
     "type": "function",
     "function": {

@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,37 @@ def test_a_resumable_stage_finds_what_it_left(tmp_path: Path) -> None:
         assert work.resumed
         assert (work.path / "checkpoint").read_text() == "step 100"
     assert beside(target) == []
+
+
+@pytest.mark.fault("kill -9", "a resumable stage, while it writes a file", "no half of it is published", times=3)
+def test_what_a_killed_process_was_writing_is_in_no_artefact(tmp_path: Path) -> None:
+    """Killed while it wrote a file of the artefact, a file below, or the record of what it makes."""
+    target, script = tmp_path / "a", "from tests.test_artifacts import killed_in; import sys; killed_in(sys.argv[1])"
+    for when in ("file", "below/file", "record"):
+        command = [sys.executable, "-c", script, f"{target}:{when}"]
+        assert subprocess.run(command, cwd=Path(__file__).parents[1]).returncode == -signal.SIGKILL
+    assert len(list(tmp_path.rglob(".file.*"))) == 1 and len(list(tmp_path.glob("..a.partial.json.*"))) == 1
+    with stage_directory(target, stage="test", recipe={"n": 1}, resumable=True) as work:
+        (work.path / "done").touch()
+    assert {path.name for path in target.iterdir()} == {"done", "manifest.json", "below"} and beside(target) == []
+    assert not list(target.rglob(".*"))
+
+
+def killed_in(where: str) -> None:
+    """Begin a stage and die while a file is being written."""
+    target, _, when = where.partition(":")
+    if when == "record":
+        partial = Path(target).with_name(f".{Path(target).name}.partial.json")
+        write_and_die(partial)
+    with stage_directory(Path(target), stage="test", recipe={"n": 1}, resumable=True) as work:
+        write_and_die(work.path / when)
+
+
+def write_and_die(path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with atomic_file(path) as temporary:
+        temporary.write_text("half")
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_paid_for_checkpoint_is_not_thrown_away_for_another_recipe(tmp_path: Path) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from agentforge.entry import quieten_libraries
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "transformers", "trl", "datasets", "numpy", "pyarrow")
@@ -56,6 +60,13 @@ def test_the_log_level_is_read_in_any_case_or_refused(level: str, code: int, mon
     result = run("show")
     assert result.returncode == code and "Traceback" not in result.stderr
     assert ("it must be one of DEBUG, INFO" in result.stderr) == (code == 2)
+
+
+def test_transformers_is_quiet_when_a_caller_of_main_had_imported_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = logging.getLogger("transformers")
+    monkeypatch.setattr(logger, "level", logging.WARNING)
+    quieten_libraries()
+    assert not logger.isEnabledFor(logging.WARNING)
 
 
 def test_what_the_operating_system_refuses_outside_a_stage_is_a_sentence_too(tmp_path: Path) -> None:
@@ -113,3 +124,25 @@ def test_every_verb_explains_itself() -> None:
     for verb in ("compare", "merge", "gguf", "chat", "serve", "push", "run"):
         assert verb in listed
         assert run(verb, "--help").stdout.startswith("Usage:")
+
+
+def test_no_line_of_the_help_is_cut_at_80_columns() -> None:
+    environment = {**os.environ, "COLUMNS": "80", "TERMINAL_WIDTH": "80"}
+    command = [sys.executable, "-m", "agentforge", "--help"]
+    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, env=environment)
+    assert result.returncode == 0 and "..." not in result.stdout.partition("Commands:")[2]
+    assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+def test_the_version() -> None:
+    from agentforge import __version__
+
+    result = run("--version")
+    assert result.returncode == 0 and result.stdout == f"agentforge {__version__}\n"
+
+
+def test_a_recipe_may_be_named_without_its_ending(tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text("name: Mine\n", encoding="utf-8")
+    assert run("show", "my", cwd=tmp_path).stdout.startswith("name: Mine\n")
+    (tmp_path / "aj.yaml").write_text("name: Mine\n", encoding="utf-8")
+    assert not run("show", "aj", cwd=tmp_path).stdout.startswith("name: Mine\n"), "a shipped recipe keeps its name"

@@ -24,6 +24,7 @@ FENCE = re.compile(r"^(?:```|~~~)[^\n]*\n(.*?)^(?:```|~~~)", flags=re.S | re.M)
 SPAN = re.compile(r"`([^`\n]+)`")
 # What ends a command within a line: a comment, another command, a column of explanations, the rest of a sentence.
 ENDS = re.compile(r"#|&&|;|\||>|\s{2,}|[()]|: |, | for |(?<!\.)\.(?: |$)")
+MADE_BY_INIT = {"my", "base"}  # what the quickstart calls the reader's own
 PLACEHOLDER = re.compile(r"^(?:\[?[A-Z]+\]?|\.\.\.)$")
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)")
 ANCHOR = re.compile(r"\]\((?!https?:)([^)#\s]*)#([^)\s]+)\)")
@@ -59,7 +60,7 @@ def all_commands() -> list[tuple[str, str]]:
 def check_agentforge(words: list[str]) -> None:
     """Parse a command line as the program would, and load the recipe that it names."""
     verbs = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    if words == ["--help"] or words[0] == "VERB":
+    if words in (["--help"], ["--version"]) or words[0] == "VERB":
         return
     assert words[0] in verbs, f"there is no verb '{words[0]}'"
     if len(words) == 1:  # the verb is only spoken of
@@ -84,7 +85,7 @@ def load_once(name: str, changes: tuple[str, ...], profile: str | None) -> None:
 
 def is_shipped(name: str) -> bool:
     """Tell a recipe of ours from a file or a directory that the reader will have."""
-    return not name.endswith(".yaml") and not name.startswith("runs/")
+    return not name.endswith(".yaml") and not name.startswith("runs/") and name not in MADE_BY_INIT
 
 
 def check_make(words: list[str]) -> None:

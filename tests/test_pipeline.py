@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,20 @@ def test_options_that_cannot_work_are_refused_before_the_first_stage(tmp_path: P
 def test_every_stage_is_a_function_of_a_recipe(verb: str) -> None:
     parameters = list(inspect.signature(resolve(STAGES[verb])).parameters)
     assert parameters[0] == "recipe" and ("replace" in parameters or verb == "download")
+
+
+def test_run_says_of_each_stage_why_it_is_skipped_or_made(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="agentforge.artifacts")
+    (tmp_path / "rows.jsonl").write_text('{"text": "A document of some words."}\n' * 2 + '{"text": "Another one."}\n')
+    recipe = tmp_path / "some.yaml"
+    recipe.write_text(
+        f"name: Some\noutput_dir: {tmp_path}\nstages: [{{verb: prepare}}]\ntrain: {{method: pretrain}}\n"
+        "model: {tokenizer: {vocab_size: 384}, config: {model_type: qwen3}}\n"
+        f"data: {{workers: 1, mix: [{{dataset: {tmp_path}/rows.jsonl}}]}}\n"
+    )
+    run(str(recipe))
+    run(str(recipe))
+    run(str(recipe), ["seed=7"], replace=True)
+    data = tmp_path / "Some-v0.1.0-data"
+    said = [record.getMessage() for record in caplog.records if record.name == "agentforge.artifacts"]
+    assert said == [f"{data} is made", f"{data} is up to date", f"{data} is made again: seed: 42 -> 7"]

@@ -72,6 +72,7 @@ def stop(program: str, number: signal.Signals, cwd: Path, *, group: bool = False
     return process.returncode, said
 
 
+@pytest.mark.fault("SIGTERM, SIGHUP, Ctrl-C", "any stage", "nothing half-made stays")
 @pytest.mark.parametrize(
     ("number", "name", "group"),
     [

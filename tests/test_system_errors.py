@@ -73,6 +73,7 @@ def write_text(path: Path) -> None:
     write_json(path, ["x" * 10**6])
 
 
+@pytest.mark.fault("the disk is full", "a stage, in each library that writes", "one sentence, nothing half-made")
 @pytest.mark.parametrize(
     "write",
     [

@@ -1,9 +1,9 @@
 """The command line: ``agentforge VERB RECIPE [key=value ...] [--profile NAME]``. Parse, call one function, print.
 
     app                  the application, and what all verbs share
-    preparation_verbs    doctor, show, plan, download, prepare, preview
+    preparation_verbs    init, doctor, show, plan, download, prepare, preview
     model_verbs          collect, surgery, train, evaluate, compare, report, merge, gguf
-    use_verbs            chat, generate, serve, serve-env, push, run
+    use_verbs            chat, generate, serve, deploy, launch, serve-env, push, verify, run
 
 Each verb imports its stage itself, after it has read the recipe. So `--help`, `show`, `plan` and `doctor` start without
 torch, and a typo is reported before seconds of imports.

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from agentforge import __version__
 from agentforge.entry import Verbs
 
 PIPE_WIDTH = 160
@@ -23,7 +24,24 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="a path, SYSTEM or SYSTEM/NAME")]
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"agentforge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="show the version and exit")
+    ] = False,
+) -> None:
+    """Train agent language models from one recipe."""
+
+
+RECIPE_HELP = "a path, SYSTEM or SYSTEM/NAME; paths in a recipe are relative to the current directory"
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help=RECIPE_HELP)]
 Profile = Annotated[str | None, typer.Option(help="a profile of the recipe; 'auto' picks one by the hardware found")]
 Replace = Annotated[bool, typer.Option("--replace", help="overwrite an artefact that another recipe made")]
 WhichModel = Annotated[str | None, typer.Option(help="base, lora, model, merged, q8, grafted, width-1of2 or a path")]
@@ -47,11 +65,24 @@ def overrides(context: typer.Context) -> list[str]:
     return parse_overrides(context.args, options)
 
 
+def train_words(name: str, profile: str | None, more: list[str]) -> list[str]:
+    """Return the words of a command that trains a recipe."""
+    return ["train", name, *(["--profile", profile] if profile else []), *more]
+
+
 def show_table(renderable: object) -> None:
     from rich.console import Console
 
     # a pipe or a log has no width of its own: wide enough that a row stays on its line
     Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH).print(renderable)
+
+
+def shows_colours() -> bool:
+    """Tell whether what `show_table` prints has colours."""
+    from rich.console import Console
+
+    console = Console()
+    return console.color_system is not None and not console.no_color
 
 
 def done(made: object) -> None:

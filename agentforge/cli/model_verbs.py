@@ -17,6 +17,7 @@ from agentforge.cli.app import (
     load,
     overrides,
     show_table,
+    train_words,
 )
 
 
@@ -38,12 +39,25 @@ def train(
     restart: Annotated[
         bool, typer.Option("--restart", help="delete a stopped run's checkpoints and start over")
     ] = False,
+    node_rank: Annotated[int | None, typer.Option(min=0, help="with several nodes: which one this is, from 0")] = None,
+    rendezvous: Annotated[str | None, typer.Option(help="with several nodes: HOST:PORT of the first of them")] = None,
 ) -> None:
-    """Train; after a stop, run it again to resume from the newest complete checkpoint."""
+    """Train, one process a GPU; after a stop, run it again to go on."""
     loaded = load(context, recipe, profile)
-    from agentforge.trainers.train import train
+    from agentforge.launching import is_ours
+    from agentforge.trainers.start import start_processes
 
-    done(train(loaded, replace=replace, restart=restart))
+    options = [*(["--replace"] if replace else []), *(["--restart"] if restart else [])]
+    words = train_words(recipe, profile, [*options, *context.args])
+    code = start_processes(loaded, words, node_rank, rendezvous)
+    if code:
+        raise typer.Exit(code)
+    if code is None:
+        from agentforge.trainers.train import train
+
+        made = train(loaded, replace=replace, restart=restart)
+    if not is_ours():  # else our launcher says it, once
+        done(loaded.trained if code == 0 else made)
 
 
 @app.command(context_settings=PASS_ON)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -18,8 +19,47 @@ from agentforge.cli.app import (
     load,
     overrides,
     show_table,
+    shows_colours,
+    train_words,
 )
 from agentforge.errors import UserError
+
+
+@app.command()
+def init(
+    data: Annotated[
+        str | None,
+        typer.Argument(metavar="[DATA]", help="a file, a folder, or ORG/NAME of the Hub; for grpo an environment"),
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="what to train: a directory, a Hub id, or 'scratch' for a small new model")
+    ] = None,
+    goal: Annotated[
+        str | None, typer.Option(help="sft, dpo, kto, grpo or pretrain; default: what the data are made for")
+    ] = None,
+    name: Annotated[str, typer.Option(help="of the recipe, which becomes NAME.yaml")] = "my",
+    hardware: Annotated[
+        str | None, typer.Option(help="a file of configs/hardware; default: what this machine has")
+    ] = None,
+) -> None:
+    """Write a recipe for your own data. Asks for what is missing, if there is a terminal."""
+    from agentforge.planning.first_recipe.wishes import complete
+
+    wishes = complete(data, base, goal, name, hardware, ask if sys.stdin.isatty() and sys.stdout.isatty() else None)
+    from agentforge.data.preview import render_terminal
+    from agentforge.planning.first_recipe.init import init as make
+
+    made = make(wishes)
+    typer.echo(made.found)
+    if made.shown:
+        show_table(render_terminal(made.shown, shows_colours()))
+    done(made.path)
+    typer.echo(f"Next: agentforge run {name}")
+
+
+def ask(question: str, default: str | None) -> str:
+    answer: str = typer.prompt(question, default=default)
+    return answer
 
 
 @app.command(context_settings=PASS_ON)
@@ -27,6 +67,9 @@ def doctor(
     context: typer.Context,
     recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="a path, SYSTEM or SYSTEM/NAME")] = None,
     profile: Profile = None,
+    in_container: Annotated[
+        bool, typer.Option("--in-container", help="also check the training image that this runs in")
+    ] = False,
 ) -> None:
     """Check what this machine lacks for a recipe. Each gap comes with the command that fixes it."""
     from agentforge.planning.doctor import diagnose
@@ -34,6 +77,10 @@ def doctor(
 
     command = " ".join([recipe or "RECIPE", *(["--profile", profile] if profile else []), *context.args])
     checks = diagnose(load(context, recipe, profile) if recipe else None, command)
+    if in_container:
+        from agentforge.planning.container import diagnose_container
+
+        checks += diagnose_container()
     show_table(checks_table(checks))
     if any(check.state == "missing" for check in checks):
         raise typer.Exit(3)
@@ -62,30 +109,53 @@ def show(
 
         typer.echo("\n".join(recipe_names()))
     else:
-        from agentforge.models.config_check import check_model
+        from agentforge.planning.launch import launch_lines
+        from agentforge.planning.limits.check import check_limits
+        from agentforge.planning.train_defaults import explained
         from agentforge.recipe.loading import resolved_yaml
+        from agentforge.recipe.stages import trains_itself
 
         loaded = load(context, recipe, profile)
-        if loaded.model.config:
-            check_model(loaded.model)
+        check_limits(loaded, unfinished=True)
         typer.echo(resolved_yaml(loaded), nl=False)
+        if trains_itself(loaded):
+            typer.echo(launch_lines(loaded, train_words(recipe, profile, context.args)), nl=False)
+            typer.echo(explained(loaded), nl=False)
 
 
 @app.command(context_settings=PASS_ON)
-def plan(context: typer.Context, recipe: RecipeName, profile: Profile = None) -> None:
+def plan(
+    context: typer.Context,
+    recipe: RecipeName,
+    profile: Profile = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="take twenty steps on this machine and plan with what they show")
+    ] = False,
+) -> None:
     """Estimate memory, hours and dollars of each stage. Exit code 3 if over budget."""
     from agentforge.planning.pipeline_plan import check_pipeline_budget, is_pipeline, make_pipeline_plan
     from agentforge.planning.plan import check_budget, make_plan
     from agentforge.planning.tables import pipeline_table, plan_table
 
     loaded = load(context, recipe, profile)
+    if calibrate:
+        if is_pipeline(loaded):
+            stages = ", ".join(dict.fromkeys(s.recipe or recipe for s in loaded.stages if s.verb == "train"))
+            raise UserError(f"--calibrate measures one training; name one of {stages}")
+        from agentforge.planning.calibrate import calibrate as measure
+        from agentforge.planning.tables import calibration_table
+
+        found = measure(loaded)
+        show_table(calibration_table(found))
+        check_budget(found.plan)
+        return
     if is_pipeline(loaded):
         system = make_pipeline_plan(loaded, recipe, overrides(context), profile)
         show_table(pipeline_table(system))
         check_pipeline_budget(system)
         return
     planned = make_plan(loaded)
-    show_table(plan_table(planned))
+    show_table(plan_table(planned, train_words(recipe, profile, context.args)))
     check_budget(planned)
 
 
@@ -116,8 +186,19 @@ def download(
 
 @app.command(context_settings=PASS_ON)
 def prepare(context: typer.Context, recipe: RecipeName, profile: Profile = None, replace: Replace = False) -> None:
-    """Clean, deduplicate, tokenise, split and mix the data."""
+    """Clean, deduplicate, tokenise, split and mix the data. Files of preferences are checked."""
     loaded = load(context, recipe, profile)
+    from agentforge.planning.limits.check import check_limits
+
+    check_limits(loaded, unfinished=True)
+    if loaded.train.preferences and not loaded.data.mix:
+        from agentforge.data.preference_rows import base_tokenizer, read_preferences
+
+        found = read_preferences(loaded, base_tokenizer(loaded))
+        typer.echo(
+            f"{len(found.rows):,} rows can be trained on; `agentforge train` reads them itself: nothing to prepare"
+        )
+        return
     from agentforge.data.prepare import prepare
     from agentforge.data.prepare_table import summary_table
 
@@ -134,13 +215,13 @@ def preview(
     rows: Annotated[int, typer.Option(min=1, help="rows per source")] = 1,
     html: Annotated[Path | None, typer.Option(help="write an HTML page instead of printing")] = None,
 ) -> None:
-    """Show a few rows as the model will see them. Colours show what is trained and what is cut off."""
+    """Show a few rows as the model will see them. Colours or brackets show what is trained and what is cut off."""
     loaded = load(context, recipe, profile)
     from agentforge.data.preview import preview_rows, render_terminal, write_html
 
     previews = preview_rows(loaded, rows)
     if html is None:
-        show_table(render_terminal(previews))
+        show_table(render_terminal(previews, shows_colours()))
     else:
         write_html(previews, html)
         done(html)

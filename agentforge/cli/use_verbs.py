@@ -19,6 +19,7 @@ from agentforge.cli.app import (
     overrides,
     show_table,
 )
+from agentforge.errors import UserError
 
 
 @app.command(context_settings=PASS_ON)
@@ -67,12 +68,68 @@ def serve(
     model: WhichModel = None,
     host: Annotated[str, typer.Option()] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8080,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            envvar="AGENTFORGE_API_KEY",
+            show_default=False,
+            help="what clients must send",
+        ),
+    ] = None,
 ) -> None:
     """Serve a model with an OpenAI-compatible API. Tool calls are parsed."""
     loaded = load(context, recipe, profile)
     from agentforge.serving.openai_server import serve
 
-    serve(loaded, model, host=host, port=port)
+    serve(loaded, model, host=host, port=port, api_key=api_key)
+
+
+@app.command(context_settings=PASS_ON)
+def deploy(
+    context: typer.Context,
+    recipe: RecipeName,
+    directory: Annotated[
+        Path | None, typer.Argument(metavar="DIRECTORY", help="where the files go", show_default=False)
+    ] = None,
+    profile: Profile = None,
+    host: Annotated[str, typer.Option(help="where the servers listen")] = "127.0.0.1",
+) -> None:
+    """Write files that train and serve a recipe elsewhere. For SkyPilot, Docker, Ollama, llama-server and vLLM."""
+    if directory is None or "=" in directory.name:
+        raise UserError(f"name the directory that the files go to, as in `agentforge deploy {recipe} deploy`")
+    from agentforge.export.deploy import deploy
+
+    made = deploy(recipe, directory, overrides(context), profile, host)
+    for file in made.files:
+        done(directory / file)
+    for reason in dict.fromkeys(made.refused.values()):
+        files = ", ".join(file for file, why in made.refused.items() if why == reason)
+        typer.echo(f"no {files}: {reason}", err=True)
+
+
+@app.command(context_settings=PASS_ON)
+def launch(
+    context: typer.Context,
+    recipe: RecipeName,
+    profile: Profile = None,
+    on_demand: Annotated[
+        bool, typer.Option("--on-demand", help="rent machines that are not taken away; default: spot, with recovery")
+    ] = False,
+    slurm: Annotated[bool, typer.Option("--slurm", help="queue it on a Slurm cluster instead of renting")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show the task and its price, and start nothing")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
+) -> None:
+    """Run a recipe's stages on a rented machine. With SkyPilot, or on a cluster. Says the price first."""
+    from agentforge.export.launch import prepare_launch, start
+
+    ready = prepare_launch(recipe, overrides(context), profile, spot=not on_demand, slurm=slurm)
+    typer.echo(ready.price, err=True)
+    if dry_run:
+        typer.echo(ready.text, nl=False)
+        return
+    if not yes and not typer.confirm(f"Start it with `{' '.join(ready.command)}`?", err=True):
+        raise typer.Exit(3)
+    start(ready)
 
 
 @app.command("serve-env", context_settings=PASS_ON)
@@ -110,12 +167,32 @@ def push(
     show_table(report(push(loaded, model, dry_run=dry_run)))
 
 
+@app.command()
+def verify(
+    directory: Annotated[Path, typer.Argument(metavar="DIRECTORY", help="an artefact, such as runs/aj/...-merged")],
+) -> None:
+    """Check every byte of an artefact and of what it was made from. The manifests say what they should be."""
+    from agentforge.verification import refuse_problems, verified_table
+    from agentforge.verification import verify as verify_artifact
+
+    found = verify_artifact(directory)
+    show_table(verified_table(found))
+    refuse_problems(found)
+
+
 @app.command(context_settings=PASS_ON)
 def run(context: typer.Context, recipe: RecipeName, profile: Profile = None, replace: Replace = False) -> None:
     """Run all stages of a recipe. Stages that are up to date are skipped."""
     from agentforge import pipeline
 
     pipeline.run(recipe, overrides(context), profile, replace=replace, announce=announce)
+    loaded = load(context, recipe, profile)
+    if not loaded.stages:  # the usual ones, with evaluations before and after the training
+        from agentforge.evaluation.compare.side_by_side import tables
+        from agentforge.evaluation.pipeline_artifacts import finished_evaluations
+
+        for table in tables(finished_evaluations(loaded)):
+            show_table(table)
 
 
 def announce(title: str, made: object) -> None:

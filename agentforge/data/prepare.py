@@ -10,33 +10,35 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from agentforge.artifacts import Workspace, hash_json, stage_directory
 from agentforge.data.chat_template import install_template, template_hash
 from agentforge.data.cleaning.decontaminate import EvaluationSet, collect_evaluation
 from agentforge.data.cleaning.dedup import first_occurrences, near_duplicates
-from agentforge.data.cleaning.ingest import Ingestor, Raws, RowCounts, Rows, collect
+from agentforge.data.cleaning.ingest import NOWHERE, Ingestor, Raws, RowCounts, Rows, collect, place
+from agentforge.data.dialects.compare import say_differences
 from agentforge.data.disk_buffer import DiskBuffer
+from agentforge.data.executors import Executor, remove_journals, worth_keeping
 from agentforge.data.mixing.curriculum import stages_without
 from agentforge.data.mixing.mix_tokens import mix_tokens
 from agentforge.data.mixing.quotas import allocate, select
-from agentforge.data.parallel_map import default_workers, ordered_map
+from agentforge.data.preference_rows import base_tokenizer, read_preferences
 from agentforge.data.prepare_metrics import evaluation_metrics, mix_metrics
 from agentforge.data.row_text import tokenizer_text
 from agentforge.data.sources.open_sources import OpenSource, open_evaluation, open_sources
 from agentforge.data.store import TokenisedRow, load_prepared, write_rows
-from agentforge.data.tokenise import TokenisedPieces, Tokeniser, collect_tokens
+from agentforge.data.tokenise import NOT_RENDERED, TokenisedPieces, Tokeniser, collect_tokens
 from agentforge.data.tokenizer import load_tokenizer, tokenizer_files_hash, train_tokenizer
 from agentforge.data.tools import load_tools
 from agentforge.errors import CheckRefused, UserError
+from agentforge.progress import watched
 from agentforge.recipe.methods import METHODS
 from agentforge.recipe.schema import Data, Recipe, TokenizerTraining
 from agentforge.systems.registry import named, system_keys
@@ -47,9 +49,8 @@ if TYPE_CHECKING:
 __all__ = ["load_prepared", "prepare"]
 
 log = logging.getLogger(__name__)
-Item = TypeVar("Item")
 
-FORMAT = 2
+FORMAT = 3
 """Incremented when the same recipe and inputs give other rows, so that older artefacts do not pass as up to date."""
 
 CHUNK_ROWS = 500
@@ -72,18 +73,33 @@ def prepare(recipe: Recipe, replace: bool = False) -> Path:
         raise UserError(f"data.prepared: this recipe reads {recipe.data.prepared}; prepare the recipe that makes it")
     if not recipe.data.mix:
         raise UserError("data.mix is empty: name at least one data set (`agentforge download --list`) or file")
+    if recipe.train.preferences:  # `train` reads them itself; what is wrong with them is told now
+        read_preferences(recipe, base_tokenizer(recipe))
     target = recipe.artifact("data")
     sources, missing = open_sources(recipe.data)
     changed = stages_without(recipe.data.curriculum, missing)
     evaluation = open_evaluation(recipe.data)
     tools = load_tools(recipe.data.tools).schemas if recipe.data.tools else None
     inputs = _inputs(recipe, [*sources, *evaluation], tools)
-    with stage_directory(target, stage="prepare", recipe=_identity(recipe), inputs=inputs, replace=replace) as work:
+    with stage_directory(
+        target,
+        stage="prepare",
+        recipe=_identity(recipe),
+        inputs=inputs,
+        resumable=True,
+        worth_keeping=worth_keeping,
+        replace=replace,
+    ) as work:
         if not work.done:
-            work.metrics = _make(recipe, sources, evaluation, tools, work) | {
-                "missing": missing,
-                **({"curriculum_without": changed} if changed else {}),
-            }
+            try:
+                work.metrics = _make(recipe, sources, evaluation, tools, work) | {
+                    "missing": missing,
+                    **({"curriculum_without": changed} if changed else {}),
+                }
+            except UserError:  # another recipe or other rows are needed, for which all is made again
+                remove_journals(work.path)
+                raise
+            remove_journals(work.path)
     return target
 
 
@@ -91,15 +107,32 @@ def _identity(recipe: Recipe) -> dict[str, Any]:
     return {
         "format": FORMAT,
         # a system's keys and the curriculum say how the rows are trained on, not what they are
-        # The number of processes and the mirror change no row; what `allow_missing` leaves out shows in the inputs.
+        # Who does the work and the mirror change no row; what `allow_missing` leaves out shows in the inputs.
         "data": recipe.data.model_dump(
-            exclude={"workers", "hub_mirror", "allow_missing", "curriculum", "prepared", *system_keys("data")}
+            exclude={
+                *("workers", "ray", "hub_mirror", "allow_missing", "curriculum", "prepared"),
+                *(() if recipe.data.add_tokens else ("add_tokens",)),
+                *system_keys("data"),
+            }
         ),
-        # A recipe with a tokenizer of its own may change its base model and keep its prepared data.
-        "tokenizer": recipe.model.model_dump(include={"tokenizer"} if recipe.model.tokenizer else {"path", "revision"}),
+        "tokenizer": _tokenizer(recipe),
         "documents": _documents(recipe),
         "seed": recipe.seed,
     }
+
+
+def _tokenizer(recipe: Recipe) -> dict[str, Any]:
+    # A recipe with a tokenizer of its own may change its base model and keep its prepared data. A directory is known by
+    # its file, which is among the inputs: it may be moved.
+    model = recipe.model
+    chosen = model.model_dump(include={"tokenizer"} if model.tokenizer else {"path", "revision"})
+    return {} if _tokenizer_file(recipe) else chosen
+
+
+def _tokenizer_file(recipe: Recipe) -> Path | None:
+    where = recipe.model.tokenizer or recipe.model.path
+    file = Path(where) / "tokenizer.json" if isinstance(where, str) else None
+    return file if file is not None and file.is_file() else None
 
 
 def _documents(recipe: Recipe) -> bool:
@@ -107,18 +140,21 @@ def _documents(recipe: Recipe) -> bool:
 
 
 def _inputs(recipe: Recipe, sources: Sequence[OpenSource], tools: list[dict[str, Any]] | None) -> dict[str, Path | str]:
-    files = [(f"{source.dataset} {file.name}", file) for source in sources for file in source.files]
+    kept = [source for source in sources if source.remote is None]
+    files = [(f"{source.dataset} {file.name}", file) for source in kept for file in source.files]
     # named without their directories: the same data in a mirror or in the Hub's cache are the same input
     inputs: dict[str, Path | str] = {}
     for position, (name, file) in enumerate(files):
         repeated = [known for known, _ in files[:position]].count(name)
         inputs[f"{name} #{repeated + 1}" if repeated else name] = file
+    for source in sources:
+        if source.remote is not None:
+            inputs |= source.remote.inputs(source.dataset)
     inputs |= {f"card {source.dataset}": source.card_hash for source in sources if source.card_hash}
     if tools is not None:
         inputs["tools"] = hash_json(tools)
     if isinstance(where := recipe.model.tokenizer or recipe.model.path, str):
-        local = Path(where) / "tokenizer.json"
-        inputs["tokenizer"] = local if local.is_file() else f"{where}@{recipe.model.revision or 'main'}"
+        inputs["tokenizer"] = _tokenizer_file(recipe) or f"{where}@{recipe.model.revision or 'main'}"
     return inputs
 
 
@@ -135,12 +171,16 @@ def _make(
     # arrays alone. Those that are kept are read back once, tokenised, and cut into pieces of at most `max_length`
     # tokens (spools `.ids` and `.masks`). The mix chooses and orders numbers of pieces, and a piece that is repeated
     # stands in that order more than once. Only when the files are written are the tokens read again, a batch at a time.
-    data, workers = recipe.data, recipe.data.workers or default_workers()
+    data = recipe.data
+    executor = Executor(data, work.path, f"{CHUNK_ROWS}-{CHUNK_CHARACTERS}")
     held_out = _read_evaluation(data, evaluation)
     ingestor = Ingestor(sources, data.minhash, held_out, _documents(recipe), tools)
     tallies = [RowCounts() for _ in sources]
-    results = ordered_map(ingestor, _raw_chunks(sources, tallies, data.max_bad_rows), workers)
-    rows = collect(_progress(results, "reading", lambda r: r.read), DiskBuffer(work.path / ".rows"), tallies)
+    chunks = _raw_chunks(sources, tallies, data.max_bad_rows)
+    results = executor.map(ingestor, chunks, "read")
+    rows = collect(
+        watched(results, "reading", "rows", amount=lambda r: r.read), DiskBuffer(work.path / ".rows"), tallies
+    )
     # A source that gives nothing is a mistake in the recipe. Going on would silently hand its weight to the others.
     _refuse_empty_sources(sources, rows, tallies)
     keep = _keep(data, rows, tallies)
@@ -148,7 +188,8 @@ def _make(
     # Only now: a tokenizer that is trained here must see no row twice, and none of an evaluation set's.
     tokenizer = _open_tokenizer(recipe, sources, rows, keep)
     tokenizer.save_pretrained(work.path / "tokenizer")
-    tokens = _tokenise(recipe, rows, keep, tokenizer, len(sources), work.path, workers)
+    tokens = _tokenise(recipe, rows, keep, tokenizer, len(sources), work.path, executor)
+    _say_template_losses(sources, tokens)
     mixture = mix_tokens(data, recipe.seed, sources, rows, tokens)
     if not len(mixture.train):
         raise CheckRefused(
@@ -173,25 +214,42 @@ def _make(
     }
 
 
+def _say_template_losses(sources: Sequence[OpenSource], tokens: TokenisedPieces) -> None:
+    """Say what the chat template could not write, and what it made several rows of."""
+    for source, counts in zip(sources, tokens.counts, strict=True):
+        for what, count in sorted(counts.items()):
+            if what.startswith(NOT_RENDERED):
+                log.warning("%s: %d rows are left out (%s)", source.name, count, what.removeprefix(NOT_RENDERED))
+        if cut := counts["conversations_cut_into_rows"]:
+            log.warning(
+                "%s: the chat template changes earlier turns when others follow, so %d conversations became several "
+                "rows each; data.template: chatml keeps each in one",
+                source.name,
+                cut,
+            )
+
+
 def _raw_chunks(sources: Sequence[OpenSource], tallies: Sequence[RowCounts], max_bad_rows: float) -> Iterator[Raws]:
     """Yield the raw rows of all sources in order, in chunks that fit in memory several times."""
     for index, source in enumerate(sources):
         counts = source.new_counts()
-        chunk: list[dict[str, Any]] = []
+        chunk, places = list[dict[str, Any]](), list[int]()
         characters = 0
         for raw in islice(source.raw_rows(counts), source.max_rows):
             chunk.append(raw)
+            places.append(NOWHERE if source.joiner else place(counts.file, counts.line))
             characters += sum(len(value) for value in raw.values() if isinstance(value, str))
             if len(chunk) == CHUNK_ROWS or characters > CHUNK_CHARACTERS:
-                yield Raws(index, chunk)
-                chunk, characters = [], 0
+                yield Raws(index, chunk, places)
+                chunk, places, characters = [], [], 0
         # A source without rows sends one empty chunk, so that `collect` has something to join and the source is refused
         # by name.
         if chunk or not counts.rows:
-            yield Raws(index, chunk)
+            yield Raws(index, chunk, places)
         # The share of unreadable rows is known only at the end of a source.
         counts.check(source.name, max_bad_rows)
-        tallies[index].unreadable = counts.bad
+        tallies[index].unreadable, tallies[index].unreadable_lines = counts.bad, counts.describe_bad()
+        tallies[index].repaired = counts.repaired
 
 
 def _read_evaluation(data: Data, sources: Sequence[OpenSource]) -> EvaluationSet | None:
@@ -204,7 +262,7 @@ def _refuse_empty_sources(sources: Sequence[OpenSource], rows: Rows, tallies: Se
     left = np.bincount(rows.sources, minlength=len(sources))
     for source, tally, count in zip(sources, tallies, left, strict=True):
         if not count:
-            reasons = ", ".join(f"{reason}: {n}" for reason, n in tally.rejected.most_common(3))
+            reasons = tally.describe_rejected(source.files, 3)
             what = f"all {tally.read} rows were rejected ({reasons})" if tally.read else "it has no rows"
             raise CheckRefused(
                 f"{source.name}: {what}; look at its adapter, columns and filters, or take it out of data.mix"
@@ -227,6 +285,8 @@ def _keep(data: Data, rows: Rows, tallies: Sequence[RowCounts]) -> NDArray[np.bo
         for source, count in enumerate(np.bincount(rows.sources[which], minlength=len(tallies)).tolist()):
             if count:
                 tallies[source].rejected[reason] += count
+                first = np.flatnonzero(which & (rows.sources == source))[0]
+                tallies[source].first_places.setdefault(reason, int(rows.places[first]))
 
     # Exact copies go first, so that the costlier search compares
     # only rows that differ. Each row is counted under one reason.
@@ -248,7 +308,7 @@ def _open_tokenizer(
     wanted = recipe.model.tokenizer
     if isinstance(wanted, TokenizerTraining):
         texts = _tokenizer_texts(sources, rows, keep, wanted.max_characters, recipe.seed)
-        tokenizer = train_tokenizer(_progress(texts, "tokenizer"), wanted.vocab_size)
+        tokenizer = train_tokenizer(watched(texts, "reading for the tokenizer", "texts"), wanted.vocab_size)
     elif isinstance(wanted, str) and (make := named("tokenizers", wanted)) is not None:
         tokenizer = make()
     elif path := wanted or recipe.model.path:
@@ -260,7 +320,8 @@ def _open_tokenizer(
             "the name of a system's tokenizer"
         )
     try:
-        install_template(tokenizer, recipe.data.template)
+        own = install_template(tokenizer, recipe.data.template, recipe.data.template_options, recipe.data.add_tokens)
+        say_differences(own, tokenizer)
     except UserError as error:
         if not _documents(recipe) or recipe.data.template != "auto":
             raise
@@ -296,14 +357,15 @@ def _tokenise(
     tokenizer: PreTrainedTokenizerBase,
     sources: int,
     directory: Path,
-    workers: int,
+    executor: Executor,
 ) -> TokenisedPieces:
-    worker = Tokeniser(rows, tokenizer, recipe.data.max_length, recipe.data.overflow)
+    worker = Tokeniser(tokenizer, recipe.data.max_length, recipe.data.overflow)
     # A chunk with nothing to keep is not even read.
-    tasks = ((chunk, keep[chunk.first : chunk.end]) for chunk in rows.chunks if keep[chunk.first : chunk.end].any())
-    results = _progress(
-        ordered_map(worker, tasks, workers), "tokenising", lambda r: len(r.full_lengths), int(keep.sum())
-    )
+    kept = ((chunk, keep[chunk.first : chunk.end]) for chunk in rows.chunks if keep[chunk.first : chunk.end].any())
+    # The rows' lines go with the task: they are on this machine's disk only.
+    tasks = ((chunk, wanted, rows.lines(chunk)) for chunk, wanted in kept)
+    mapped = executor.map(worker, tasks, "tokenise")
+    results = watched(mapped, "tokenising", "rows", int(keep.sum()), lambda r: len(r.full_lengths))
     return collect_tokens(
         results, DiskBuffer(directory / ".ids"), DiskBuffer(directory / ".masks"), rows.content, sources
     )
@@ -313,16 +375,6 @@ def _batches(
     tokens: TokenisedPieces, rows: Rows, names: Sequence[str], pieces: NDArray[np.int64], split: str
 ) -> Iterator[list[TokenisedRow]]:
     starts = range(0, len(pieces), ROWS_PER_BATCH)
-    for start in _progress(starts, f"writing {split}", lambda _: ROWS_PER_BATCH, len(pieces)):
+    for start in watched(starts, f"writing {split}", "rows", len(pieces), lambda _: ROWS_PER_BATCH):
         batch = pieces[start : start + ROWS_PER_BATCH]
-        yield [(*tokens.read(piece), names[rows.sources[tokens.rows[piece]]]) for piece in batch.tolist()]
-
-
-def _progress(
-    items: Iterable[Item], what: str, amount: Callable[[Item], int] = lambda _: 1, total: int | None = None
-) -> Iterator[Item]:
-    """Yield the items, with a bar on stderr if that is a terminal."""
-    with tqdm(total=total, desc=what, unit=" rows", disable=None, leave=False) as bar:
-        for item in items:
-            yield item
-            bar.update(amount(item))
+        yield [(*tokens.read(piece), names[rows.sources[tokens.rows[piece]]], piece) for piece in batch.tolist()]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agentforge.data.cleaning.decontaminate import EvaluationSet
-from agentforge.data.cleaning.ingest import RowCounts, Rows
+from agentforge.data.cleaning.ingest import NOWHERE, RowCounts, Rows, place_name
 from agentforge.data.mixing.mix_tokens import Mixture
 from agentforge.data.packing_fill import packing
 from agentforge.data.sources.open_sources import OpenSource
@@ -39,13 +39,22 @@ def mix_metrics(
     for index, (source, tally) in enumerate(zip(sources, tallies, strict=True)):
         quota, available = mixture.allocation.quotas[index], mixture.available[index]
         own = mixture.train[source_of[mixture.train] == index]
+        cut = {
+            what: place_name(source.files, place)
+            for what, row in tokens.first_rows[index].items()
+            if (place := int(rows.places[row])) != NOWHERE
+        }
         described[source.name] = {
             "dataset": source.dataset,
             "licence": source.licence,
             "revision": source.revision,
             "rows_read": tally.read,
             "rows_unreadable": tally.unreadable,
+            "unreadable_lines": tally.unreadable_lines,
+            "rows_repaired": dict(sorted(tally.repaired.items())),
             "rows_rejected": dict(sorted(tally.rejected.items())),
+            "first_lines": dict(sorted((tally.first_lines(source.files) | cut).items())),
+            "left_out": dict(sorted(tally.left_out.items())),
             "rows_kept": int(left[index]),
             **dict(sorted(tokens.counts[index].items())),
             # Asked and got differ where a source was capped at its max_repeats; both are shares of `weights_in`.

@@ -10,6 +10,7 @@ from agentforge.artifacts import read_manifest
 
 if TYPE_CHECKING:
     from rich.console import Group
+    from rich.text import Text
 
 COLUMNS = ("source", "licence", "read", "rejected", "kept", "asked", "got", "epochs", "train rows", "tokens", "trained")
 
@@ -25,7 +26,8 @@ def summary_table(prepared: Path) -> Group:
         table.add_column(column, justify="left" if column in ("source", "licence", "rejected") else "right")
     for name, source in metrics["sources"].items():
         table.add_row(name, *_cells(source))
-    return Group(table, *(_side(split, metrics[split]) for split in ("train", "eval")))
+    notes = [note for name, source in metrics["sources"].items() for note in _notes(name, source)]
+    return Group(table, *notes, *(_side(split, metrics[split]) for split in ("train", "eval")))
 
 
 def _cells(source: Mapping[str, Any]) -> list[str]:
@@ -36,7 +38,7 @@ def _cells(source: Mapping[str, Any]) -> list[str]:
     return [
         source["licence"] or "not stated",
         f"{source['rows_read']:,}",
-        ", ".join(f"{count:,} {reason}" for reason, count in rejected.items()) or "none",
+        ", ".join(f"{count:,} {reason}{_first(source, reason)}" for reason, count in rejected.items()) or "none",
         f"{source['rows_kept']:,}",
         f"{source['weight_asked']:.1%}",
         f"{source['weight_got']:.1%}{' (capped)' if source['capped'] else ''}",
@@ -45,6 +47,43 @@ def _cells(source: Mapping[str, Any]) -> list[str]:
         f"{source['train_tokens']:,}",
         f"{source['trained_tokens']:,}",
     ]
+
+
+def _first(source: Mapping[str, Any], reason: str) -> str:
+    first = source["first_lines"].get(reason)
+    return f" ({first})" if first else ""
+
+
+CUT = {
+    "rows_truncated": "rows were cut",
+    "rows_split": "rows were cut into several",
+    "rows_too_long": "rows were left out",
+    "tokens_truncated": "tokens were cut off",
+    "tokens_in_untrained_pieces": "tokens stood in pieces without a trained token",
+    "rows_without_trained_token": "rows were dropped, having no trained token left",
+}
+"""What `cut` counts of rows longer than data.max_length, in words."""
+
+
+def _notes(name: str, source: Mapping[str, Any]) -> list[Text]:
+    """Return what a source lost without losing whole rows, and what could not be read."""
+    from rich.text import Text
+
+    notes = []
+    if source["left_out"]:
+        notes.append(f"{name}: not trained on: {describe_left_out(source['left_out'])}")
+    if cut := [f"{source[key]:,} {what}{_first(source, key)}" for key, what in CUT.items() if source.get(key)]:
+        notes.append(f"{name}: longer than data.max_length: {', '.join(cut)}")
+    if source["rows_unreadable"]:
+        notes.append(f"{name}: unreadable: {source['unreadable_lines']}")
+    if source["rows_repaired"]:
+        notes.append(f"{name}: repaired: {describe_left_out(source['rows_repaired'])}")
+    return [Text(note) for note in notes]
+
+
+def describe_left_out(counts: Mapping[str, int]) -> str:
+    """Name what rows hold and the model does not see, with its number, most of it first."""
+    return ", ".join(f"{name} ({count:,})" for name, count in sorted(counts.items(), key=lambda item: -item[1]))
 
 
 def _side(split: str, side: Mapping[str, Any]) -> str:

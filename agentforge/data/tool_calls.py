@@ -93,6 +93,17 @@ def parse_assistant(text: str) -> ParsedTurn:
     return turn
 
 
+def write_assistant(message: dict[str, Any]) -> str:
+    """Return an assistant message as the text that `parse_assistant` takes apart; its calls are nested."""
+    parts = (
+        [f"{THINK}\n{escape_tags(thought)}\n{END_THINK}\n\n"] if (thought := message.get("reasoning_content")) else []
+    )
+    written = [escape_tags(content)] if (content := message.get("content")) else []
+    for call in message.get("tool_calls") or []:
+        written.append(f"{CALL}\n{json.dumps(call['function'], ensure_ascii=False)}\n{END_CALL}")
+    return "".join([*parts, "\n".join(written)])
+
+
 def split_reasoning(text: str) -> tuple[str | None, str]:
     """Split a text into its leading reasoning and the rest; None if it has no closed reasoning.
 
@@ -148,7 +159,7 @@ def nested_call(call: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(arguments, dict):
         raise ValueError(f"the arguments of the call of '{name}' are no JSON object")
     # NaN and lone surrogates fail here, where the call is known, instead of in the template or the tokenizer.
-    json.dumps(arguments, ensure_ascii=False, allow_nan=False).encode()
+    _STRICT.encode(arguments).encode()
     return {"type": "function", "function": {"name": name, "arguments": arguments}}
 
 
@@ -194,13 +205,14 @@ def _refuse_constant(name: str) -> Any:
 
 
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+_STRICT = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
 
 def _decode(text: str, start: int) -> tuple[Any, int]:
     try:
         value, end = _DECODER.raw_decode(text, start)
         # `1e999` is read as infinity and `\ud83d` as half a character; writing the value again finds both.
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+        _STRICT.encode(value).encode()
     except RecursionError:
         raise ValueError("nested too deeply") from None
     return value, end

@@ -30,6 +30,8 @@ class Info(TypedDict):
         score: in [0, 1], the graded result so far; equal to `success` where success is all or nothing.
         problem: why the action was invalid, for the log and for the observation.
         available_actions: where the environment can list them.
+        tool_results: what the calls of the turn gave, one each, where the task has `tools`; the observation is all of
+            them.
     """
 
     success: bool
@@ -37,6 +39,7 @@ class Info(TypedDict):
     score: float
     problem: NotRequired[str]
     available_actions: NotRequired[list[str]]
+    tool_results: NotRequired[list[str]]
 
 
 class Step(NamedTuple):
@@ -61,6 +64,8 @@ class Environment(ABC):
         max_turns: model turns an episode may have; an option of every environment.
         instructions: what the task is and the grammar of an action: the system turn.
         action_tool: one tool with which a tool-calling model acts; its call is the same action as text.
+        tools: the task's own, known after `reset`. Where there are any, they are on offer instead of `action_tool`,
+            however the model is asked to act.
     """
 
     id: ClassVar[str]
@@ -70,6 +75,7 @@ class Environment(ABC):
     max_turns: int
     instructions: str
     action_tool: ToolSchema
+    tools: list[ToolSchema] = []  # noqa: RUF012  empty, and replaced as a whole
 
     @property
     @abstractmethod

@@ -23,6 +23,14 @@ ENVIRONMENTS: dict[str, str] = {
     "shop": "agentforge.environments.shop.environment:Shop",
 }
 
+# Environments of other libraries: ``family:NAME`` is made with ``name="NAME"``, what the library calls it.
+FAMILIES: dict[str, str] = {
+    "reasoning-gym": "agentforge.environments.reasoning_gym.environment:ReasoningGym",
+    "gymnasium": "agentforge.environments.gymnasium.environment:Gymnasium",
+    "openenv": "agentforge.environments.openenv.environment:OpenEnv",
+    "verifiers": "agentforge.environments.verifiers.environment:Verifiers",
+}
+
 
 def make(environment_id: str, options: dict[str, Any] | None = None) -> Environment:
     """Make an environment.
@@ -53,30 +61,57 @@ def check_options(environments: Mapping[str, dict[str, Any] | None]) -> None:
         UserError: see `make`.
     """
     for name, options in environments.items():
-        if not (options or {}).get("class"):
+        if (target := (options or {}).get("class")) is not None:
+            _check_form(target, f"environments.{name}.class")
+        else:
             environment_class, _ = _resolve(name, options)
             if environment_class.self_contained:
                 make(name, options).close()
+
+
+def is_known(environment_id: str) -> bool:
+    """Tell whether an id needs no ``class``: it is one of `ENVIRONMENTS`, or a name in one of `FAMILIES`."""
+    family, _, name = environment_id.partition(":")
+    return environment_id in ENVIRONMENTS or (family in FAMILIES and bool(name))
+
+
+def near(environment_id: str) -> str:
+    """Return ``"; did you mean 'affine:sat'?"`` for the nearest id, else ``""``."""
+    _, colon, name = environment_id.partition(":")
+    if found := did_you_mean(environment_id, list(ENVIRONMENTS)):
+        return found
+    return did_you_mean(environment_id, [f"{each}{colon}{name}" for each in FAMILIES])
 
 
 def _resolve(environment_id: str, options: Mapping[str, Any] | None) -> tuple[type[Environment], dict[str, Any]]:
     """Return the class of an environment and its arguments, all of which it knows."""
     arguments = dict(options or {})
     target = arguments.pop("class", None) or ENVIRONMENTS.get(environment_id)
+    family, _, name = environment_id.partition(":")
+    if target is None and family in FAMILIES:
+        if not name:
+            raise UserError(f"environment '{environment_id}' needs a name behind a colon, as in {family}:NAME")
+        target = FAMILIES[family]
+        arguments.setdefault("name", name)
     if target is None:
         raise UserError(
-            f"unknown environment '{environment_id}'{did_you_mean(environment_id, list(ENVIRONMENTS))}; "
+            f"unknown environment '{environment_id}'{near(environment_id)}; "
             "one of your own is given as {class: package.module:Class}"
         )
     environment_class = load_class(target, f"environments.{environment_id}.class")
     known = inspect.signature(environment_class).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
     if unknown := [] if takes_any else [name for name in arguments if name not in known]:
-        near = did_you_mean(str(unknown[0]), list(known))
+        hint = did_you_mean(str(unknown[0]), list(known))
         raise UserError(
-            f"environments.{environment_id} has no option '{unknown[0]}'{near}; it has: {', '.join(known) or 'none'}"
+            f"environments.{environment_id} has no option '{unknown[0]}'{hint}; it has: {', '.join(known) or 'none'}"
         )
     return environment_class, arguments
+
+
+def _check_form(target: Any, key: str) -> None:
+    if not isinstance(target, str) or target.startswith(".") or ":" not in target:
+        raise UserError(f"{key}: {target!r} is not a class; write it as package.module:Class")
 
 
 def load_class(target: str, key: str) -> type[Environment]:
@@ -85,8 +120,7 @@ def load_class(target: str, key: str) -> type[Environment]:
     Raises:
         UserError: it cannot be imported, or is no `Environment`.
     """
-    if not isinstance(target, str) or target.startswith("."):
-        raise UserError(f"{key}: {target!r} is not a class; write it as package.module:Class")
+    _check_form(target, key)
     found = resolve(target, key)
     if not (isinstance(found, type) and issubclass(found, Environment)):
         raise UserError(f"{key}: {target} is not a subclass of agentforge.environments.base.Environment")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from agentforge.errors import CheckRefused
 from agentforge.evaluation.provenance import training_files
 from agentforge.evaluation.tasks.reserved_tasks import Chosen
 from agentforge.evaluation.tool_calls.questions import Question
+from agentforge.installation import find_paths
 from agentforge.models.locate_model import ModelLocation
 from agentforge.recipe.schema import Recipe
 
@@ -64,8 +64,7 @@ def refuse_trained_tasks(recipe: Recipe, chosen: Sequence[Chosen], location: Mod
 def mixed_files(recipe: Recipe) -> Iterator[Path]:
     """Yield the local files of the mix."""
     for source in recipe.data.mix:
-        for name in sorted(glob.glob(source.dataset, recursive=True)):
-            path = Path(name)
+        for path in find_paths(source.dataset):
             # A registered data set is not a path: it matches nothing and is not looked into.
             yield from sorted(path.rglob("*")) if path.is_dir() else [path]
 
@@ -97,9 +96,9 @@ def _parquet_tasks(file: Path) -> Iterator[tuple[str, int]]:
 
 def _local_prompts(recipe: Recipe) -> Iterator[tuple[Path, int, str]]:
     for source in recipe.data.mix:
-        for name in sorted(glob.glob(source.dataset, recursive=True)):
-            if name.endswith(".jsonl"):
-                yield from _prompts(Path(name))
+        for path in find_paths(source.dataset):
+            if path.suffix == ".jsonl":
+                yield from _prompts(path)
 
 
 def _prompts(file: Path) -> Iterator[tuple[Path, int, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import logging
 import time
@@ -13,6 +12,7 @@ from typing import Any
 from agentforge.artifacts import Workspace, hash_json, read_manifest, stage_directory, write_json
 from agentforge.data.tools import load_tools
 from agentforge.errors import UserError
+from agentforge.evaluation.answers import answer_held_out
 from agentforge.evaluation.comparable import template_of
 from agentforge.evaluation.contamination import refuse_trained_questions, refuse_trained_tasks
 from agentforge.evaluation.own_scores import asked_for, evaluate_own, evaluation_names
@@ -21,7 +21,9 @@ from agentforge.evaluation.tasks.baselines import baselines, scripted_policy
 from agentforge.evaluation.tasks.reserved_tasks import Chosen, TaskSelection, identity
 from agentforge.evaluation.tasks.score_policy import decoding, evaluate_environments, opened
 from agentforge.evaluation.tool_calls.questions import Answer, Question, judge, read_questions, score
+from agentforge.installation import find_paths
 from agentforge.models.locate_model import ModelLocation, locate_model, model_inputs
+from agentforge.progress import watched
 from agentforge.recipe.schema import Recipe, ToolCalls
 from agentforge.rollouts.experts import Actor
 from agentforge.rollouts.policies.base import Policy, Sampling
@@ -58,10 +60,11 @@ def evaluate(recipe: Recipe, model: str | None = None, replace: bool = False) ->
         from agentforge.evaluation.diversity.evaluate_diversity import evaluate_diversity
 
         return evaluate_diversity(recipe, replace)
-    if chosen.tool_calls is None and chosen.environments is None and chosen.loss is None and not own:
+    asked = (chosen.tool_calls, chosen.environments, chosen.loss, chosen.answers)
+    if all(one is None for one in asked) and not own:
         if chosen.diversity is not None:
             raise UserError("evaluate.diversity compares the models that it names; leave out --model")
-        others = ", ".join(f"evaluate.{name}" for name in ("environments", "loss", *evaluation_names()))
+        others = ", ".join(f"evaluate.{name}" for name in ("environments", "loss", "answers", *evaluation_names()))
         raise UserError(
             f"{recipe.full_name} has nothing to evaluate on: set evaluate.tool_calls.prompts to a JSONL file, or one "
             f"of {others}"
@@ -96,7 +99,7 @@ def _evaluate_model(recipe: Recipe, selection: TaskSelection, model: str | None,
     # The contents count, not the pattern: a new file of questions makes the scores outdated.
     inputs: dict[str, Path | str] = {f"prompts {file}": file for file in files}
     inputs |= model_inputs(location)
-    if recipe.evaluate.loss is not None:
+    if recipe.evaluate.loss is not None or recipe.evaluate.answers is not None:
         read_manifest(recipe.artifact("data"))  # says how it is made
         inputs["data"] = recipe.artifact("data")
     target = recipe.artifact(f"eval-{location.label}")
@@ -124,6 +127,8 @@ def _without_unused(recipe: Recipe) -> dict[str, Any]:
     found = without_unused_keys("evaluate", recipe.evaluate)
     del found["batch_size"]  # the scores do not depend on it
     del found["diversity"]  # it is about a set of models, and has an artefact of its own
+    if recipe.evaluate.answers is None:
+        del found["answers"]  # scores of recipes without it stay what they were
     if recipe.evaluate.loss is not None:
         found["loss"] = without_unused_keys("evaluate.loss", recipe.evaluate.loss)
     return found
@@ -146,10 +151,12 @@ def _score_model(recipe: Recipe, selection: TaskSelection, location: ModelLocati
 
         # It opens the model by itself and lets it go again, before the policy below opens its own.
         report |= evaluate_losses(recipe, location, work)
-    if questions or selection.chosen:
-        policy = open_policy(location, engine=recipe.rollouts.engine)
+    if questions or selection.chosen or recipe.evaluate.answers:
+        policy = open_policy(location, rollouts=recipe.rollouts)
         if questions:
             report |= _answer(recipe, work, policy, questions)
+        if recipe.evaluate.answers:
+            report |= answer_held_out(recipe, policy, work)
         if selection.chosen:
             report |= evaluate_environments(recipe, selection, policy, trivial, work)
     write_json(work.path / SCORES, report)
@@ -165,8 +172,7 @@ def load_questions(recipe: Recipe) -> list[Question]:
 
 def question_files(settings: ToolCalls) -> list[Path]:
     """Return the files that `evaluate.tool_calls.prompts`, a path or a glob, names."""
-    files = [Path(name) for name in sorted(glob.glob(settings.prompts, recursive=True))]
-    if not files:
+    if not (files := find_paths(settings.prompts)):
         raise UserError(f"evaluate.tool_calls.prompts: no file matches {settings.prompts}")
     return files
 
@@ -175,16 +181,13 @@ def answer_questions(
     policy: Policy, questions: Sequence[Question], sampling: Sampling, batch_size: int
 ) -> list[Answer]:
     """Let a policy answer all questions, with a progress bar; questions of about the same length go together."""
-    from rich.console import Console
-    from rich.progress import track
-
     # Characters stand for tokens: it is enough to keep a batch from being padded to one long conversation.
     order = sorted(range(len(questions)), key=lambda index: sum(len(m["content"]) for m in questions[index].context))
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     answers: dict[int, Answer] = {}
-    for batch in track(batches, description=f"evaluate {policy.label}", transient=True, console=Console(stderr=True)):
+    for batch in watched(batches, f"evaluate {policy.label}", "questions", len(order), amount=len):
         generations = policy.generate([questions[index].conversation for index in batch], sampling)
-        answers.update((i, judge(questions[i], g)) for i, g in zip(batch, generations, strict=True))
+        answers.update((i, judge(questions[i], g, policy)) for i, g in zip(batch, generations, strict=True))
     return [answers[index] for index in range(len(questions))]
 
 

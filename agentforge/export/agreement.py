@@ -16,6 +16,7 @@ import torch
 
 from agentforge.data.tokenizer import BATTERY as TOKENIZER_BATTERY
 from agentforge.errors import CheckRefused
+from agentforge.progress import watched
 from agentforge.recipe.schema import Recipe
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ BATTERY = (
     " leading space and a very long tail" + "l" * 60,
 )
 ROW_LENGTH = 256
+SWEEP_BYTES = 2**30  # all ids of vocabularies up to 16,384
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,16 @@ class Agreement:
         kl: mean KL(reference || other), nats a token.
         top1: share of positions with the same likeliest next token.
         max_difference: greatest absolute difference of two logits.
+        usual_difference: the same at the position that nine tenths of all positions are below.
+        spread: standard deviation of the reference's logits at a position, averaged; differences are judged by it.
     """
 
     tokens: int
     kl: float
     top1: float
     max_difference: float
+    usual_difference: float
+    spread: float
 
     def as_dict(self) -> dict[str, Any]:
         """For a manifest."""
@@ -68,7 +74,8 @@ def agreement(reference: Iterable[np.ndarray], other: Iterable[np.ndarray]) -> A
     Raises:
         CheckRefused: shapes differ, or a logit is not finite.
     """
-    tokens, kl, same, greatest = 0, 0.0, 0, 0.0
+    tokens, kl, same, spread = 0, 0.0, 0, 0.0
+    greatest: list[float] = []
     for left, right in zip(reference, other, strict=True):
         if left.shape != right.shape:
             raise CheckRefused(
@@ -81,11 +88,13 @@ def agreement(reference: Iterable[np.ndarray], other: Iterable[np.ndarray]) -> A
         tokens += len(left)
         kl += float((np.exp(p) * (p - q)).sum())
         same += int((left.argmax(-1) == right.argmax(-1)).sum())
-        greatest = max(greatest, float(np.abs(left - right).max(initial=0)))
+        spread += float(left.std(-1, dtype=np.float64).sum())
+        greatest += np.abs(left - right).max(-1).tolist()
     if not tokens:
         raise CheckRefused("there are no tokens to compare the models on")
     # Rounding can push the KL of two equal models just below zero.
-    return Agreement(tokens, max(kl / tokens, 0.0), same / tokens, greatest)
+    usual = float(np.quantile(greatest, 0.9))
+    return Agreement(tokens, max(kl / tokens, 0.0), same / tokens, max(greatest), usual, spread / tokens)
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -110,12 +119,23 @@ def comparison_rows(recipe: Recipe, tokenizer: Any, tokens: int = 512) -> list[l
     return [battery[start : start + ROW_LENGTH] for start in range(0, min(len(battery), tokens), ROW_LENGTH)]
 
 
+def sweep_rows(vocabulary: int, seed: int = 0) -> list[list[int]]:
+    """Return rows in which every token id occurs once, in random order.
+
+    Held-out text has a small part of a vocabulary, so a wrong row of the embedding goes unseen. Where the logits of all
+    ids would take more than `SWEEP_BYTES`, a random part of the ids is taken.
+    """
+    count = min(vocabulary, SWEEP_BYTES // (4 * vocabulary))
+    ids = [int(token) for token in np.random.default_rng(seed).permutation(vocabulary)[:count]]
+    return [ids[start : start + ROW_LENGTH] for start in range(0, len(ids), ROW_LENGTH)]
+
+
 def model_logits(model: Any, rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
     """Return float32 logits (T, V) of each row."""
     found = []
     with torch.inference_mode():
         # One row at a time: without padding there is no mask that could be applied differently.
-        for row in rows:
+        for row in watched(rows, "comparing logits", "rows", len(rows)):
             ids = torch.tensor([row], device=model.device)
             found.append(model(input_ids=ids, use_cache=False).logits[0].float().cpu().numpy())
     return found

@@ -7,13 +7,17 @@ import json
 import logging
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from agentforge.artifacts import write_json
 from agentforge.data.tokenizer import QWEN2_PATTERN
 from agentforge.errors import CheckRefused
+from agentforge.export.gguf_metadata import LICENSE
 from agentforge.export.llama_cpp import VERSION, ask_llama_cpp, converter_source
 from agentforge.models.checkpoint import INDEX_FILE, Checkpoint, write_shard
 from agentforge.recipe.schema import Quantization
@@ -22,7 +26,10 @@ from agentforge.systems.registry import system_of
 log = logging.getLogger(__name__)
 
 HEAD_FILE = "model-head.safetensors"
+METADATA = "gguf-metadata.json"
+MODEL_CARD = "README.md"
 FILE_TYPES: dict[Quantization, int] = {"f16": 1, "q8": 7, "q5km": 17, "q4km": 15}  # enum llama_ftype in llama.h
+UNQUANTIZED_FILE_TYPES = {"float32": 0, "float16": 1, "bfloat16": 32}
 BYTES_PER_WEIGHT: dict[Quantization, float] = {"f16": 2.0, "q8": 1.07, "q5km": 0.72, "q4km": 0.62}
 
 
@@ -86,6 +93,17 @@ def plan_conversion(config: dict[str, Any], tree: Path) -> Conversion:
     return Conversion()
 
 
+def known_difference(config: Mapping[str, Any]) -> str | None:
+    """Return what llama.cpp computes otherwise than a model of this config; the check shows whether it matters."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if rope.get("rope_type", rope.get("type")) == "yarn" and rope.get("truncate") is False:
+        # ggml_rope_yarn_corr_dims: floorf and ceilf, whatever the model says
+        return (
+            "llama.cpp rounds the ends of YaRN's range to whole dimensions, and this model does not (truncate: false)"
+        )
+    return None
+
+
 def is_qwen2_pre_tokenizer(tokenizer_json: Path) -> bool:
     """Tell whether a tokenizer.json splits text exactly as Qwen2's does: NFC, Qwen2's pattern, then bytes."""
     described = json.loads(tokenizer_json.read_text(encoding="utf-8"))
@@ -104,7 +122,14 @@ def is_qwen2_pre_tokenizer(tokenizer_json: Path) -> bool:
     )
 
 
-def conversion_view(checkpoint: Path, view: Path, plan: Conversion, template: str | None) -> None:
+def conversion_view(
+    checkpoint: Path,
+    view: Path,
+    plan: Conversion,
+    template: str | None,
+    metadata: Mapping[str, Any] | None = None,
+    described: Mapping[str, Any] | None = None,
+) -> None:
     """Make a directory of links to a checkpoint, with those files rewritten that the converter must read differently.
 
     Args:
@@ -112,10 +137,13 @@ def conversion_view(checkpoint: Path, view: Path, plan: Conversion, template: st
         view: directory to make.
         plan: entries for config.json.
         template: the chat template for serving; None if the model has none.
+        metadata: from `gguf_metadata`; None: the file is called what the directory is called.
+        described: from `described_for_sentencepiece`; None: as the tokenizer's files say.
     """
     view.mkdir()
     for file in checkpoint.iterdir():
-        if file.is_file():
+        # Not its card: the converter would copy what that says of another model, the base.
+        if file.is_file() and file.name != MODEL_CARD:
             # Links, so that a 65 GB checkpoint is neither copied nor changed.
             (view / file.name).symlink_to(file.resolve())
     _rewrite(view / "config.json", plan.config)
@@ -125,6 +153,14 @@ def conversion_view(checkpoint: Path, view: Path, plan: Conversion, template: st
         _rewrite(view / "tokenizer_config.json", {"chat_template": None})  # chat_template.jinja is what counts
         (view / "chat_template.jinja").unlink(missing_ok=True)
         (view / "chat_template.jinja").write_text(template, encoding="utf-8")
+    if described is not None and (view / "tokenizer.model").is_file():
+        _rewrite(view / "tokenizer_config.json", dict(described))
+    if metadata is not None:
+        write_json(view / METADATA, dict(metadata))
+        if licence := metadata.get(LICENSE):
+            # The only entry that the converter takes from a model card alone.
+            card = yaml.safe_dump({"license": licence})
+            (view / MODEL_CARD).write_text(f"---\n{card}---\n", encoding="utf-8")
 
 
 def _write_head(view: Path) -> None:
@@ -161,6 +197,8 @@ def convert(view: Path, target: Path, dtype: str, plan: Conversion) -> None:
     outtype = {"bfloat16": "bf16", "float32": "f32", "float16": "f16"}[dtype]
     command = [sys.executable, "-m", "agentforge.export.convert_hf", str(tree), named, str(view)]
     command += ["--outfile", str(target), "--outtype", outtype, *plan.arguments]
+    if (view / METADATA).is_file():
+        command += ["--metadata", str(view / METADATA)]
     done = subprocess.run(command, capture_output=True, text=True)
     log.debug("%s", done.stderr)
     if done.returncode == 0 and target.is_file():

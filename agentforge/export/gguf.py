@@ -20,18 +20,25 @@ from agentforge.export.agreement import (
     comparison_rows,
     load_model,
     logits_of,
+    sweep_rows,
 )
-from agentforge.export.check_gguf import Reference, check_file, refuse_disagreement
+from agentforge.export.check_gguf import Reference, check_file, refuse_conversion, refuse_disagreement, vocabulary_size
 from agentforge.export.convert import (
     BYTES_PER_WEIGHT,
+    FILE_TYPES,
+    UNQUANTIZED_FILE_TYPES,
     conversion_view,
     convert,
+    known_difference,
     plan_conversion,
     quantize,
     tensor_types,
 )
-from agentforge.export.deployment import write_deployment
+from agentforge.export.gguf_metadata import general_fields, gguf_metadata
+from agentforge.export.gguf_pieces import Pieces, read_pieces
+from agentforge.export.gguf_vocabulary import described_for_sentencepiece
 from agentforge.export.llama_cpp import converter_source, require_library
+from agentforge.export.serving_files import write_deployment
 from agentforge.models.checkpoint import DTYPES, Checkpoint
 from agentforge.models.checkpoint_files import require_space
 from agentforge.recipe.schema import Quantization, Recipe
@@ -81,8 +88,9 @@ def _identity(recipe: Recipe, quantization: Quantization, checkpoint: Path) -> d
         "quantization": quantization,
         "max_kl": recipe.export.max_kl.get(quantization),
         "min_top1": recipe.export.min_top1.get(quantization),
+        "max_difference": recipe.export.max_difference.get(quantization),
+        "metadata": gguf_metadata(recipe),
         "data": recipe.data.model_dump(include={"system", "tools", "max_length"}),
-        "license": recipe.export.license,
     }
     return {"stage": "gguf", "recipe": settings, "inputs": {"model": checkpoint}}
 
@@ -98,12 +106,13 @@ def _make(recipe: Recipe, quantization: Quantization, original: Unquantized, rep
             file = work.path / f"{recipe.full_name}-{quantization}.gguf"
             log.info("quantising to %s", quantization)
             quantize(original.file, file, quantization)
-            found = check_file(file, original.reference())
+            found = check_file(file, original.reference(quantization))
             refuse_disagreement(recipe, quantization, found)
             figures = (
-                f"KL {found.kl:.2g} nats a token, same top token {found.top1:.1%}, {file.stat().st_size / 1e6:,.1f} MB"
+                f"KL {found.text.kl:.2g} nats a token, same top token {found.text.top1:.1%}, "
+                f"{found.coverage:.1%} of the vocabulary read, {file.stat().st_size / 1e6:,.1f} MB"
             )
-            log.info("comparison of %s with its checkpoint on %d tokens: %s", quantization, found.tokens, figures)
+            log.info("comparison of %s with its checkpoint on %d tokens: %s", quantization, found.text.tokens, figures)
             positions = original.weights.config.get("max_position_embeddings")
             write_deployment(recipe, quantization, work.path, original.tokenizer, positions)
             types = tensor_types(file)
@@ -144,6 +153,12 @@ class Unquantized:
         return Checkpoint(self.checkpoint)
 
     @cached_property
+    def config(self) -> dict[str, Any]:
+        """Its config as the converter reads it, with the text model's entries on top."""
+        config = self.weights.config
+        return {**config, **config.get("text_config", {}), **plan_conversion(config, converter_source()).config}
+
+    @cached_property
     def tokenizer(self) -> Any:
         """The checkpoint's tokenizer."""
         from transformers import AutoTokenizer
@@ -151,6 +166,11 @@ class Unquantized:
         if not (self.checkpoint / "tokenizer.json").is_file():
             raise CheckRefused(f"{self.checkpoint} has no tokenizer.json: a GGUF cannot be made or checked without it")
         return AutoTokenizer.from_pretrained(self.checkpoint, trust_remote_code=self.recipe.model.trust_remote_code)
+
+    @cached_property
+    def pieces(self) -> Pieces | None:
+        """What its ``tokenizer.model`` says, if it has one."""
+        return read_pieces(self.checkpoint)
 
     @cached_property
     def template(self) -> str | None:
@@ -161,7 +181,8 @@ class Unquantized:
 
     def make(self) -> None:
         """Convert, and keep the checkpoint's logits, unless an earlier run has done both."""
-        settings = {"trust_remote_code": self.recipe.model.trust_remote_code}
+        metadata = gguf_metadata(self.recipe)
+        settings = {"trust_remote_code": self.recipe.model.trust_remote_code, "metadata": metadata}
         inputs: dict[str, Path | str] = {"model": self.checkpoint}
         if (data := self.recipe.artifact("data")).is_dir():
             inputs["data"] = data
@@ -172,12 +193,16 @@ class Unquantized:
             size = sum(info.size for info in self.weights.tensors.values())
             require_space(work.path, size, f"converting {self.recipe.full_name}")
             view = work.path / "view"
-            conversion_view(self.checkpoint, view, plan, self.template)
+            described = described_for_sentencepiece(self.tokenizer)
+            conversion_view(self.checkpoint, view, plan, self.template, metadata, described)
             log.info("converting %s to GGUF", self.checkpoint)
             convert(view, work.path / self.file.name, self._dtype(), plan)
             # Links and a few rewritten JSON files, no longer needed.
             shutil.rmtree(view)
-            self._keep_logits(work.path)
+            exact = self._keep_logits(work.path)
+            found = check_file(work.path / self.file.name, self.reference(directory=work.path))
+            if exact:  # bfloat16 alone differs as much as a wrong graph
+                refuse_conversion(self.recipe.full_name, found, known_difference(self.config))
 
     def _dtype(self) -> str:
         """The dtype in which no weight is lost: the widest that the checkpoint has."""
@@ -186,19 +211,46 @@ class Unquantized:
         by_config = getattr(torch, str(self.weights.config.get("dtype")), None)
         return str(by_config if by_config in main else max(main, key=lambda kind: kind.itemsize)).removeprefix("torch.")
 
-    def _keep_logits(self, directory: Path) -> None:
-        rows = comparison_rows(self.recipe, self.tokenizer)
+    def _keep_logits(self, directory: Path) -> bool:
+        """Write the checkpoint's logits; return whether they were computed in float32."""
+        rows = {
+            "text": comparison_rows(self.recipe, self.tokenizer),
+            "sweep": sweep_rows(vocabulary_size(self.weights, self.config)),
+        }
+        every = [*rows["text"], *rows["sweep"]]
         place = comparison_place(self.weights.parameters)
         trust = self.recipe.model.trust_remote_code
-        log.info("computing the logits of %s on %d tokens (%s)", self.checkpoint, sum(map(len, rows)), place.device)
-        for number, logits in enumerate(logits_of(lambda: load_model(self.checkpoint, place, trust), rows)):
+        log.info("computing the logits of %s on %d tokens (%s)", self.checkpoint, sum(map(len, every)), place.device)
+        for number, logits in enumerate(logits_of(lambda: load_model(self.checkpoint, place, trust), every)):
             np.save(directory / f"logits-{number:03}.npy", logits)
         write_json(directory / ROWS, rows)
+        return place.exact
 
-    def reference(self) -> Reference:
-        """What a GGUF of it is compared with."""
-        rows = json.loads((self.directory / ROWS).read_text(encoding="utf-8"))
-        return Reference(self.tokenizer, self.template, rows, self.directory)
+    def reference(self, quantization: Quantization | None = None, directory: Path | None = None) -> Reference:
+        """What a GGUF of it is compared with: a quantisation, or with None the conversion, still in ``directory``."""
+        directory = directory or self.directory
+        rows = json.loads((directory / ROWS).read_text(encoding="utf-8"))
+        file_type = FILE_TYPES[quantization] if quantization else UNQUANTIZED_FILE_TYPES[self._dtype()]
+        return Reference(
+            weights=self.weights,
+            config=self.config,
+            tokenizer=self.tokenizer,
+            stops=self._stops(),
+            template=self.template,
+            general=general_fields(gguf_metadata(self.recipe)) | {"general.file_type": file_type},
+            rows=rows["text"],
+            sweep=rows["sweep"],
+            logits=directory,
+            conversion=self.file if quantization else None,
+            pieces=self.pieces,
+        )
+
+    def _stops(self) -> list[int]:
+        """Where transformers ends a generation: the tokenizer's end, and those that generation_config.json adds."""
+        file = self.checkpoint / "generation_config.json"
+        named = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") if file.is_file() else None
+        found = [self.tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])]
+        return sorted({token for token in found if token is not None})
 
     def remove(self) -> None:
         """Free its disk space."""

@@ -23,6 +23,7 @@ from filelock import FileLock
 
 from agentforge.cache import cache_directory
 from agentforge.errors import CheckRefused, UserError
+from agentforge.installation import gguf_setup
 from agentforge.recipe.hardware import available_cores
 
 log = logging.getLogger(__name__)
@@ -47,14 +48,14 @@ def converter_source() -> Path:
     """
     tree = source_directory() / SOURCE / "vendor" / "llama.cpp"
     if not (tree / "convert_hf_to_gguf.py").is_file():
-        raise UserError(f"llama.cpp's converter is not installed ({tree}); run `make gguf-setup` once")
+        raise UserError(f"llama.cpp's converter is not installed ({tree}); run `{gguf_setup()}` once")
     return tree
 
 
 def require_library() -> None:
     """Refuse to begin what will need llama.cpp if it is not installed."""
     if importlib.util.find_spec("llama_cpp") is None:
-        raise UserError("llama-cpp-python is not installed; run `make gguf-setup` once")
+        raise UserError(f"llama-cpp-python is not installed; run `{gguf_setup()}` once")
 
 
 def ask_llama_cpp(task: str, *arguments: str | Path) -> None:

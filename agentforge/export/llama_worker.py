@@ -14,11 +14,17 @@ import sys
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+SMALL_FILE = 100_000_000
 
 
 def die_with_parent() -> None:
     """Ask Linux to end this process when its parent ends: an orphan would write into the next run's directory."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def threads_for(file: str) -> int:
+    """Return one thread for a small file, which waiting for others would only slow down, else one per core."""
+    return 1 if os.path.getsize(file) < SMALL_FILE else len(os.sched_getaffinity(0))
 
 
 def quantize(source: str, target: str, file_type: str) -> None:
@@ -27,7 +33,7 @@ def quantize(source: str, target: str, file_type: str) -> None:
 
     settings = llama_cpp.llama_model_quantize_default_params()
     settings.ftype = int(file_type)
-    settings.nthread = len(os.sched_getaffinity(0))
+    settings.nthread = threads_for(source)
     if code := llama_cpp.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(settings)):
         sys.exit(f"llama_model_quantize: code {code}")
 
@@ -44,21 +50,31 @@ def examine(file: str, questions: str, directory: str) -> None:
     import numpy as np
 
     asked = json.loads(Path(questions).read_text(encoding="utf-8"))
-    size, threads = max(map(len, asked["rows"])), len(os.sched_getaffinity(0))
+    size, threads = max(map(len, asked["rows"])), threads_for(file)
     # A row in one pass, as transformers computes it, and logits of every position instead of the last.
     model = llama_cpp.Llama(
-        file, n_ctx=size, n_batch=size, n_ubatch=size, n_threads=threads, logits_all=True, verbose=False
+        file,
+        n_ctx=size,
+        n_batch=size,
+        n_ubatch=size,
+        n_threads=threads,
+        n_threads_batch=threads,
+        logits_all=True,
+        verbose=False,
     )
     for number, row in enumerate(asked["rows"]):
         # Each row begins with an empty cache.
         model.reset()
         model.eval(row)
         np.save(Path(directory) / f"logits-{number:03}.npy", model.scores[: len(row)])
+    vocabulary = llama_cpp.llama_model_get_vocab(model.model)
     answers = {
         # special=True: tags and control tokens in a text are found as tokens, as transformers' `encode` does.
         "tokens": [model.tokenize(text.encode("utf-8"), add_bos=False, special=True) for text in asked["texts"]],
-        "eos": model.token_eos(),
-        "metadata": model.metadata,
+        # What it will stop at and add, which is more than the file says: it also knows some tokens by their names.
+        "eog": [token for token in range(model.n_vocab()) if llama_cpp.llama_vocab_is_eog(vocabulary, token)],
+        "add_bos": bool(llama_cpp.llama_vocab_get_add_bos(vocabulary)),
+        "add_eos": bool(llama_cpp.llama_vocab_get_add_eos(vocabulary)),
     }
     (Path(directory) / "answers.json").write_text(json.dumps(answers), encoding="utf-8")
 

@@ -24,7 +24,8 @@ PREFIX = "base_model.model."
 FACTOR = re.compile(
     r"(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)(\.weight)?"
 )
-REPLACEMENT = re.compile(r"(?P<module>.+?)(\.base_layer)?\.(?P<parameter>weight|bias)")
+TOKEN_ROWS = re.compile(r"(?P<module>.+)\.token_adapter\.trainable_tokens_delta")
+REPLACEMENT = re.compile(r"(?P<module>.+?)(\.token_adapter)?(\.base_layer)?\.(?P<parameter>weight|bias)")
 PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")  # the others rewrite the base's weights
 
 
@@ -64,14 +65,26 @@ class LowRank:
 
 @dataclass
 class Change:
-    """Everything that adapters do to one tensor: a trained replacement, low-rank additions, or both."""
+    """Everything that adapters do to one tensor: a trained replacement, single trained rows, low-rank additions.
+
+    Attributes:
+        rows: numbers of the rows that are replaced, and the tensor that holds them in this order.
+    """
 
     replacement: tuple[Checkpoint, str] | None = None
+    rows: tuple[list[int], Checkpoint, str] | None = None
     additions: list[LowRank] = field(default_factory=list)
 
     def apply(self, weight: torch.Tensor) -> torch.Tensor:
         """Return the new tensor in float32."""
         start = self.replacement[0].read(self.replacement[1]).float() if self.replacement else weight.float()
+        if self.rows is not None:
+            numbers, file, key = self.rows
+            # Rows that neither the base nor the adapter has do not exist: the new ones are all trained.
+            grown = start.new_zeros(self.shape(tuple(start.shape)))
+            grown[: len(start)] = start
+            grown[numbers] = file.read(key).float()
+            start = grown
         total = start
         for addition in self.additions:
             # Each change is computed from the same weight, so the order of the adapters does not matter.
@@ -80,7 +93,14 @@ class Change:
 
     def shape(self, old: tuple[int, ...]) -> tuple[int, ...]:
         """The new tensor's shape; only the first dimension (a grown vocabulary) may differ from ``old``."""
-        return self.replacement[0].tensors[self.replacement[1]].shape if self.replacement else old
+        if self.replacement:
+            old = self.replacement[0].tensors[self.replacement[1]].shape
+        return (max(old[0], *(number + 1 for number in self.rows[0])), *old[1:]) if self.rows else old
+
+    @property
+    def replaces(self) -> bool:
+        """Whether trained values stand where the base's were, so that a sum with others has no meaning."""
+        return self.replacement is not None or self.rows is not None
 
 
 @dataclass(frozen=True)
@@ -103,7 +123,7 @@ class LoraAdapter:
             raise CheckRefused(
                 f"{path}: init_lora_weights '{start}' changes the base's weights; convert it to plain LoRA first"
             )
-        for key in ("layer_replication", "target_parameters", "trainable_token_indices", "alora_invocation_tokens"):
+        for key in ("layer_replication", "target_parameters", "alora_invocation_tokens"):
             if config.get(key):
                 raise CheckRefused(f"{path}: an adapter with {key} cannot be merged shard by shard")
         return config
@@ -124,8 +144,11 @@ class LoraAdapter:
             name = key.removeprefix(PREFIX)
             if match := FACTOR.fullmatch(name):
                 factors.setdefault(match["module"], {})[match["part"]] = key
-            elif (match := REPLACEMENT.fullmatch(name)) and "lora_" not in name and "token_adapter" not in name:
-                changes[f"{match['module']}.{match['parameter']}"] = Change(replacement=(file, key))
+            elif match := TOKEN_ROWS.fullmatch(name):
+                change = changes.setdefault(f"{match['module']}.weight", Change())
+                change.rows = (self._row_numbers(match["module"], file.tensors[key].shape, config), file, key)
+            elif (match := REPLACEMENT.fullmatch(name)) and "lora_" not in name:
+                changes.setdefault(f"{match['module']}.{match['parameter']}", Change()).replacement = (file, key)
             else:
                 raise CheckRefused(f"{self.directory}: tensors like {key} cannot be merged")
         for module, parts in factors.items():
@@ -133,6 +156,19 @@ class LoraAdapter:
             low_rank = self._low_rank(module, parts, file, config)
             changes.setdefault(f"{module}.weight", Change()).additions.append(low_rank)
         return changes
+
+    def _row_numbers(self, module: str, shape: tuple[int, ...], config: Mapping[str, Any]) -> list[int]:
+        """Return the rows that PEFT's `trainable_token_indices` trains in a module, in the order of the tensor."""
+        chosen = config.get("trainable_token_indices") or {}
+        if isinstance(chosen, dict):
+            # A head that is tied to the embedding has its rows, and no entry of its own.
+            own = (rows for name, rows in chosen.items() if module == name or module.endswith(f".{name}"))
+            chosen = next(own, next(iter(chosen.values()), []))
+        if not chosen or shape[0] != len(chosen):
+            raise CheckRefused(
+                f"{self.directory}: {module} has {shape[0]} trained rows, but adapter_config.json names {len(chosen)}"
+            )
+        return list(chosen)
 
     def _low_rank(self, module: str, parts: dict[str, str], file: Checkpoint, config: Mapping[str, Any]) -> LowRank:
         embedding = "lora_embedding_A" in parts
@@ -176,8 +212,8 @@ def combine(adapters: list[LoraAdapter]) -> dict[str, Change]:
     total: dict[str, Change] = {}
     for adapter in adapters:
         for name, change in adapter.changes().items():
-            if change.replacement or any("magnitude" in part.factors for part in change.additions):
-                what = "replaces" if change.replacement else "is DoRA on"
+            if change.replaces or any("magnitude" in part.factors for part in change.additions):
+                what = "replaces" if change.replaces else "is DoRA on"
                 raise CheckRefused(f"{adapter.directory} {what} {name}: it can only be merged alone, not in a sum")
             total.setdefault(name, Change()).additions.extend(change.additions)
     return total

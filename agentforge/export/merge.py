@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from agentforge.export.agreement import (
 )
 from agentforge.export.lora_weights import LoraAdapter, combine
 from agentforge.export.merged_weights import MergedWeights
+from agentforge.models.build import identify_base
 from agentforge.models.checkpoint import Checkpoint, checkpoint_directory
 from agentforge.models.checkpoint_files import TOKENIZER_FILES, copy_present, require_space
 from agentforge.models.fingerprint import BASE_FILE, base_fingerprint
@@ -37,12 +39,15 @@ MAX_KL_BFLOAT16 = 0.01
 def merge_stage(recipe: Recipe, replace: bool = False) -> Path:
     """Merge the recipe's adapter, and `export.adapters` with their weights, into `model.path`.
 
+    The recipe's own adapter enters with weight 1, or with the weight that `export.adapters` gives it.
+
     Returns:
         the ``-merged`` artefact: a plain checkpoint with tokenizer, laid out in shards as the base is.
 
     Raises:
-        CheckRefused: nothing to merge, an adapter of another base, a damaged shard, too little disk, or a merged model
-            whose logits differ from the unmerged one's by more than `export.max_logit_difference`.
+        CheckRefused: nothing to merge, an adapter of another base, a damaged file, too little disk, a weight that
+            overflows `export.dtype`, or a merged model whose logits differ from the unmerged one's by more than
+            `export.max_logit_difference`.
     """
     if recipe.train.lora is None:
         raise CheckRefused(
@@ -51,16 +56,17 @@ def merge_stage(recipe: Recipe, replace: bool = False) -> Path:
     if recipe.model.path is None:
         raise UserError("merge needs the base that the adapter was trained on: set model.path")
     base = checkpoint_directory(recipe.model.path, recipe.model.revision)
-    adapters = [LoraAdapter(recipe.trained), *(LoraAdapter(Path(p), w) for p, w in recipe.export.adapters.items())]
+    adapters = adapters_of(recipe)
     fingerprint = base_fingerprint(base)
     for adapter in adapters:
         check_base(adapter, recipe.model.path, fingerprint)
+    # Without paths: base and adapters are inputs, which are known by what is in them and may be moved.
     settings = {
-        "model": recipe.model.model_dump(include={"path", "revision", "trust_remote_code"}),
-        "export": recipe.export.model_dump(include={"dtype", "max_logit_difference", "adapters"}),
+        "model": recipe.model.model_dump(include={"trust_remote_code"}),
+        "export": recipe.export.model_dump(include={"dtype", "max_logit_difference"}),
+        "weights": [adapter.weight for adapter in adapters],
     }
-    # The fingerprint, not the path: a base that was moved or sharded anew is still the same.
-    inputs: dict[str, Path | str] = {"base": fingerprint}
+    inputs: dict[str, Path | str] = {"base": identify_base(recipe.model)}
     inputs |= {f"adapter {number}": adapter.directory for number, adapter in enumerate(adapters)}
     with stage_directory(
         recipe.artifact("merged"), stage="merge", recipe=settings, inputs=inputs, replace=replace
@@ -73,8 +79,23 @@ def merge_stage(recipe: Recipe, replace: bool = False) -> Path:
             require_space(work.path, weights.size(dtype) + check_size, f"merging {recipe.full_name}")
             weights.write(work.path, dtype)
             copy_side_files(base, recipe.trained, work.path)
-            work.metrics.update(verify(recipe, weights, adapters, work.path))
+            work.metrics.update(verify(recipe, weights, work.path))
     return work.target
+
+
+def adapters_of(recipe: Recipe) -> list[LoraAdapter]:
+    """Return the recipe's own adapter and those of `export.adapters`, each once, with their weights.
+
+    Raises:
+        UserError: two paths of `export.adapters` name the same directory.
+    """
+    listed: dict[Path, LoraAdapter] = {}
+    for path, weight in recipe.export.adapters.items():
+        adapter = LoraAdapter(Path(path), weight)
+        if (same := listed.setdefault(adapter.directory.resolve(), adapter)) is not adapter:
+            raise UserError(f"export.adapters: {same.directory} and {path} are the same directory; list it once")
+    own = listed.pop(recipe.trained.resolve(), LoraAdapter(recipe.trained))
+    return [own, *listed.values()]
 
 
 def check_base(adapter: LoraAdapter, base: str, fingerprint: str) -> None:
@@ -111,7 +132,7 @@ def copy_side_files(base: Path, adapter: Path, target: Path) -> None:
     copy_present(base, target, [path.name for path in base.glob("*.py")])
 
 
-def verify(recipe: Recipe, weights: MergedWeights, adapters: list[LoraAdapter], merged: Path) -> dict[str, Any]:
+def verify(recipe: Recipe, weights: MergedWeights, merged: Path) -> dict[str, Any]:
     """Compare the merged model with base plus adapters on held-out tokens.
 
     The bound holds for the float32 sums, before they are rounded to `export.dtype`; what the rounding costs is reported
@@ -128,7 +149,9 @@ def verify(recipe: Recipe, weights: MergedWeights, adapters: list[LoraAdapter], 
     trust = recipe.model.trust_remote_code
     rows = comparison_rows(recipe, AutoTokenizer.from_pretrained(merged, trust_remote_code=trust))
     place = comparison_place(weights.base.parameters)
-    unmerged = logits_of(lambda: unmerged_model(weights, adapters, place, trust), rows)
+    # Read from the recipe once more, not from the list that was merged: a mistake in it would be on both sides.
+    asked = {recipe.trained.resolve(): 1.0} | {Path(path).resolve(): w for path, w in recipe.export.adapters.items()}
+    unmerged = logits_of(lambda: unmerged_model(weights, asked, place, trust), rows)
     published = agreement(unmerged, logits_of(lambda: load_model(merged, place, trust), rows))
     exact = published
     if place.exact and recipe.export.dtype != "float32":
@@ -143,7 +166,7 @@ def verify(recipe: Recipe, weights: MergedWeights, adapters: list[LoraAdapter], 
     differ = f"logits differ by at most {exact.max_difference:.2g}, as published by {published.max_difference:.2g}"
     log.info("comparison of the merged model with base + adapter on %d tokens: %s", exact.tokens, differ)
     return {
-        "adapters": {str(adapter.directory): adapter.weight for adapter in adapters},
+        "adapters": {str(adapter.directory): adapter.weight for adapter in adapters_of(recipe)},
         "changed_tensors": len(weights.changes),
         "untied": weights.untied,
         "comparison_dtype": str(place.dtype).removeprefix("torch."),
@@ -168,9 +191,9 @@ def _refuse_difference(recipe: Recipe, exact: Agreement, place: ComparisonPlace)
 
 
 def unmerged_model(
-    weights: MergedWeights, adapters: list[LoraAdapter], place: ComparisonPlace, trust_remote_code: bool
+    weights: MergedWeights, adapters: Mapping[Path, float], place: ComparisonPlace, trust_remote_code: bool
 ) -> Any:
-    """Return the base with all adapters active, as PEFT runs it."""
+    """Return the base with all adapters active at their weights, as PEFT runs it."""
     from peft import PeftModel
     from peft.tuners.lora import LoraLayer
 
@@ -178,16 +201,15 @@ def unmerged_model(
     if weights.vocabulary != model.get_input_embeddings().weight.shape[0]:
         # The adapter brings the new rows itself, so there is no need to start them at the mean of the old ones.
         model.resize_token_embeddings(weights.vocabulary, mean_resizing=False)
-    names = [str(number) for number in range(len(adapters))]
-    model = PeftModel.from_pretrained(model, adapters[0].directory, adapter_name=names[0])
-    for name, adapter in zip(names[1:], adapters[1:], strict=True):
-        model.load_adapter(adapter.directory, adapter_name=name)
-    if len(names) > 1:
+    named = {str(number): directory for number, directory in enumerate(adapters)}
+    model = PeftModel.from_pretrained(model, named["0"], adapter_name="0")
+    for name in list(named)[1:]:
+        model.load_adapter(named[name], adapter_name=name)
+    if len(named) > 1:
         # PeftModel.set_adapter takes a single name; the tuner under it takes a list.
-        model.base_model.set_adapter(names)
+        model.base_model.set_adapter(list(named))
     # PEFT adds active adapters with weight 1, so each one's weight goes into its scale.
     for layer in (module for module in model.modules() if isinstance(module, LoraLayer)):
-        for name, adapter in zip(names, adapters, strict=True):
-            if name in layer.scaling:
-                layer.scaling[name] *= adapter.weight
+        for name in named.keys() & layer.scaling.keys():
+            layer.scaling[name] *= adapters[named[name]]
     return model.to(place.device).eval()

@@ -10,7 +10,7 @@ import torch
 from agentforge.artifacts import write_json
 from agentforge.errors import CheckRefused
 from agentforge.export.lora_weights import Change
-from agentforge.models.checkpoint import DTYPES, INDEX_FILE, Checkpoint, write_shard
+from agentforge.models.checkpoint import DTYPES, INDEX_FILE, Checkpoint, in_dtype, write_shard
 from agentforge.models.usage import write_usage
 from agentforge.systems.registry import system_of
 
@@ -37,6 +37,10 @@ class MergedWeights:
         self.changes = changes
         self.embedding, self.head, self.tied = _embedding_names(base.directory, trust_remote_code)
         self.sources = {name: name for name in base.tensors}
+        # PEFT trains single rows of tied matrices together, and stores them once.
+        rows = changes[self.embedding].rows if self.embedding in changes else None
+        if self.tied and self.head and rows is not None and self.head not in changes:
+            changes[self.head] = Change(rows=rows)
         # A tied head may not be stored. What an adapter changes in it starts from the embedding.
         if self.tied and self.head and self.head not in self.sources and self.head in changes:
             self.sources[self.head] = self.embedding
@@ -121,7 +125,11 @@ class MergedWeights:
         return sum(kind.itemsize * torch.Size(shape).numel() for kind, shape in entries)
 
     def write(self, directory: Path, dtype: torch.dtype) -> None:
-        """Write weights, index and config.json into ``directory``."""
+        """Write weights, index and config.json into ``directory``.
+
+        Raises:
+            CheckRefused: a weight is NaN or infinite, or would be so in ``dtype``.
+        """
         directory.mkdir(parents=True, exist_ok=True)
         total = 0
         layout = self.layout(dtype)
@@ -134,7 +142,7 @@ class MergedWeights:
 
             # Bound as a default, so that the function keeps the shard that it was made for.
             def rounded(name: str, tensors: dict[str, tuple[torch.dtype, tuple[int, ...]]] = tensors) -> torch.Tensor:
-                return self.tensor(name).to(tensors[name][0])
+                return in_dtype(name, self.tensor(name), tensors[name][0], "export.dtype")
 
             total += write_shard(directory / file, tensors, rounded)
         if (self.base.directory / INDEX_FILE).is_file():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from agentforge.data.chat_template import MARKERS
+from agentforge.data.own_template import MARKERS
 
 TOOLS_BEGIN = (
     "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
@@ -18,33 +18,50 @@ TOOLS_END = (
 )
 
 
-def go_template(kind: str, begin: bool = False) -> str:
-    """Return the conversation template that Ollama renders, equal to ours but for the spaces Go leaves out of JSON.
+# A JSON value as our own template writes it: a space behind each comma and colon, and `<`, `>` and `&` as they are.
+# Go's JSON has no spaces and writes those three as escapes. Keys are sorted: Go does not keep their order.
+VALUE = """
+{{- define "value" -}}
+{{- $kind := printf "%T" . -}}
+{{- if eq $kind "string" -}}{{- printf "%q" . -}}
+{{- else if eq $kind "[]interface {}" -}}{{- "[" -}}
+{{- range $i, $item := . -}}{{- if $i -}}{{- ", " -}}{{- end -}}{{- template "value" $item -}}{{- end -}}{{- "]" -}}
+{{- else if eq $kind "map[string]interface {}" -}}{{- template "members" . -}}
+{{- else -}}{{- json . -}}
+{{- end -}}
+{{- end -}}
+{{- define "members" -}}
+{{- "{" -}}{{- $first := true -}}
+{{- range $key, $item := . -}}
+{{- if not $first -}}{{- ", " -}}{{- end -}}{{- $first = false -}}
+{{- printf "%q" $key -}}{{- ": " -}}{{- template "value" $item -}}
+{{- end -}}{{- "}" -}}
+{{- end -}}"""
 
-    Every text is a quoted action between trimmed braces, so the layout here adds nothing to the prompt. Only
-    ``<tool_call>`` stands bare: Ollama finds the tag that opens a call by looking for the first text under
-    ``if .ToolCalls``.
+
+def go_template(kind: str, begin: bool = False, system: str | None = None) -> str:
+    """Return the conversation template that Ollama renders, equal to ours but for what docs/export.md lists.
+
+    Every text is a quoted action between trimmed braces, so the layout here adds nothing to the prompt. Only what
+    Ollama looks for in the template itself stands bare: the first text under ``if .ToolCalls`` is the tag that opens a
+    call, and the texts around ``.Thinking`` are those that enclose the reasoning.
 
     Args:
-        kind: whose turn markers, a key of `chat_template.MARKERS`.
+        kind: whose turn markers, a key of `own_template.MARKERS`.
         begin: write the begin-of-text token. Not if the tokenizer adds it, as R1's does: Ollama adds it then too.
+        system: system turn of conversations without one, where a Modelfile's SYSTEM cannot hold it.
     """
     markers = {name: _text(text) for name, text in MARKERS[kind].texts.items()}
-    function_begin, function_end = _text('\n{"type": "function", "function": '), _text("}")
-    call_name, call_arguments, call_end = _text('\n{"name": "'), _text('", "arguments": '), _text("}\n</tool_call>")
     response_begin, response_end = _text("<tool_response>\n"), _text("\n</tool_response>")
+    default = f".System {_quoted(system)}" if system else ".System"
     # Ollama continues a conversation that ends with an assistant turn: that turn is left open, and no new one is begun.
     # Otherwise `$last` opens the assistant's turn, as `add_generation_prompt` does.
     lines = f"""
 {markers["CONVERSATION_BEGIN"] if begin else ""}
-{{{{- if or .System .Tools -}}}}
-{markers["SYSTEM_BEGIN"]}{{{{- .System -}}}}
-{{{{- if .Tools -}}}}
-{{{{- if .System -}}}}{_text(chr(10) * 2)}{{{{- end -}}}}
-{_text(TOOLS_BEGIN)}
-{{{{- range .Tools -}}}}{function_begin}{{{{- .Function -}}}}{function_end}{{{{- end -}}}}
-{_text(TOOLS_END)}
-{{{{- end -}}}}
+{{{{- $system := or {default} -}}}}
+{{{{- if or $system .Tools -}}}}
+{markers["SYSTEM_BEGIN"]}{{{{- $system -}}}}
+{_tools()}
 {markers["SYSTEM_END"]}
 {{{{- end -}}}}
 {{{{- range $i, $message := .Messages -}}}}
@@ -54,48 +71,104 @@ def go_template(kind: str, begin: bool = False) -> str:
 {{{{- else if eq .Role "tool" -}}}}
 {markers["USER_BEGIN"]}{response_begin}{{{{- .Content -}}}}{response_end}{markers["USER_END"]}
 {{{{- else if eq .Role "assistant" -}}}}
-{markers["ASSISTANT_BEGIN"]}{{{{- .Content -}}}}
-{{{{- if .ToolCalls -}}}}
-{{{{- range $j, $call := .ToolCalls -}}}}
-{{{{- if or $j $message.Content -}}}}{_text(chr(10))}{{{{- end -}}}}
-<tool_call>{call_name}{{{{- .Function.Name -}}}}{call_arguments}{{{{- .Function.Arguments -}}}}{call_end}
+{markers["ASSISTANT_BEGIN"]}
+{{{{- if .Thinking -}}}}
+<think>{_text(chr(10))}{{{{- .Thinking -}}}}{_text(chr(10))}</think>
 {{{{- end -}}}}
-{{{{- end -}}}}
+{{{{- if .Thinking -}}}}{_text(chr(10) * 2)}{{{{- end -}}}}
+{{{{- .Content -}}}}
+{{{{- if and .Content (len .ToolCalls) -}}}}{_text(chr(10))}{{{{- end -}}}}
+{_calls()}
 {{{{- if not $last -}}}}{markers["ASSISTANT_STOP"]}{markers["ASSISTANT_END"]}{{{{- end -}}}}
 {{{{- end -}}}}
 {{{{- if and $last (ne .Role "assistant") -}}}}{markers["ASSISTANT_BEGIN"]}{{{{- end -}}}}
 {{{{- end -}}}}
 """
-    return "\n".join(line for line in lines.splitlines() if line)
+    return "\n".join(line for line in f"{VALUE}{lines}".splitlines() if line)
+
+
+def _tools() -> str:
+    """The tools on offer, behind the system turn's text."""
+    tool_begin, description = _text('\n{"type": "function", "function": {"name": '), _text(', "description": ')
+    parameters, tool_end = _text(', "parameters": '), _text("}}")
+    return f"""{{{{- if .Tools -}}}}
+{{{{- if $system -}}}}{_text(chr(10) * 2)}{{{{- end -}}}}
+{_text(TOOLS_BEGIN)}
+{{{{- range .Tools -}}}}
+{tool_begin}{{{{- printf "%q" .Function.Name -}}}}
+{{{{- if .Function.Description -}}}}{description}{{{{- printf "%q" .Function.Description -}}}}{{{{- end -}}}}
+{parameters}{{{{- json .Function.Parameters -}}}}{tool_end}
+{{{{- end -}}}}
+{_text(TOOLS_END)}
+{{{{- end -}}}}"""
+
+
+def _calls() -> str:
+    """The calls of an assistant's turn."""
+    call_name, call_arguments, call_end = _text('\n{"name": '), _text(', "arguments": '), _text("}\n</tool_call>")
+    return f"""{{{{- if .ToolCalls -}}}}
+{{{{- range $j, $call := .ToolCalls -}}}}
+<tool_call>{call_name}{{{{- printf "%q" .Function.Name -}}}}{call_arguments}
+{{{{- template "members" .Function.Arguments -}}}}{call_end}
+{{{{- if gt (len (slice $message.ToolCalls $j)) 1 -}}}}{_text(chr(10))}{{{{- end -}}}}
+{{{{- end -}}}}
+{{{{- end -}}}}"""
 
 
 def _text(text: str) -> str:
-    # a JSON string is a Go string literal too; an empty text needs no action
-    return f"{{{{- {json.dumps(text, ensure_ascii=False)} -}}}}" if text else ""
+    # an empty text needs no action
+    return f"{{{{- {_quoted(text)} -}}}}" if text else ""
+
+
+def _quoted(text: str) -> str:
+    """Return a Go string literal. A Modelfile drops characters that are not printable, so those are escaped."""
+    literal = json.dumps(text, ensure_ascii=False)
+    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in literal)
 
 
 def modelfile(
-    file: str, template: str, stops: Sequence[str], context: int, system: str | None, license: str | None
+    file: str,
+    kind: str,
+    stops: Sequence[str],
+    context: int,
+    system: str | None,
+    license: str | None,
+    begin: bool = False,
 ) -> str:
     """Return a Modelfile.
 
+    Temperature and penalty are those of `chat`, `serve` and `evaluate`: Ollama's own would draw, and some of its
+    versions punish what a tool call must repeat.
+
     Args:
         file: the GGUF, relative to the Modelfile.
-        template: from `go_template`.
+        kind: whose turn markers.
         stops: texts at which generation ends.
         context: tokens.
         system: system turn of conversations without one.
         license: name or text.
+        begin: the template writes the begin-of-text token.
     """
+    plain = system is None or _fits_block(system)
+    template = go_template(kind, begin, None if plain else system)
     parts = [f"FROM ./{file}", f"TEMPLATE {_block(template)}"]
     parts += [f'PARAMETER stop "{stop}"' for stop in stops]
-    parts.append(f"PARAMETER num_ctx {context}")
-    if system:
+    parts += [f"PARAMETER num_ctx {context}", "PARAMETER temperature 0", "PARAMETER repeat_penalty 1"]
+    if system and plain:
         parts.append(f"SYSTEM {_block(system)}")
     if license:
-        parts.append(f"LICENSE {_block(license)}")
+        parts.append(f"LICENSE {_block(license if _fits_block(license) else json.dumps(license))}")
     return "\n".join(parts) + "\n"
 
 
+def _fits_block(text: str) -> bool:
+    """Tell whether a Modelfile's block holds a text as it is: it knows no escapes.
+
+    A line that ends in three quotation marks ends the block, and what is not printable is dropped.
+    """
+    ends = any(line.rstrip().endswith('"""') for line in text.splitlines())
+    return not ends and all(c.isprintable() or c in "\n\t" for c in text)
+
+
 def _block(text: str) -> str:
-    return '"""' + text.replace('"""', '"\\""') + '"""'
+    return f'"""{text}"""'

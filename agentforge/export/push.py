@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from agentforge.artifacts import read_manifest
 from agentforge.errors import CheckRefused, UserError, first_line
 from agentforge.export.model_card import licence_warnings, model_card
+from agentforge.manifest import check_bytes
 from agentforge.models.locate_model import locate_model
 from agentforge.recipe.schema import Recipe
 
@@ -74,8 +75,9 @@ def push(recipe: Recipe, model: str | None = None, dry_run: bool = False) -> Upl
     directory = directory.parent if location.kind == "gguf" else directory
     if directory != recipe.artifact(location.label):
         raise UserError(f"push uploads only artefacts of this recipe ({recipe.full_name}-...), not {location.path}")
-    # Refuses a directory that a stage has not finished.
+    # Refuses a directory that a stage has not finished, or that somebody has changed since.
     read_manifest(directory)
+    check_bytes(directory)
     card = model_card(recipe, location.label)
     names = list(_files(directory))
     _refuse_secrets(directory, names, card)

@@ -27,7 +27,7 @@ class TokenLosses(NamedTuple):
     Attributes:
         loss: the weighted sum; the only one with gradient.
         entropies: `(N,)` in fp32, each token's cross-entropy in nats.
-        right: `(N,)` bool: the likeliest word is the target.
+        right: `(N,)` bool: no word is likelier than the target.
     """
 
     loss: Tensor
@@ -121,15 +121,17 @@ def _sums_and_gradients(
     for start in range(0, len(targets), size):
         rows = slice(start, start + size)
         scores = (inputs[rows] @ matrix.T).to(wide)
-        truth = targets[rows, None]
-        right[rows] = scores.argmax(-1) == targets[rows]
-        scores -= scores.logsumexp(-1, keepdim=True)  # now log-probabilities
-        entropies[rows] = -scores.gather(1, truth).squeeze(1)
+        truth, weight = targets[rows, None], weights[rows, None].to(wide)
+        largest, wanted_score = scores.amax(-1, keepdim=True), scores.gather(1, truth)
+        right[rows] = (wanted_score == largest).squeeze(1)
+        # One exponential for the sum and the softmax, and all in place: the passes over this tensor are what costs.
+        powers = scores.sub_(largest).exp_()
+        total = powers.sum(-1, keepdim=True)
+        entropies[rows] = (total.log() + (largest - wanted_score)).squeeze(1)
         if to_hidden is None and to_head is None:
             continue
-        # d CE / d logits = softmax - one_hot, and in place: a third tensor of this size would be a third more
-        gradient = scores.exp_().scatter_add_(1, truth, torch.full_like(truth, -1, dtype=wide))
-        gradient = gradient.mul_(weights[rows, None].to(wide)).to(fine)
+        # d CE / d logits = softmax - one_hot
+        gradient = powers.mul_(weight / total).scatter_add_(1, truth, -weight).to(fine)
         if to_hidden is not None:
             to_hidden[rows] = gradient @ matrix.to(fine)
         if to_head is not None:

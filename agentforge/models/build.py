@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from transformers import (
     PreTrainedModel,
     set_seed,
 )
-from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
 from transformers.utils.hub import cached_file, extract_commit_hash
 
@@ -25,7 +25,8 @@ from agentforge.artifacts import hash_json
 from agentforge.errors import CheckRefused, UserError, first_line
 from agentforge.models.auto import load_config, register
 from agentforge.models.config_check import check_model
-from agentforge.models.open_model import open_model
+from agentforge.models.new_tokens import add_rows
+from agentforge.models.open_model import check_place, open_model
 from agentforge.recipe.schema import Model
 from agentforge.references import resolve
 from agentforge.systems.registry import system_of
@@ -34,7 +35,13 @@ log = logging.getLogger(__name__)
 
 
 def build_model(
-    model: Model, vocab_size: int, *, seed: int, train_all: bool, device: torch.device | None = None
+    model: Model,
+    vocab_size: int,
+    *,
+    seed: int,
+    train_all: bool,
+    device: torch.device | None = None,
+    new_tokens: Mapping[int, Sequence[int]] | None = None,
 ) -> PreTrainedModel:
     """Return the base model, ready for training.
 
@@ -45,6 +52,7 @@ def build_model(
         train_all: all weights are trained, none is frozen; they are then held in fp32 whatever `model.dtype` is,
             because an AdamW update is smaller than half a unit in the last place of a bf16 weight and would be lost.
         device: where a quantised model is put; ordinary ones are moved by the Trainer.
+        new_tokens: of `data.add_tokens`: id to the pieces from whose rows it starts (see `new_tokens.add_rows`).
 
     Raises:
         UserError: the config, the path or the revision is wrong.
@@ -54,11 +62,13 @@ def build_model(
     if model.path is None:
         return from_scratch(model, vocab_size, seed=seed, dtype=dtype)
     built = load_model(model, dtype=dtype, device=device)
-    rows = int(built.get_input_embeddings().weight.shape[0])  # type: ignore[index]
+    add_rows(built, new_tokens or {})
+    weight: Any = built.get_input_embeddings().weight
+    rows = int(getattr(weight, "ds_shape", weight.shape)[0])  # under ZeRO-3 each process holds a part, of no shape
     if rows < vocab_size:
         raise CheckRefused(
             f"the data's tokenizer has {vocab_size} tokens, but the model {model.path} has embeddings for only {rows}; "
-            "run `agentforge prepare` with this model's own tokenizer"
+            "run `agentforge prepare` with this model's own tokenizer, or name what is new in data.add_tokens"
         )
     return built
 
@@ -105,13 +115,6 @@ def config_of(model: Model) -> PretrainedConfig:
         raise UserError(f"model {model.path or 'model.config'} cannot be read: {first_line(error)}") from error
 
 
-def empty_model(model: Model) -> PreTrainedModel:
-    """Return a recipe's base on the meta device: its modules, names and shapes, without memory for the weights."""
-    config = config_of(model)
-    with no_init_weights(), torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
-
-
 def load_model(model: Model, *, dtype: torch.dtype, device: torch.device | None = None) -> PreTrainedModel:
     """Return the model at `model.path`, a directory or a Hub id. Only safetensors are read: a pickle runs code.
 
@@ -134,13 +137,25 @@ def _attention(model: Model) -> dict[str, Any]:
     return {"attn_implementation": model.attn_implementation} if model.attn_implementation else {}
 
 
-def _quantization(model: Model, device: torch.device | None) -> dict[str, Any]:
-    if model.quantize is None:
-        return {}
-    if not torch.cuda.is_available():
+def check_base(model: Model) -> None:
+    """Refuse a base that cannot be opened here, before anything is begun; what the Hub has is seen when it is opened.
+
+    Raises:
+        UserError: `model.path` is an adapter or no model, or it shall be quantised and there is no GPU.
+        CheckRefused: a shard is cut off.
+    """
+    if model.path is not None:
+        check_place(model.path)
+    if model.quantize is not None and not torch.cuda.is_available():
         raise UserError(
             "model.quantize: nf4 needs a CUDA GPU and bitsandbytes; leave it out, or choose a profile with a GPU"
         )
+
+
+def _quantization(model: Model, device: torch.device | None) -> dict[str, Any]:
+    if model.quantize is None:
+        return {}
+    check_base(model)
     config = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -188,6 +203,8 @@ def attach_lora(model: PreTrainedModel, options: dict[str, Any]) -> PeftModel:
             f"train.lora.target_modules: this {model.config.model_type} has no {', '.join(unknown)}; "
             f"it has {', '.join(linear_names(model))}"
         )
+    if targets == "all-linear" and has_fused_experts(model):
+        options = options | {"target_modules": _linear_beside_experts(model)}
     system = system_of(model.config.to_dict())
     if system is not None and system.lora is not None:
         options = resolve(system.lora)(model, options)
@@ -202,6 +219,29 @@ def linear_names(model: torch.nn.Module) -> list[str]:
     """Return the distinct last names of all linear modules: what `target_modules` may hold."""
     linear = (torch.nn.Linear, Conv1D)  # Conv1D is GPT-2's, of the same meaning
     return sorted({name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, linear)})
+
+
+EXPERT_NAMES = ("gate_proj", "up_proj", "down_proj", "gate_up_proj", "w1", "w2", "w3", "gate", "router")
+"""Of linear modules that PEFT takes for parts of a mixture's experts or for its router, wherever they stand."""
+
+
+def has_fused_experts(model: torch.nn.Module) -> bool:
+    """Tell whether a mixture of experts keeps all experts of a layer in one parameter."""
+    return any(parameter.dim() == 3 and ".experts." in name for name, parameter in model.named_parameters())
+
+
+def _linear_beside_experts(model: PreTrainedModel) -> list[str]:
+    """Return the linear modules of a mixture but for its experts, its router and its head.
+
+    PEFT's own `all-linear` also trains the router, which undoes its balance, and the fused experts, which no merge
+    shard by shard can write. Whoever wants them names them in `target_parameters`.
+    """
+    head = model.get_output_embeddings()
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not head and name.rsplit(".", 1)[-1] not in EXPERT_NAMES
+    ]
 
 
 def _last_names(model: torch.nn.Module) -> set[str]:

@@ -6,10 +6,12 @@ The library reads; it has no way to write a file tensor by tensor, so `write_sha
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import struct
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +21,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from agentforge.errors import CheckRefused, UserError, first_line
+from agentforge.file_hashes import known
+from agentforge.recipe.hardware import available_cores
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -151,16 +155,51 @@ class Checkpoint:
             tensor: torch.Tensor = file.get_tensor(name).clone()
         return tensor
 
-    def sample(self, name: str, size: int = 4096) -> bytes:
-        """Return the first bytes of a tensor, reading no more rows of it than they take."""
-        info = self.tensors[name]
-        with safe_open(info.file, "pt") as file:
-            if not info.shape:
-                first = file.get_tensor(name)
-            else:
-                row = max(torch.Size(info.shape[1:]).numel(), 1)
-                first = file.get_slice(name)[: size // row + 1]
-        return first.contiguous().flatten().view(torch.uint8)[:size].numpy().tobytes()
+    def digests(self) -> dict[str, str]:
+        """Return the SHA-256 of every tensor's bytes; a file is read once per machine (`file_hashes.known`)."""
+        with ThreadPoolExecutor(max_workers=available_cores()) as pool:
+            found = pool.map(lambda file: known(self.directory / file, "tensors", _tensor_digests), self.files)
+            by_file = dict(zip(self.files, found, strict=True))
+        return {name: by_file[file][name] for name, file in self.weight_map.items()}
+
+
+def _tensor_digests(path: Path) -> dict[str, str]:
+    found = {}
+    with safe_open(path, "pt") as file:
+        for name in file.keys():  # noqa: SIM118  it is no mapping
+            # A view of the mapped file: nothing is copied, and its pages go with it.
+            data = file.get_tensor(name).flatten().view(torch.uint8).numpy()
+            found[name] = hashlib.sha256(data.data).hexdigest()
+    return found
+
+
+class Overflow(CheckRefused):
+    """A weight that is too large for the dtype that the recipe publishes it in, and not for bfloat16."""
+
+
+def in_dtype(name: str, weight: torch.Tensor, dtype: torch.dtype, key: str) -> torch.Tensor:
+    """Return a weight in the dtype that it is published in.
+
+    Args:
+        name: of the tensor.
+        weight: any shape; integers keep their dtype's values.
+        dtype: that of the file.
+        key: of the recipe, which decides it.
+
+    Raises:
+        CheckRefused: a value is NaN or infinite.
+        Overflow: it is so only in ``dtype``: float16 ends at 65,504.
+    """
+    made = weight.to(dtype)
+    if not dtype.is_floating_point or bool(torch.isfinite(made).all()):
+        return made
+    if not bool(torch.isfinite(weight).all()):
+        raise CheckRefused(f"{name} has weights that are NaN or infinite; the model that they come from is unusable")
+    kind = str(dtype).removeprefix("torch.")
+    raise Overflow(
+        f"{name} has weights up to {float(weight.abs().max()):,.0f}, and {kind} ends at {torch.finfo(dtype).max:,.0f}; "
+        f"set {key}=bfloat16"
+    )
 
 
 def write_shard(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from agentforge.artifacts import hash_json, write_json
@@ -13,10 +12,10 @@ VOLATILE = {"transformers_version", "_name_or_path", "use_cache"}
 
 
 def base_fingerprint(path: str | Path, revision: str | None = None) -> str:
-    """Return a hash of a checkpoint's config and of every tensor's name, dtype, shape and first 4 KiB.
+    """Return a hash of a checkpoint's config and of every tensor's name, dtype, shape and bytes.
 
-    The same model gives the same hash wherever it lies and however it is sharded; another fine-tune of the same shape
-    gives another one. Reading a sample of each tensor keeps it to seconds for 32B parameters.
+    The same model gives the same hash wherever it lies and however it is sharded; one with another byte gives another
+    one. The weights are read once per machine.
 
     Args:
         path: a directory, or a Hub id.
@@ -25,10 +24,8 @@ def base_fingerprint(path: str | Path, revision: str | None = None) -> str:
     checkpoint = Checkpoint(checkpoint_directory(path, revision))
     # These change when the same model is saved again.
     config = {key: value for key, value in checkpoint.config.items() if key not in VOLATILE}
-    tensors = {
-        name: [info.dtype, list(info.shape), hashlib.sha256(checkpoint.sample(name)).hexdigest()]
-        for name, info in checkpoint.tensors.items()
-    }
+    digests = checkpoint.digests()
+    tensors = {name: [info.dtype, list(info.shape), digests[name]] for name, info in checkpoint.tensors.items()}
     return hash_json({"config": config, "tensors": tensors})
 
 

@@ -6,24 +6,28 @@ from pathlib import Path
 
 from agentforge.artifacts import MANIFEST, read_manifest
 from agentforge.errors import CheckRefused
+from agentforge.manifest import input_path
 from agentforge.recipe.schema import Model
 
 
 def history(path: Path) -> list[str]:
     """Return the operations of surgery and methods of training that made a checkpoint, in order.
 
-    It goes back as far as there are artefacts: one that was moved away, or came from the Hub, has none behind it.
+    It goes back as far as there are artefacts: one that came from the Hub has none behind it.
+    One that was moved is found where its neighbours are.
     """
     found: list[str] = []
     seen: set[Path] = set()
-    while (path / MANIFEST).is_file() and path.resolve() not in seen:
-        seen.add(path.resolve())
-        recipe = read_manifest(path)["identity"]["recipe"]
+    here: Path | None = path
+    while here is not None and (here / MANIFEST).is_file() and here.resolve() not in seen:
+        seen.add(here.resolve())
+        manifest = read_manifest(here)
+        recipe = manifest["identity"]["recipe"]
         made_by = recipe.get("surgery", {}).get("operation") or recipe.get("train", {}).get("method")
         if made_by:
             found.append(made_by)
         # Continue with what this artefact was made from. A Hub id has no manifest and ends the walk.
-        path = Path((recipe.get("model") or {}).get("path") or "")
+        here = input_path(here, manifest["inputs"].get("base", {}))
     return found[::-1]
 
 

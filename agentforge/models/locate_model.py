@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from agentforge.artifacts import MANIFEST, read_manifest
 from agentforge.errors import UserError, did_you_mean
+from agentforge.manifest import check_files
 from agentforge.recipe.schema import Quantization, Recipe
 from agentforge.systems.registry import operations
 
@@ -35,7 +36,8 @@ class ModelLocation:
         label: short name, used for ``-eval-<label>`` and as the served model's id.
         base: directory or Hub id under an adapter.
         revision: commit or tag, where the weights (or the base) come from the Hub.
-        template: kind of chat template to install; None: the tokenizer has the one it was trained with.
+        template: chat template to install, as in `data.template`; None: the tokenizer has the one it was trained with.
+        template_options, add_tokens: see `data.template_options` and `data.add_tokens`.
         trust_remote_code: the recipe lets the checkpoint bring its own modelling code.
     """
 
@@ -45,6 +47,8 @@ class ModelLocation:
     base: str | None = None
     revision: str | None = None
     template: str | None = None
+    template_options: dict[str, Any] = field(default_factory=dict, hash=False)
+    add_tokens: tuple[str, ...] = ()
     trust_remote_code: bool = False
 
 
@@ -69,6 +73,7 @@ def locate_model(recipe: Recipe, which: str | None = None) -> ModelLocation:
         return locate_path(which)
     if (missing := _explain_missing(recipe, which)) is not None:
         raise UserError(missing)
+    check_files(recipe.artifact(which))
     location = locate_path(str(recipe.artifact(which)), label=which)
     if location.kind == "adapter" and recipe.model.path is not None:
         # The recipe's base, not the path that PEFT wrote down on the machine that trained.
@@ -138,6 +143,8 @@ def _base(recipe: Recipe) -> ModelLocation:
         "base",
         revision=model.revision,
         template=recipe.data.template,
+        template_options=recipe.data.template_options,
+        add_tokens=tuple(recipe.data.add_tokens),
         trust_remote_code=model.trust_remote_code,
     )
 

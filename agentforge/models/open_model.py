@@ -8,9 +8,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
+from transformers.utils.hub import cached_file
 
-from agentforge.errors import CheckRefused, UserError, first_line
+from agentforge.errors import CheckRefused, UserError, first_line, seen_from
+from agentforge.manifest import check_bytes
 from agentforge.models.auto import model_class
+from agentforge.models.base_directory import refuse_other_directory
 
 
 def open_model(
@@ -32,10 +35,13 @@ def open_model(
 
     Raises:
         UserError: nothing is there, or the Hub does not answer.
-        CheckRefused: a shard is damaged or missing, or weights and config do not belong together.
+        CheckRefused: a shard is damaged or missing, other bytes than the artefact's manifest or the Hub says, or
+            weights and config do not belong together.
     """
     place, revision = str(path), revision or "main"
-    _check_place(place)
+    check_place(place)
+    if Path(place).is_dir():
+        check_bytes(Path(place))
     try:
         opened: Any = model_class(place, revision=revision).from_pretrained(
             place,
@@ -54,6 +60,8 @@ def open_model(
         raise _unreadable(place, error) from error
     except (ImportError, ValueError) as error:
         raise UserError(f"the model {place} cannot be loaded here: {first_line(error)}") from error
+    if not Path(place).is_dir():
+        check_bytes(_snapshot(place, revision))
     model, report = opened
     # transformers draws missing weights at random and drops those that are left over, and only warns of both
     if problems := sorted(map(str, {*report["missing_keys"], *report["unexpected_keys"]})):
@@ -62,14 +70,23 @@ def open_model(
     return loaded
 
 
-def _check_place(path: str) -> None:
+def check_place(path: str) -> None:
+    """Refuse what cannot be opened as a model.
+
+    Raises:
+        UserError: it is an adapter, no model, or nothing.
+        CheckRefused: a shard is cut off.
+    """
     directory = Path(path)
     if directory.is_dir():
-        if not (directory / "config.json").is_file():
-            raise UserError(f"model.path {path} has no config.json, so it is not a model")
+        refuse_other_directory(path)
         _check_shards(directory)
     elif directory.is_absolute() or path.startswith(".") or path.count("/") != 1:
-        raise UserError(f"model.path {path} does not exist; run the recipe that makes it")
+        raise UserError(f"model.path {path} does not exist{seen_from(path)}; run the recipe that makes it")
+
+
+def _snapshot(path: str, revision: str) -> Path:
+    return Path(str(cached_file(path, "config.json", revision=revision, local_files_only=True))).parent
 
 
 def _check_shards(directory: Path) -> None:

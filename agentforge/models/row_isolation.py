@@ -1,6 +1,6 @@
 """Whether rows that a model reads together come out as each would by itself: found by trying, not by its name.
 
-Rows are run together for speed, in five ways, and each takes something of the model for granted:
+Rows are run together for speed, in six ways, and each takes something of the model for granted:
 
 * packed, as rows are for training: joined end to end, `position_ids` that restart, no `attention_mask`. Attention looks
   for the restarts and masks what is before them. A layer that carries a state along the row (a scan, a linear
@@ -11,6 +11,8 @@ Rows are run together for speed, in five ways, and each takes something of the m
   PPO). Rotary positions only know distances; learned ones (GPT-2) take another row of the table.
 * padded on the left, generated from with a cache, as episodes are played.
 * with a gap in the middle, as prompts are that share the cache of what they begin with. A sliding window counts it.
+* piece by piece in one cache, each row as long as it is, as episodes are played whose cache is kept over their turns.
+  A sliding window hides what the cache shows; not every scan goes on from a state it is given (Jamba's does not).
 
 A list of names of models that "carry a state" is never complete: `ZayaForCausalLM` was in none, and packed rows of it
 were off by half a unit of the logits without a word. Nor is it only states: the masks of gpt_oss and AFMoE do not look
@@ -22,6 +24,7 @@ model. What was found is kept in the process and in ``~/.cache/agentforge/row_is
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import logging
@@ -37,20 +40,23 @@ from torch import Tensor
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from agentforge.artifacts import hash_json, write_json
-from agentforge.errors import UserError
+from agentforge.errors import UserError, first_line
+from agentforge.models.ragged_cache import RaggedCache, read_rows
 from agentforge.models.small_twin import VOCABULARY, concrete_class, small_twin
 
 log = logging.getLogger(__name__)
 
-Way = Literal["packed", "right", "left", "generated", "gapped"]
+Way = Literal["packed", "right", "left", "generated", "gapped", "carried"]
 WAYS: dict[Way, str] = {
     "packed": "packed end to end",
     "right": "padded on the right",
     "left": "padded on the left",
     "generated": "padded on the left and generated from",
     "gapped": "with a gap behind what they share",
+    "carried": "piece by piece in one cache",
 }
-VERSION = 2
+PACKAGE = Path(__file__).resolve().parents[1]
+VERSION = 4
 """Of the probe: what another one has found is not read."""
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
 COARSE = 0.05
@@ -111,8 +117,7 @@ def isolation_of(model: PreTrainedModel | PretrainedConfig) -> Isolation:
     name = hash_json(key)
     if name not in _FOUND:
         _FOUND[name] = _read(name) or _ask(model_class, config, None if loaded is config else loaded)
-        # a class of transformers is what its version says; one of another's may change from run to run
-        if model_class.__module__.startswith("transformers."):
+        if key["code"] is not None:
             _write(name, key, _FOUND[name])
     return _FOUND[name]
 
@@ -176,7 +181,8 @@ def _probe_loaded(model: PreTrainedModel, name: str) -> Isolation:
     finally:
         for module in training:
             module.training = True
-    return Isolation(name, {**found.differences, "gapped": float("inf")}, found.tolerance, found.reason)
+    unproven: dict[Way, float] = {"gapped": float("inf"), "carried": float("inf")}
+    return Isolation(name, {**found.differences, **unproven}, found.tolerance, found.reason)
 
 
 def probe(model: PreTrainedModel, name: str) -> Isolation:
@@ -190,7 +196,7 @@ def probe(model: PreTrainedModel, name: str) -> Isolation:
         other = torch.cat([rows[0][:-1] % (vocabulary - 1) + 1, rows[0][-1:]])
         looks_back = (_logits(model, other[None])[0, -1] - alone[0][-1]).abs().max() / alone[0].std()
     except Exception as error:  # whatever a class of others raises, the answer is that nothing is proven
-        return Isolation(name, {}, tolerance, f"{name} could not be tried: {_first_line(error)}")
+        return Isolation(name, {}, tolerance, f"{name} could not be tried: {first_line(error)}")
     if not looks_back > 100 * tolerance:
         return Isolation(name, {}, tolerance, f"a token of {name} does not depend on those before: nothing is shown")
     differences = {way: _difference(run, model, rows, alone) for way, run in _RUNS.items()}
@@ -291,12 +297,49 @@ def _generate(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> Sequence[Ten
     return logits
 
 
+PIECES: tuple[dict[int, int], ...] = (
+    {3: 2},
+    {0: 5},  # the others keep what they have, or have nothing
+    {0: 1, 3: 1},  # rows far apart, and the rows between them not read
+    {0: 3, 3: 3},
+    {0: 1, 1: 1, 3: 1},  # a row joins late
+    {0: 2, 1: 2},
+)
+"""Tokens that rows of the cache read together, forward by forward; the even rows are the first row of the probe."""
+
+
+def _carried(model: PreTrainedModel, rows: Sequence[Tensor], alone: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    cache, held = RaggedCache(4, model.config), [0] * 4
+    texts: list[list[int]] = [rows[row % 2].tolist() for row in range(4)]
+    pairs: list[tuple[Tensor, Tensor]] = []
+
+    def read(counts: dict[int, int]) -> None:
+        new = [texts[row][held[row] : held[row] + count] for row, count in counts.items()]
+        logits = read_rows(model, cache, list(counts), new, [held[row] for row in counts]).float()
+        for row, ours in zip(counts, logits, strict=True):
+            held[row] += counts[row]
+            pairs.append((alone[row % 2][held[row] - 1], ours))
+
+    for counts in PIECES:
+        read(counts)
+    cache.copy(0, 2, 0, held[0])  # what is shared is copied
+    held[2] = held[0]
+    read({0: 1, 2: 1, 3: 1})
+    read({2: 2})
+    cache.clear(0)  # and another episode takes the place of one that has ended
+    held[0] = 0
+    read({0: 4})
+    read({0: 1, 3: 1})
+    return pairs
+
+
 _RUNS: dict[Way, Run] = {
     "packed": _packed,
     "right": _right,
     "left": _left,
     "generated": _generated,
     "gapped": _gapped,
+    "carried": _carried,
 }
 
 
@@ -308,11 +351,26 @@ def _key(model_class: type[PreTrainedModel], config: PretrainedConfig) -> dict[s
     return {
         "probe": VERSION,
         "class": f"{model_class.__module__}.{model_class.__qualname__}",
+        "code": _code(model_class),
         "attention": getattr(config, "_attn_implementation", None),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "versions": {name: version for name in KERNELS if (version := _installed(name))},
         "config": json.loads(json.dumps(fields, default=str, sort_keys=True)),
     }
+
+
+def _code(model_class: type[PreTrainedModel]) -> str | None:
+    """Return what tells the code of a class from another state of it; None: it may change from run to run unseen."""
+    if (package := model_class.__module__.partition(".")[0]) == "transformers":
+        return "of its version"
+    return _own_code() if package == PACKAGE.name else None
+
+
+@functools.cache
+def _own_code() -> str:
+    """Return the hash of the models that are ours and of all that they are made of."""
+    files = [*(PACKAGE / "models").rglob("*.py"), *(PACKAGE / "systems").rglob("*.py")]
+    return hash_json({str(file.relative_to(PACKAGE)): file.read_text(encoding="utf-8") for file in files})
 
 
 def _installed(name: str) -> str | None:
@@ -340,7 +398,3 @@ def _write(name: str, key: dict[str, Any], found: Isolation) -> None:
         write_json(_file(name), {"found": asdict(found), "key": key})
     except OSError as error:  # a home that cannot be written in costs a second a run, no more
         log.debug("what was found of %s is not kept: %s", found.model, error)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

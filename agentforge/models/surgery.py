@@ -58,7 +58,6 @@ def surgery(recipe: Recipe, replace: bool = False) -> Path:
     assert recipe.model.path is not None
     base = checkpoint_directory(recipe.model.path, recipe.model.revision)
     settings = {
-        "model": recipe.model.model_dump(include={"path", "revision"}),
         "surgery": chosen.model_dump(exclude_none=True),
         "seed": recipe.seed,
     }

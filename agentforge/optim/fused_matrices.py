@@ -7,7 +7,6 @@ test proves on a running model: an attention without values is silent, and one w
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -15,8 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-# What modules with fused projections are called. One whose layout is not in LAYOUTS is left to AdamW.
-FUSED_NAME = re.compile(r"qkv|query_key_value|c_attn|w_pack|in_proj|x_proj|gate_up_proj|^wi$", re.IGNORECASE)
+from agentforge.optim.muon_rules import FUSED_NAME
 
 
 @dataclass(frozen=True)

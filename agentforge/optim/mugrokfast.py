@@ -26,13 +26,12 @@ from transformers import TrainingArguments
 
 from agentforge.errors import UserError
 from agentforge.optim.fused_matrices import Blocks
+from agentforge.optim.muon_rules import STACK
 from agentforge.optim.orthogonal import matched_scale, orthogonalized
 from agentforge.optim.parameter_split import split_parameters
 from agentforge.optim.qk_clip import QKClip
 from agentforge.recipe.optimizers import MuGrokfastOptions, filled_in
 
-# Matrices are orthogonalised in stacks of at most this many numbers: enough to keep a GPU busy, and little memory.
-STACK = 2**25
 SHARDED = (
     "mugrokfast orthogonalises whole matrices, but FSDP and ZeRO hold parts of them; launch with DDP, or leave out "
     "train.optimizer"
@@ -251,6 +250,7 @@ def make_mugrokfast(model: nn.Module, args: TrainingArguments, **options: Any) -
     """
     chosen = MuGrokfastOptions.model_validate(filled_in(options))
     split = split_parameters(model, chosen.adamw)
+    split.log()
     groups = split.groups()
     if chosen.aux_learning_rate is not None:
         for group in groups[1:]:

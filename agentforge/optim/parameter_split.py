@@ -26,15 +26,13 @@ from transformers.pytorch_utils import Conv1D
 
 from agentforge.errors import UserError
 from agentforge.optim.fused_matrices import Blocks, blocks_of
+from agentforge.optim.muon_rules import decides
 from agentforge.recipe.optimizers import OPTIMIZERS
 
 log = logging.getLogger(__name__)
 
 # Rates of state-space layers: the model uses their exponentials, and decay would pull those towards 1.
 UNDECAYED = ("A_log", "D", "dt_bias")
-GATES = ("gate", "gates", "router", "routers")
-# Fewer outputs (or inputs) than this are decisions: a value head, a gate for each head, experts to choose from.
-SMALL = 16
 
 FUSED = "fused matrices of unknown layout"
 
@@ -64,6 +62,24 @@ class Split:
             {"params": self.undecayed, "weight_decay": 0.0},
         ]
         return [group for group in groups if group["params"]]
+
+    def log(self) -> None:
+        """Say which parameters go where; `plan` splits them too, and says it in its own way."""
+        matrices, others = (
+            sum(parameter.numel() for parameter in parameters)
+            for parameters in (self.hidden, self.decayed + self.undecayed)
+        )
+        reasons = ", ".join(f"{reason} ({len(names)})" for reason, names in self.reasons.items())
+        log.info(
+            "mugrokfast: %d matrices of %d numbers by Muon; %d numbers by AdamW: %s",
+            len(self.hidden),
+            matrices,
+            others,
+            reasons or "none",
+        )
+        if FUSED in self.reasons:
+            names = sorted({_leaf(name) for name in self.reasons[FUSED]})
+            log.warning("mugrokfast leaves %s to AdamW: how their parts lie in them is not known", ", ".join(names))
 
 
 def split_parameters(model: nn.Module, adamw: Sequence[str] = ()) -> Split:
@@ -98,7 +114,6 @@ def split_parameters(model: nn.Module, adamw: Sequence[str] = ()) -> Split:
         raise UserError(f"train.optimizer.options.adamw: '{unused[0]}' fits no trained parameter")
     if not split.hidden:
         raise UserError("mugrokfast finds no hidden matrix to train; leave out train.optimizer")
-    _report(split)
     return split
 
 
@@ -129,7 +144,7 @@ def _why_not_muon(model: nn.Module, ends: set[int], name: str, module: nn.Module
     # A head that the model does not give as its output embeddings: a row for each token, and more rows than columns
     if parameter.shape[0] == getattr(config, "vocab_size", None) and parameter.shape[0] > parameter.shape[1]:
         return "embeddings and head"
-    if min(parameter.shape) < SMALL or any(part in GATES for part in name.split(".")):
+    if decides(name, *parameter.shape):
         return "routers, gates and small heads"
     return FUSED if blocks_of(config, _leaf(name), parameter) is None else None
 
@@ -137,20 +152,3 @@ def _why_not_muon(model: nn.Module, ends: set[int], name: str, module: nn.Module
 def _leaf(name: str) -> str:
     """Return the name of the module whose weight this is."""
     return name.split(".")[-2] if "." in name else ""
-
-
-def _report(split: Split) -> None:
-    def count(parameters: list[Tensor]) -> int:
-        return sum(parameter.numel() for parameter in parameters)
-
-    reasons = ", ".join(f"{reason} ({len(names)})" for reason, names in split.reasons.items())
-    log.info(
-        "mugrokfast: %d matrices of %d numbers by Muon; %d numbers by AdamW: %s",
-        len(split.hidden),
-        count(split.hidden),
-        count(split.decayed + split.undecayed),
-        reasons or "none",
-    )
-    if FUSED in split.reasons:
-        names = sorted({_leaf(name) for name in split.reasons[FUSED]})
-        log.warning("mugrokfast leaves %s to AdamW: how their parts lie in them is not known", ", ".join(names))

@@ -6,10 +6,6 @@ from dataclasses import dataclass
 
 from agentforge.recipe.hardware import Hardware
 
-# Bytes a second, slow to fast: of a data-centre disk that is read and written in one pass, and of the Hub's downloads.
-DISK_RATES = (0.3e9, 0.8e9, 2.0e9)
-DOWNLOAD_RATES = (0.03e9, 0.1e9, 0.4e9)
-
 
 @dataclass(frozen=True)
 class Range:
@@ -19,11 +15,16 @@ class Range:
     mid: float
     high: float
 
-    def __mul__(self, factor: float) -> Range:
-        return Range(self.low * factor, self.mid * factor, self.high * factor)
+    def __mul__(self, factor: float | Range) -> Range:
+        by = factor if isinstance(factor, Range) else Range(factor, factor, factor)
+        return Range(self.low * by.low, self.mid * by.mid, self.high * by.high)
 
     def __add__(self, other: Range) -> Range:
         return Range(self.low + other.low, self.mid + other.mid, self.high + other.high)
+
+    def __truediv__(self, other: Range) -> Range:
+        """Divide by rates, of which the slowest is `high`."""
+        return Range(self.low / other.low, self.mid / other.mid, self.high / other.high)
 
 
 def compute_hours(flops: float, hardware: Hardware) -> Range:
@@ -31,14 +32,18 @@ def compute_hours(flops: float, hardware: Hardware) -> Range:
 
     Hours = FLOPs / (devices x peak x share) / 3600.
     """
-    seconds = flops / (hardware.devices * hardware.peak_flops)
-    return Range(*(seconds / share / 3600 for share in (hardware.mfu.high, hardware.mfu.mid, hardware.mfu.low)))
+    return seconds_of(flops, hardware) * (1 / hardware.devices / 3600)
 
 
-def transfer_hours(size: float, rates: tuple[float, float, float]) -> Range:
-    """Return the hours that ``size`` bytes take at the given bytes a second."""
-    slow, likely, fast = rates
-    return Range(*(size / rate / 3600 for rate in (fast, likely, slow)))
+def seconds_of(flops: float, hardware: Hardware) -> Range:
+    """Return the seconds of ``flops`` operations on one device."""
+    seconds = flops / hardware.peak_flops
+    return Range(*(seconds / share for share in (hardware.mfu.high, hardware.mfu.mid, hardware.mfu.low)))
+
+
+def transfer_hours(size: float, seconds_a_gb: Range) -> Range:
+    """Return the hours that ``size`` bytes take."""
+    return seconds_a_gb * (size / 1e9 / 3600)
 
 
 def dollars(hours: Range, hardware: Hardware) -> Range:

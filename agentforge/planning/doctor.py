@@ -16,20 +16,26 @@ from tempfile import TemporaryDirectory
 from typing import Literal
 
 from agentforge.data.sources.source_files import MissingData, locate, registered
+from agentforge.environments.registry import ENVIRONMENTS, load_class
 from agentforge.errors import UserError
+from agentforge.installation import find_paths, gguf_setup
 from agentforge.planning import storage
 from agentforge.planning.check import Check
+from agentforge.planning.constants import HYBRID_TIME
 from agentforge.planning.cost import compute_hours
 from agentforge.planning.flops import flops_per_token
 from agentforge.planning.hub_reachable import hub_check
 from agentforge.planning.memory import USABLE
 from agentforge.planning.plan import Plan, make_plan
-from agentforge.planning.shapes import cached_config, maker_of
+from agentforge.planning.shapes import cached_config, config_of, maker_of
+from agentforge.planning.slowdown import has_scan
 from agentforge.recipe.hardware import load_hardware, this_machine
 from agentforge.recipe.schema import Recipe
 from agentforge.system_errors import system_errors_explained
+from agentforge.systems.registry import system_of
 
 TRIAL = ".doctor-"
+SCAN_KERNELS = ("mamba-ssm", "causal-conv1d")
 SHOWN_LIBRARIES = ("torch", "transformers", "trl", "accelerate", "datasets", "peft")
 
 
@@ -43,16 +49,17 @@ def diagnose(recipe: Recipe | None = None, command: str = "RECIPE") -> list[Chec
     Raises:
         UserError: the recipe's base, data or hardware is not known.
     """
+    plan = make_plan(recipe) if recipe is not None else None  # first: what is wrong with the recipe is said at once
     checks = [_python(), _libraries(), _torch()]
-    if recipe is None:
+    if recipe is None or plan is None:
         machine = Check("machine", "ok", str(this_machine()))
         return [*checks, machine, *_disk(Path("."), 0.0), *_gguf(needed=False), _sandbox()]
-    plan = make_plan(recipe)
-    checks += [_accelerator(plan, command), _host_memory(plan)]
+    checks += [_accelerator(plan, command), _launch(plan), _host_memory(plan)]
     checks += [*_disk(Path(recipe.output_dir), _space(plan)), _writing(recipe)]
-    checks += [*_base(plan, command), *_sources(recipe, command)]
+    checks += [*_base(plan, command), *_sources(recipe, command), *_environments(recipe), *_vllm(recipe)]
     if any(not item.here for item in plan.downloads):
         checks += hub_check()
+    checks += _scan_kernels(plan)
     return [*checks, *(_gguf(needed=True) if recipe.export.gguf and recipe.train.lora is not None else [])]
 
 
@@ -153,7 +160,7 @@ def _accelerator(plan: Plan, command: str) -> Check:
         return Check(
             "hardware", "ok", f"{machine.cores} CPU cores; the run needs {plan.memory.total() / 2**30:.2f} GiB"
         )
-    if (found := machine.matching(hardware)) >= hardware.gpus:
+    if (found := machine.matching(hardware)) >= hardware.gpus // hardware.nodes:
         return Check("hardware", "ok", f"{found}x {hardware.gpu}; the run needs {needs}")
     detail = f"the recipe is for {hardware} and needs {needs}; here: {machine}"
     if machine.gpus:
@@ -169,6 +176,34 @@ def _accelerator(plan: Plan, command: str) -> Check:
     return Check(
         "hardware", "missing", detail, f"agentforge plan {command}   (or run the same code in small: make demo)"
     )
+
+
+def _launch(plan: Plan) -> Check:
+    """Say how the processes share the training, and whether the library for it is here."""
+    detail = str(plan.launch)
+    if plan.launch.strategy in ("zero2", "zero3") and _version("deepspeed") is None:
+        return Check("launch", "missing", f"{detail}; DeepSpeed is not installed", "pip install deepspeed")
+    return Check("launch", "ok", detail)
+
+
+def _scan_kernels(plan: Plan) -> list[Check]:
+    """Say whether a GPU would run a hybrid's scan by its own kernels."""
+    if not plan.hardware.gpus or not has_scan(plan.shape):
+        return []
+    found = {name: _version(name) for name in SCAN_KERNELS}
+    if all(found.values()):
+        return [Check("mamba kernels", "ok", ", ".join(f"{name} {version}" for name, version in found.items()))]
+    absent = " and ".join(name for name, version in found.items() if version is None)
+    most = HYBRID_TIME.range.high
+    return [
+        Check(
+            "mamba kernels",
+            "warn",
+            f"{absent} not installed: the scan would run in torch, in up to {most:g} times the time of training (a "
+            "guess) and with its intermediate results in memory, and rows could not be packed",
+            'pip install --no-build-isolation "agentforge-train[mamba]"',
+        )
+    ]
 
 
 def _on_the_cpu(plan: Plan) -> str:
@@ -254,7 +289,9 @@ def _base(plan: Plan, command: str) -> Iterator[Check]:
 
 
 def _sources(recipe: Recipe, command: str) -> Iterator[Check]:
-    for source in recipe.data.mix:
+    lines = [("data.mix", source) for source in recipe.data.mix]
+    lines += [("train.preferences", source) for source in recipe.train.preferences]
+    for key, source in lines:
         try:
             card = registered(source)
             files = [] if card is not None and card.generator else locate(source, recipe.data)
@@ -264,10 +301,39 @@ def _sources(recipe: Recipe, command: str) -> Iterator[Check]:
                 f"data {source.dataset}", state, str(error).partition("; run")[0], f"agentforge download {command}"
             )
         except UserError as error:
-            yield Check(f"data {source.dataset}", "missing", str(error), "remove it from data.mix")
+            yield Check(f"data {source.dataset}", "missing", str(error), f"remove it from {key}")
         else:
             made = "generated on this machine; nothing to download"
             yield Check(f"data {source.dataset}", "ok", f"{len(files)} files" if files else made)
+    asked = recipe.evaluate.tool_calls
+    if asked is not None and not find_paths(asked.prompts):
+        yield Check("data for evaluate.tool_calls", "missing", f"there is no file {asked.prompts}", "correct the path")
+
+
+def _environments(recipe: Recipe) -> Iterator[Check]:
+    """Import the classes of the environments; what needs a server or files is seen when it is made."""
+    for name, options in recipe.environments.items():
+        target = options.get("class") or ENVIRONMENTS[name]
+        try:
+            load_class(target, f"environments.{name}.class")
+        except UserError as error:
+            yield Check(f"environment {name}", "missing", str(error), "correct the class, or install its package")
+        else:
+            yield Check(f"environment {name}", "ok", target)
+
+
+def _vllm(recipe: Recipe) -> Iterator[Check]:
+    """Check what plays the recipe's episodes, if vLLM does."""
+    if recipe.rollouts.engine != "vllm":
+        return
+    if (system := system_of({"model_type": config_of(recipe).get("model_type")})) is not None:
+        yield Check("vllm", "missing", f"it does not know the models of {system.name}", "leave out rollouts.engine")
+    elif (version := _version("vllm")) is None:
+        yield Check("vllm", "missing", "not installed", "pip install agentforge-train[vllm]")
+    elif not this_machine().gpus:
+        yield Check("vllm", "missing", f"vLLM {version}, but no CUDA GPU here", "leave out rollouts.engine")
+    else:
+        yield Check("vllm", "ok", f"vLLM {version}")
 
 
 def _gguf(*, needed: bool) -> Iterator[Check]:
@@ -284,6 +350,6 @@ def _gguf(*, needed: bool) -> Iterator[Check]:
         problems.append(f"llama-cpp-python is {here}, {VERSION} is needed")
     state: Literal["warn", "missing"] = "missing" if needed else "warn"
     if problems:
-        yield Check("gguf", state, "; ".join(problems), "make gguf-setup")
+        yield Check("gguf", state, "; ".join(problems), gguf_setup())
     else:
         yield Check("gguf", "ok", f"llama-cpp-python {VERSION} and llama.cpp's converter")

@@ -43,11 +43,18 @@ class TrainingTokens:
 
 
 def count_tokens(recipe: Recipe) -> TrainingTokens | None:
-    """Return what the training stage reads, or None where only `prepare` can tell (epochs of data of unknown size)."""
+    """Return what the training stage reads, or None where only `prepare` can tell.
+
+    These are epochs of data whose tokens nobody has counted, and conversations that are not packed: as if each filled
+    its row, short ones would count for six times what they are.
+    """
     args, length = recipe.train.args, recipe.row_length
+    spec = METHODS[recipe.train.method]
     batch = rows_per_step(recipe)
-    train = _prepared(recipe)
+    train = _prepared(recipe) if spec.supervised else None
     packs = _packs(recipe)
+    if spec.reads == "conversations" and train is None and not packs:
+        return None
     fill = _fill(train, packs, length)
     epoch_rows = _rows_in_epoch(recipe, train, packs)
     if (steps := args.get("max_steps", -1)) <= 0:
@@ -84,7 +91,13 @@ def rows_per_step(recipe: Recipe) -> int:
     per_device = args.get(
         "per_device_train_batch_size", fields_of("TrainingArguments")["per_device_train_batch_size"]["default"]
     )
-    return int(per_device * args.get("gradient_accumulation_steps", 1) * load_hardware(recipe.hardware).devices)
+    return int(per_device * args.get("gradient_accumulation_steps", 1) * training_processes(recipe))
+
+
+def training_processes(recipe: Recipe) -> int:
+    """Return how many processes train: one on each device, or as many as the recipe says."""
+    hardware = load_hardware(recipe.hardware)
+    return hardware.devices if recipe.train.processes is None else recipe.train.processes * hardware.nodes
 
 
 def _prepared(recipe: Recipe) -> dict[str, Any] | None:
@@ -105,9 +118,9 @@ def _packs(recipe: Recipe) -> bool:
         return True
     if shape.config is None:
         return shape.model_type in PACKABLE
-    from agentforge.planning.meta import keeps_documents_apart
+    from agentforge.planning.meta import packs_by_default
 
-    return keeps_documents_apart(shape.config)
+    return packs_by_default(shape.config)
 
 
 def _fill(train: dict[str, Any] | None, packs: bool, length: int) -> float:
@@ -122,10 +135,9 @@ def _rows_in_epoch(recipe: Recipe, train: dict[str, Any] | None, packs: bool) ->
     if train is not None:
         return float(train["packed_rows"] if packs else train["rows"])
     data = recipe.data
-    if data.size is None:
+    if data.size is None or data.weights != "tokens" or not METHODS[recipe.train.method].supervised:
         return None
-    kept = data.size * (1 - data.eval_fraction)
-    return kept / (data.max_length * PACKED_FILL) if data.weights == "tokens" else kept
+    return data.size * (1 - data.eval_fraction) / (data.max_length * PACKED_FILL)
 
 
 def flops_per_token(recipe: Recipe, shape: Shape, *, recompute: bool, length: int | None = None) -> float:

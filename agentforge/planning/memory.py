@@ -7,34 +7,22 @@ transformers 5 writes it (RMSNorm in fp32, SDPA or flash attention, SwiGLU), aft
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 from agentforge.errors import UserError
-from agentforge.planning.parameters import (
-    adapted_modules,
-    count_lora,
-    count_matching,
-    count_parameters,
-    inventory_of,
-)
+from agentforge.planning import constants
+from agentforge.planning.optimizer_states import state_bytes, step_bytes
+from agentforge.planning.parameters import adapted_modules, count_parameters, inventory_of, trained_parameters
 from agentforge.planning.shapes import shape_of
 from agentforge.planning.sizes import Shape
 from agentforge.planning.step_work import StepWork, step_work
 from agentforge.recipe.hardware import load_hardware
-from agentforge.recipe.methods import METHODS
+from agentforge.recipe.launch import DIVIDED, SHARDED, Strategy, launched_strategy
 from agentforge.recipe.schema import Recipe
-from agentforge.recipe.tables import fields_of
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 NF4_BYTES = 0.5 + 0.127 / 8  # 4 bits a weight and its doubly quantised scale (Dettmers et al., arXiv 2305.14314)
-# Numbers that an optimiser keeps for each trained parameter; Adam and its kin keep two, Adafactor rows and columns.
-OPTIMIZER_STATES = {"ademamix": 3, "lion": 1, "adagrad": 1, "rmsprop": 1, "sgd": 0, "adafactor": 0.03}
-ADAM_STATES = 2
-# CUDA context, cuBLAS workspaces and NCCL's buffers
-CUDA_OVERHEAD = 1.5 * 2**30
-# The rest is for the allocator's fragmentation and for what the formulas do not know.
-USABLE = 0.92
+USABLE = constants.USABLE.range.mid
 # What an unknown architecture keeps for each number that goes in or out of a matrix product
 BETWEEN_PROJECTIONS = 1.5
 # Where TRL's head works in tiles instead of holding the logits (trainers.sft.MAX_LOGITS_BYTES)
@@ -49,35 +37,60 @@ class Memory:
         weights: frozen or trained, as they are held for the forward pass.
         adapters: LoRA weights, fp32.
         gradients: of the trained parameters, with DDP's buckets.
-        optimizer: its states.
+        optimizer: its states, and the average of `train.ema`.
+        step: what the optimiser needs beside them while it steps.
         activations: kept for the backward pass if nothing is recomputed.
-        checkpoints: kept if every layer is recomputed: the layers' inputs and one layer's activations.
+        checkpoints: kept if every layer is recomputed: the layers' inputs.
+        layer: what one layer keeps while it is recomputed.
         logits: of one micro-batch and their gradient.
+        head_gradient: of the output head, which is there before anything else is freed.
         overhead: of the runtime.
         capacity: what the device has.
+        gradients_stay: from one micro-batch to the next; else they are freed before the next forward pass.
         gradient_checkpointing: the recipe's choice; None if it leaves it to the plan.
+        measured: what `plan --calibrate` found instead of the sum, without the runtime; None: nothing was measured.
     """
 
     weights: float
     adapters: float
     gradients: float
     optimizer: float
+    step: float
     activations: float
     checkpoints: float
+    layer: float
     logits: float
+    head_gradient: float
     overhead: float
     capacity: float
+    gradients_stay: bool
     gradient_checkpointing: bool | None
+    measured: float | None = None
 
     def total(self, gradient_checkpointing: bool | None = None) -> float:
-        """Return the sum, with or without recomputation; None: as the recipe says, or as the plan would choose."""
+        """Return the peak, with or without recomputation; None: as the recipe says, or as the plan would choose."""
         if gradient_checkpointing is None:
             gradient_checkpointing = self.recomputes
-        states = self.weights + self.adapters + self.gradients + self.optimizer + self.logits + self.overhead
-        return states + (self.checkpoints if gradient_checkpointing else self.activations)
+        if self.measured is not None and gradient_checkpointing == self.recomputes:
+            return self.measured + self.overhead
+        return self._assumed(gradient_checkpointing)
+
+    def _assumed(self, gradient_checkpointing: bool) -> float:
+        """Return the peak by the formulas.
+
+        As the backward pass goes from the head to the first layer, activations are freed and gradients come. So the
+        peak is at its beginning or at its end, unless gradients are there all the time.
+        """
+        states = self.weights + self.adapters + self.optimizer + self.overhead
+        begins, ends = self.activations + self.logits, self.step
+        if gradient_checkpointing:
+            begins, ends = self.checkpoints + max(self.logits, self.layer), max(self.layer, self.step)
+        if self.gradients_stay:
+            return states + self.gradients + max(begins, ends)
+        return states + max(begins + self.head_gradient, self.gradients + ends)
 
     def fits(self, gradient_checkpointing: bool | None = None) -> bool:
-        """Tell whether the sum is within 92 % of the device."""
+        """Tell whether the peak is within 92 % of the device."""
         return self.total(gradient_checkpointing) <= USABLE * self.capacity
 
     @property
@@ -85,27 +98,27 @@ class Memory:
         """Whether activations are recomputed: the recipe's word, else only if the run does not fit without."""
         if self.gradient_checkpointing is not None:
             return self.gradient_checkpointing
-        return not self.fits(gradient_checkpointing=False)
+        return self._assumed(gradient_checkpointing=False) > USABLE * self.capacity
 
 
-def estimate_memory(recipe: Recipe, *, sharded: bool | None = None) -> Memory:
+def estimate_memory(recipe: Recipe, strategy: Strategy | None = None) -> Memory:
     """Return the memory of one training process of a recipe.
 
     Args:
         recipe: what is trained, on `recipe.hardware`.
-        sharded: weights, gradients and states are divided among the devices (FSDP, ZeRO-3) instead of repeated on each
-            (DDP). None: as the launcher of this process says.
+        strategy: what the devices share. DDP repeats weights, gradients and the optimiser's states on each; ZeRO-2
+            divides the latter two, FSDP 2 and ZeRO-3 all three. None: what `accelerate launch` asked this process for.
 
     Raises:
         UserError: the base's shape or the hardware is not known.
     """
     hardware, shape, args = load_hardware(recipe.hardware), shape_of(recipe), recipe.train.args
-    if sharded is None:
-        sharded = launched_sharded()
-    shards = hardware.devices if sharded else 1
+    strategy = strategy or launched_strategy() or "ddp"
+    shards = hardware.devices if strategy in SHARDED else 1
+    states = hardware.devices if strategy in DIVIDED else 1
     trained = trained_parameters(recipe, shape)
     gradients = 4 * trained
-    if hardware.devices > 1 and not sharded:
+    if hardware.devices > 1 and strategy not in DIVIDED:
         gradients *= 2  # DDP reduces in buckets that are as large as the gradients
     tokens = args.get("per_device_train_batch_size", 8) * recipe.row_length
     width = activation_bytes(recipe)
@@ -116,16 +129,27 @@ def estimate_memory(recipe: Recipe, *, sharded: bool | None = None) -> Memory:
     return Memory(
         weights=weight_bytes(recipe, shape) / shards + teacher_bytes(recipe, work),
         adapters=4 * trained / shards if recipe.train.lora is not None else 0,
-        gradients=gradients / shards,
-        optimizer=trained * optimizer_bytes(recipe) / shards,
+        gradients=gradients / states,
+        optimizer=state_bytes(recipe, shape) / states,
+        step=step_bytes(recipe, shape),
         activations=sum(layer_activations(each, recipe) for each in shapes) * tokens * shape.num_hidden_layers
         + width * work.activations * tokens,
-        checkpoints=inputs + layer + width * work.checkpoints * tokens,
-        logits=logits_bytes(recipe, shape, tokens),
-        overhead=CUDA_OVERHEAD if hardware.gpus else 0.5 * 2**30,
+        checkpoints=inputs + width * work.checkpoints * tokens,
+        layer=layer,
+        logits=logits_bytes(recipe, shape, tokens) + new_token_bytes(recipe, shape),
+        head_gradient=min(gradients, 4 * shape.vocab_size * shape.hidden_size) / shards,
+        overhead=constants.CUDA_OVERHEAD.range.mid * 2**30 if hardware.gpus else 0.5 * 2**30,
         capacity=hardware.memory_gib * 2**30,
+        gradients_stay=hardware.devices > 1 or args.get("gradient_accumulation_steps", 1) > 1,
         gradient_checkpointing=args.get("gradient_checkpointing"),
     )
+
+
+def new_token_bytes(recipe: Recipe, shape: Shape) -> float:
+    """Return the bytes of what PEFT makes to train rows of `data.add_tokens`: a copy of the head, and its gradient."""
+    if recipe.train.lora is None or not recipe.data.add_tokens:
+        return 0.0
+    return 2.0 * DTYPE_BYTES[recipe.model.dtype] * shape.vocab_size * shape.hidden_size
 
 
 def teacher_bytes(recipe: Recipe, work: StepWork) -> float:
@@ -135,39 +159,20 @@ def teacher_bytes(recipe: Recipe, work: StepWork) -> float:
     )
 
 
-def can_be_sharded(recipe: Recipe, shape: Shape) -> bool:
-    """Tell whether FSDP may divide the weights: not where parts of whole matrices are read, nor in RL."""
-    return not METHODS[recipe.train.method].plays and step_work(recipe, shape).shardable
-
-
-def needs_gradient_checkpointing(recipe: Recipe) -> bool:
+def needs_gradient_checkpointing(recipe: Recipe, strategy: Strategy | None = None) -> bool:
     """Tell whether activations must be recomputed; True also where the shape of the base is not known."""
     try:
-        return not estimate_memory(recipe).fits(gradient_checkpointing=False)
+        return not estimate_memory(recipe, strategy).fits(gradient_checkpointing=False)
     except UserError:
         return True
-
-
-def launched_sharded() -> bool:
-    """Tell whether `accelerate launch` has asked this process for FSDP or ZeRO-3; ZeRO-2 repeats the weights."""
-    wanted = {name: os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true" for name in ("FSDP", "DEEPSPEED")}
-    return wanted["FSDP"] or (wanted["DEEPSPEED"] and os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3")
-
-
-def trained_parameters(recipe: Recipe, shape: Shape) -> int:
-    """Return how many parameters the optimiser moves; of an expanded model all, whose old entries it then puts back."""
-    if recipe.train.lora is not None:
-        return count_lora(shape, recipe.train.lora)
-    if recipe.train.trainable:
-        return count_matching(shape, recipe.train.trainable)
-    return count_parameters(shape).total
 
 
 def weight_bytes(recipe: Recipe, shape: Shape) -> float:
     """Return the bytes of the base's weights: fp32 if they are trained (trainers hold them so), else as `model` says.
 
-    nf4 holds the linear modules of the layers in 4 bits. Everything else stays in `model.dtype`: embeddings, head and
-    norms, and experts: bitsandbytes replaces linear modules only, and transformers 5 keeps experts in one tensor.
+    nf4 holds the linear modules of the layers in 4 bits. Everything else is held in fp32, to which peft's
+    `prepare_model_for_kbit_training` casts it: embeddings, head and norms, and experts, since bitsandbytes replaces
+    linear modules only and transformers 5 keeps experts in one tensor.
     """
     counts = count_parameters(shape)
     if recipe.train.lora is None:
@@ -175,22 +180,17 @@ def weight_bytes(recipe: Recipe, shape: Shape) -> float:
     width = DTYPE_BYTES[recipe.model.dtype]
     if recipe.model.quantize is None:
         return float(width * counts.total)
-    return NF4_BYTES * counts.linear + width * (counts.total - counts.linear)
-
-
-def optimizer_bytes(recipe: Recipe) -> float:
-    """Return the bytes of optimiser state for each trained parameter."""
-    name = str(recipe.train.args.get("optim", fields_of("TrainingArguments")["optim"]["default"]))
-    states = next((number for part, number in OPTIMIZER_STATES.items() if part in name), ADAM_STATES)
-    return states * (1 if "8bit" in name else 0.5 if "4bit" in name else 4)
+    return NF4_BYTES * counts.linear + 4.0 * (counts.total - counts.linear)
 
 
 def activation_bytes(recipe: Recipe) -> int:
     """Return the bytes of an activation: 2 under bf16 or fp16, or if the weights themselves are 16 bits wide."""
-    mixed = recipe.train.args.get("bf16", load_hardware(recipe.hardware).gpus > 0) or recipe.train.args.get(
-        "fp16", False
-    )
-    return 2 if mixed else 4 if recipe.train.lora is None else DTYPE_BYTES[recipe.model.dtype]
+    bf16 = recipe.train.args.get("bf16")
+    if bf16 is None:  # left to the hardware
+        bf16 = load_hardware(recipe.hardware).gpus > 0
+    if bf16 or recipe.train.args.get("fp16", False):
+        return 2
+    return 4 if recipe.train.lora is None else DTYPE_BYTES[recipe.model.dtype]
 
 
 def layer_activations(shape: Shape, recipe: Recipe) -> float:
@@ -199,7 +199,10 @@ def layer_activations(shape: Shape, recipe: Recipe) -> float:
     Each LoRA module keeps its input (with dropout a copy and a mask of one byte) and its r-wide middle.
     """
     width = activation_bytes(recipe)
-    kept = _known_activations(shape, width) if shape.config is None else _measured_activations(shape, width)
+    if shape.config is None:
+        kept = _known_activations(shape, width) + _scan_without_kernels(shape, recipe)
+    else:
+        kept = _measured_activations(shape, width)
     if recipe.train.lora is not None:
         dropout = bool(recipe.train.lora.get("lora_dropout"))
         layers = {projection.name for projection in inventory_of(shape).projections}
@@ -221,6 +224,18 @@ def _known_activations(shape: Shape, width: int) -> float:
     return kept
 
 
+def _scan_without_kernels(shape: Shape, recipe: Recipe) -> float:
+    """On a CPU the scan is written in torch, and autograd keeps its intermediate results, in fp32.
+
+    The factors are those of transformers' FalconH1: a fit to 11 tiny models, which it meets to the byte.
+    """
+    mixer = shape.mixer
+    if mixer is None or load_hardware(recipe.hardware).gpus:
+        return 0.0
+    inside = 3 * mixer.heads * mixer.chunk + 5 * mixer.heads * mixer.state
+    return 4.0 * (inside + 5 * mixer.inner + 2 * mixer.inner * mixer.state / mixer.chunk)
+
+
 def _measured_activations(shape: Shape, width: int) -> float:
     """An estimate for any architecture: each matrix product keeps what goes in, and what comes out is kept after it.
 
@@ -234,11 +249,13 @@ def _measured_activations(shape: Shape, width: int) -> float:
 
 
 def logits_bytes(recipe: Recipe, shape: Shape, tokens: int) -> float:
-    """Return the bytes of a micro-batch's logits: 16 bits or fp32, their fp32 copy, log-softmax and gradient.
+    """Return the bytes of a micro-batch's logits, all in fp32: they themselves, log-softmax and gradient.
 
+    In mixed precision the head's 16 bits are there too.
     SFT and some systems' objectives hold at most a block of them, and as much again for the gradient.
     """
-    all_logits = (activation_bytes(recipe) + 3 * 4.0) * tokens * shape.vocab_size
+    sixteen = activation_bytes(recipe) == 2
+    all_logits = (2.0 * sixteen + 3 * 4.0) * tokens * shape.vocab_size
     work = step_work(recipe, shape)
     if work.block_bytes is not None:
         return min(all_logits, 2.0 * work.block_bytes)

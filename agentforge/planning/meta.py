@@ -10,6 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Any
 
@@ -23,6 +24,7 @@ from agentforge.errors import UserError, first_line
 from agentforge.models.build import attach_lora
 from agentforge.models.config_check import config_class
 from agentforge.models.row_isolation import isolation_of
+from agentforge.optim.parameter_split import split_parameters
 from agentforge.planning.inventory import EMBEDDING, HEAD, LAYER, LINEAR, OTHER, Inventory, Parameter, Projection
 from agentforge.planning.sizes import Shape
 
@@ -55,13 +57,16 @@ class Adapter:
     modules: dict[str, tuple[int, int, int]]
 
 
-def keeps_documents_apart(text: str) -> bool:
+def packs_by_default(text: str) -> bool:
     """Tell whether training will pack rows for an architecture, by the probe that training asks too.
+
+    A class may also say that packing does not pay (``unpacked_by_default``, see `trainers.batching.choose_packing`).
 
     Args:
         text: config.json of a `Shape`.
     """
-    return isolation_of(meta_model(text).config).allows("packed")
+    model = meta_model(text)
+    return isolation_of(model.config).allows("packed") and not getattr(model, "unpacked_by_default", "")
 
 
 def measured_shape(config: dict[str, Any]) -> Shape:
@@ -303,3 +308,20 @@ def measured_adapter(config: str, options: str) -> Adapter:
         if isinstance(module, LoraLayer) and module.in_features and module.out_features
     }
     return Adapter(int(adapted.get_nb_trainable_parameters()[0]), modules)
+
+
+@lru_cache(maxsize=8)
+def measured_muon(config: str, trainable: tuple[str, ...], adamw: tuple[str, ...]) -> int:
+    """Return how many parameters `train.optimizer: mugrokfast` gives to Muon, by the split that training makes.
+
+    Args:
+        trainable: patterns of `train.trainable`; none: everything is trained.
+        adamw: patterns of the option of that name.
+
+    Raises:
+        UserError: training would refuse it.
+    """
+    model = meta_model.__wrapped__(config)  # one of its own: what is frozen in it stays so
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not trainable or any(fnmatchcase(name, pattern) for pattern in trainable))
+    return sum(matrix.numel() for matrix in split_parameters(model, adamw).hidden)

@@ -13,6 +13,7 @@ from typing import Any
 from agentforge.errors import UserError, did_you_mean
 from agentforge.planning.inventory import EMBEDDING, HEAD, LAYER, LINEAR, Inventory, Parameter, table_inventory
 from agentforge.planning.sizes import Shape
+from agentforge.recipe.schema import Recipe
 
 # peft's own choice for these architectures if `target_modules` is left out
 DEFAULT_TARGETS = ["q_proj", "v_proj"]
@@ -124,9 +125,10 @@ def _adapted(shape: Shape, options: str) -> dict[str, tuple[int, int, int]]:
     return {
         name: (*size, rank_of(name, lora))
         for name, size in modules.items()
-        if _matches(name, targets)
-        and not _matches(name, excluded)
+        if matches(name, targets)
+        and not matches(name, excluded)
         and (numbers is None or _layer_number(name) in numbers)
+        and not any(re.match(rf"(^|.*\.){saved}($|\..*)", name) for saved in lora.get("modules_to_save") or [])
     }
 
 
@@ -135,14 +137,15 @@ def _check_targets(shape: Shape, targets: list[str] | str, modules: dict[str, tu
     wanted = [targets] if isinstance(targets, str) else targets
     known = sorted({name.rsplit(".", 1)[-1] for name in modules})
     for target in wanted:
-        if not any(_matches(name, targets if isinstance(targets, str) else [target]) for name in modules):
+        if not any(matches(name, targets if isinstance(targets, str) else [target]) for name in modules):
             hint = did_you_mean(target, known)
             raise UserError(
                 f"train.lora.target_modules: this {shape.model_type} has no '{target}'{hint}; it has {', '.join(known)}"
             )
 
 
-def _matches(name: str, wanted: list[str] | str) -> bool:
+def matches(name: str, wanted: list[str] | str) -> bool:
+    """Tell whether a module is meant, as peft does: a pattern of the whole name, or the end of it after a dot."""
     if isinstance(wanted, str):
         return re.fullmatch(wanted, name) is not None
     return any(name == suffix or name.endswith(f".{suffix}") for suffix in wanted)
@@ -177,3 +180,19 @@ def count_lora(shape: Shape, lora: dict[str, Any]) -> int:
     count = sum(rank * (rows + columns) + per_output * columns for rows, columns, rank in adapted)
     embedding = shape.vocab_size * shape.hidden_size
     return count + embedding * sum(name in ("lm_head", "embed_tokens") for name in lora.get("modules_to_save") or [])
+
+
+def new_token_parameters(recipe: Recipe, shape: Shape) -> int:
+    """Return what rows of `data.add_tokens` have beside LoRA: all tokens, since nobody knows which the base has."""
+    ends = ["embed_tokens"] if shape.tie_word_embeddings else ["embed_tokens", "lm_head"]
+    whole = (recipe.train.lora or {}).get("modules_to_save") or []
+    return len(recipe.data.add_tokens) * shape.hidden_size * sum(end not in whole for end in ends)
+
+
+def trained_parameters(recipe: Recipe, shape: Shape) -> int:
+    """Return how many parameters the optimiser moves; of an expanded model all, whose old entries it then puts back."""
+    if recipe.train.lora is not None:
+        return count_lora(shape, recipe.train.lora) + new_token_parameters(recipe, shape)
+    if recipe.train.trainable:
+        return count_matching(shape, recipe.train.trainable)
+    return count_parameters(shape).total

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from agentforge.environments.registry import check_options
 from agentforge.errors import CheckRefused, UserError
 from agentforge.planning.cost import Range
-from agentforge.planning.plan import Plan, check_budget, make_plan
+from agentforge.planning.plan import Plan, StageCost, check_budget, evaluation_cost, make_plan
 from agentforge.planning.shapes import shape_of
 from agentforge.planning.spec_checks import TOLERANCE, Claim, Verdict, claims_for
 from agentforge.planning.step_work import step_work
+from agentforge.recipe.hardware import load_hardware
 from agentforge.recipe.loading import load_recipe, load_stages
 from agentforge.recipe.schema import Recipe
 
@@ -50,17 +51,24 @@ class PipelinePlan:
 
     recipe: Recipe
     parts: list[Part]
+    evaluations: list[StageCost] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
 
     @property
     def hours(self) -> Range:
-        """Of all parts."""
-        return sum((part.hours for part in self.parts), Range(0, 0, 0))
+        """Of all parts and evaluations."""
+        return sum((part.hours for part in self.parts), self.evaluated[0])
 
     @property
     def dollars(self) -> Range:
-        """Of all parts."""
-        return sum((part.dollars for part in self.parts), Range(0, 0, 0))
+        """Of all parts and evaluations."""
+        return sum((part.dollars for part in self.parts), self.evaluated[1])
+
+    @property
+    def evaluated(self) -> tuple[Range, Range]:
+        """Hours and dollars of the evaluations alone."""
+        costs = self.evaluations
+        return sum((c.hours for c in costs), Range(0, 0, 0)), sum((c.dollars for c in costs), Range(0, 0, 0))
 
 
 def is_pipeline(recipe: Recipe) -> bool:
@@ -82,23 +90,27 @@ def make_pipeline_plan(
     Raises:
         UserError: a recipe is wrong, or a shape or a data set is not known.
     """
-    plan = PipelinePlan(recipe, _parts(recipe, name, overrides, profile))
+    plan = _without_verdicts(recipe, name, overrides, profile)
     claims = claims_for(recipe) if profile is None else []
-    others = {other: _other(name, overrides, other) for other in {claim.profile for claim in claims} - {None}}
-    return PipelinePlan(recipe, plan.parts, [_verdict(claim, plan, others) for claim in claims])
+    others = {
+        other: _without_verdicts(load_recipe(name, overrides, other), name, overrides, other)
+        for other in {claim.profile for claim in claims} - {None}
+    }
+    return replace(plan, verdicts=[_verdict(claim, plan, others) for claim in claims])
 
 
-def _parts(recipe: Recipe, name: str, overrides: Sequence[str], profile: str | None) -> list[Part]:
+def _without_verdicts(recipe: Recipe, name: str, overrides: Sequence[str], profile: str | None) -> PipelinePlan:
     read = load_stages(recipe, overrides, profile)
     for _, each in read:
         check_options(each.environments)
-    trained = [(stage.recipe or name, each) for stage, each in read if stage.verb == "train"]
-    return [Part(called, plan, _purpose(plan)) for called, plan in ((n, make_plan(each)) for n, each in trained)]
-
-
-def _other(name: str, overrides: Sequence[str], profile: str | None) -> PipelinePlan:
-    recipe = load_recipe(name, overrides, profile)
-    return PipelinePlan(recipe, _parts(recipe, name, overrides, profile))
+    trained = [(stage.recipe or name, make_plan(each)) for stage, each in read if stage.verb == "train"]
+    parts = [Part(called, plan, _purpose(plan)) for called, plan in trained]
+    evaluations = [
+        evaluation_cost(each, stage.model, f"evaluate {stage.recipe or name} {stage.model or ''}".strip())
+        for stage, each in read
+        if stage.verb == "evaluate"
+    ]
+    return PipelinePlan(recipe, parts, evaluations)
 
 
 def _purpose(plan: Plan) -> int:
@@ -109,7 +121,9 @@ def _purpose(plan: Plan) -> int:
 
 def _verdict(claim: Claim, system: PipelinePlan, others: dict[str | None, PipelinePlan]) -> Verdict:
     return Verdict(
-        claim.says, "; ".join(_objections(claim, system, others)) or None, "; ".join(_notes(claim, system)) or None
+        claim.says,
+        "; ".join(_objections(claim, system, others)) or None,
+        "; ".join(_notes(claim, system, others)) or None,
     )
 
 
@@ -119,22 +133,13 @@ def _objections(claim: Claim, system: PipelinePlan, others: dict[str | None, Pip
         yield f"{hours.mid:.3g} h are expected ({hours.low:.3g} to {hours.high:.3g})"
     if claim.dollars is not None and not system.dollars.low <= claim.dollars <= system.dollars.high:
         yield f"${system.dollars.mid:,.0f} are expected ({system.dollars.low:,.0f} to {system.dollars.high:,.0f})"
-    hardware = system.parts[0].plan.hardware
-    price = hardware.dollars_per_hour
-    if claim.dollars_per_hour is not None and claim.dollars_per_hour < price * (1 - TOLERANCE):
-        likely = system.hours.mid
-        yield (
-            f"{hardware.name} costs ${price:.2f} an hour ({hardware.price_date}), {price / claim.dollars_per_hour:.2g} "
-            f"times as much: for the expected {likely:.3g} h ${price * likely:,.0f} instead of "
-            f"${claim.dollars_per_hour * likely:,.0f}"
-        )
     if claim.saves is not None:
-        saved = system.dollars.mid - others[claim.profile].dollars.mid
-        if abs(claim.saves - saved) > TOLERANCE * saved:
-            yield f"--profile {claim.profile} would save ${saved:,.0f}: the stages after it are smaller too"
+        saved = _saved(system, others[claim.profile])
+        if not saved.low <= claim.saves <= saved.high:
+            yield f"{_saving(claim, saved)}: the stages after it are smaller too"
 
 
-def _notes(claim: Claim, system: PipelinePlan) -> Iterator[str]:
+def _notes(claim: Claim, system: PipelinePlan, others: dict[str | None, PipelinePlan]) -> Iterator[str]:
     if claim.recipe is not None:
         part = _part(claim, system)
         tokens = part.plan.tokens
@@ -145,10 +150,35 @@ def _notes(claim: Claim, system: PipelinePlan) -> Iterator[str]:
                 f"{TOKENS_FROM_SCRATCH} are usual"
             )
         return
+    if claim.dollars_per_hour is not None:
+        yield _beside_the_table(claim.dollars_per_hour, system)
     if claim.hours is not None and system.hours.low <= claim.hours <= system.hours.high:
-        yield f"{system.hours.mid:.3g} h are expected, plus preparing, surgery and evaluation"
+        yield f"{system.hours.mid:.3g} h are expected, plus preparing and surgery"
     if claim.dollars is not None and system.dollars.low <= claim.dollars <= system.dollars.high:
         yield f"${system.dollars.mid:,.0f} are expected, {system.dollars.mid / claim.dollars:.2g} times as much"
+    if claim.saves is not None and (saved := _saved(system, others[claim.profile])).low <= claim.saves <= saved.high:
+        yield _saving(claim, saved)
+
+
+def _saved(system: PipelinePlan, other: PipelinePlan) -> Range:
+    return system.dollars + other.dollars * -1
+
+
+def _saving(claim: Claim, saved: Range) -> str:
+    return f"--profile {claim.profile} would save ${saved.mid:,.0f} ({saved.low:,.0f} to {saved.high:,.0f})"
+
+
+def _beside_the_table(price: float, system: PipelinePlan) -> str:
+    """Say how a price that someone pays compares: it is never wrong, only dearer or cheaper."""
+    table, hours = load_hardware(system.parts[0].plan.hardware.name), system.hours.mid
+    listed = table.dollars_per_hour
+    if abs(price - listed) <= TOLERANCE * listed:
+        return f"as configs/hardware/{table.name}.yaml has it ({table.price_date})"
+    return (
+        f"{abs(1 - price / listed):.0%} {'cheaper' if price < listed else 'dearer'} than configs/hardware/"
+        f"{table.name}.yaml, which has ${listed:.2f} ({table.price_date}): for the expected {hours:.3g} h "
+        f"${price * hours:,.0f} instead of ${listed * hours:,.0f}"
+    )
 
 
 def _part(claim: Claim, system: PipelinePlan) -> Part:

@@ -6,15 +6,21 @@ from dataclasses import dataclass
 
 from agentforge.errors import CheckRefused
 from agentforge.planning import storage
-from agentforge.planning.cost import DISK_RATES, DOWNLOAD_RATES, Range, compute_hours, dollars, transfer_hours
+from agentforge.planning.constants import DISK, DOWNLOAD
+from agentforge.planning.cost import Range, compute_hours, dollars, transfer_hours
+from agentforge.planning.evaluation_time import evaluation_hours
 from agentforge.planning.flops import TrainingTokens, count_tokens, flops_per_token
-from agentforge.planning.memory import Memory, can_be_sharded, estimate_memory, trained_parameters
-from agentforge.planning.parameters import count_parameters
+from agentforge.planning.launch import LaunchPlan, plan_launch, refusal
+from agentforge.planning.limits.check import check_limits
+from agentforge.planning.memory import Memory, estimate_memory
+from agentforge.planning.parameters import count_parameters, trained_parameters
 from agentforge.planning.rollout_time import playing_hours
 from agentforge.planning.shapes import shape_of
 from agentforge.planning.sizes import Shape
+from agentforge.planning.slowdown import slowdown
 from agentforge.planning.spec_checks import Verdict, check_claims, claims_for
-from agentforge.recipe.hardware import Hardware, load_hardware
+from agentforge.recipe.hardware import Band, Hardware, load_hardware
+from agentforge.recipe.launch import DIVIDED, Strategy
 from agentforge.recipe.schema import Recipe
 
 
@@ -37,9 +43,11 @@ class Plan:
         active: those that one token uses; fewer only with experts.
         trained: those that the optimiser updates.
         tokens: what training reads; None where only `prepare` can tell.
-        memory: of one device, as on a plain start; `sharded` with FSDP over all of them, None on one device and where
-            the method needs whole weights.
-        stages: download, train, play, merge, gguf: those whose length can be told.
+        launch: the processes that train.
+        memory: of one device with DDP, or alone.
+        divided: the same with `divided_by`, what else the devices may share: what the recipe's launch says, or FSDP 2.
+            None on one device, and where the training cannot be divided.
+        stages: download, train, play, merge, gguf and the evaluations that `run` makes: those whose length can be told.
         downloads, made: what needs space.
         verdicts: on the figures that a specification states for this recipe.
     """
@@ -51,8 +59,10 @@ class Plan:
     active: float
     trained: int
     tokens: TrainingTokens | None
+    launch: LaunchPlan
     memory: Memory
-    sharded: Memory | None
+    divided: Memory | None
+    divided_by: Strategy | None
     stages: list[StageCost]
     downloads: list[storage.Item]
     made: list[storage.Item]
@@ -75,20 +85,32 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        """Whether a device's memory suffices, sharded if need be."""
-        return self.memory.fits() or (self.sharded is not None and self.sharded.fits())
+        """Whether a device's memory suffices, as the recipe is launched."""
+        return self.launched.fits()
+
+    @property
+    def launched(self) -> Memory:
+        """Memory of one device as the recipe is launched."""
+        return self.divided if self.divided is not None and self.launch.strategy == self.divided_by else self.memory
 
 
-def make_plan(recipe: Recipe) -> Plan:
+def make_plan(recipe: Recipe, *, measured: Band | None = None) -> Plan:
     """Return the plan of a recipe.
 
+    Args:
+        measured: the share of the peak that its training reaches, whatever slows it down; None: that of the hardware.
+
     Raises:
-        UserError: the base's shape, a data set or the hardware is not known.
+        UserError: the training would be refused, or the base's shape, a data set or the hardware is not known.
     """
+    check_limits(recipe)
     hardware, shape = load_hardware(recipe.hardware), shape_of(recipe)
-    memory = estimate_memory(recipe, sharded=False)
+    launch = plan_launch(recipe)
+    divided_by = _divided_by(recipe, launch)
+    memory = estimate_memory(recipe, "ddp")
+    divided = estimate_memory(recipe, divided_by) if divided_by is not None else None
+    used = divided if divided is not None and launch.strategy == divided_by else memory
     tokens = count_tokens(recipe)
-    shardable = hardware.devices > 1 and can_be_sharded(recipe, shape)
     base = storage.base_item(recipe, shape)
     downloads = ([base] if base else []) + storage.data_items(recipe)
     made = storage.made_items(recipe, shape)
@@ -100,13 +122,22 @@ def make_plan(recipe: Recipe) -> Plan:
         active=count_parameters(shape).active,
         trained=trained_parameters(recipe, shape),
         tokens=tokens,
+        launch=launch,
         memory=memory,
-        sharded=estimate_memory(recipe, sharded=True) if shardable else None,
-        stages=_stages(recipe, hardware, shape, memory, tokens, downloads, made),
+        divided=divided,
+        divided_by=divided_by,
+        stages=_stages(recipe, hardware, shape, used, tokens, downloads, made, measured),
         downloads=downloads,
         made=made,
         verdicts=check_claims(claims_for(recipe), recipe, shape),
     )
+
+
+def _divided_by(recipe: Recipe, launch: LaunchPlan) -> Strategy | None:
+    if launch.strategy in DIVIDED:
+        return launch.strategy
+    possible: tuple[Strategy, ...] = ("fsdp2", "zero2") if launch.world > 1 else ()
+    return next((strategy for strategy in possible if refusal(recipe, strategy) is None), None)
 
 
 def _stages(
@@ -117,6 +148,7 @@ def _stages(
     tokens: TrainingTokens | None,
     downloads: list[storage.Item],
     made: list[storage.Item],
+    measured: Band | None,
 ) -> list[StageCost]:
     """Return what each stage costs. The whole machine is paid for during downloads and exports too."""
     costs: list[StageCost] = []
@@ -125,24 +157,39 @@ def _stages(
         costs.append(StageCost(stage, hours, dollars(hours, hardware), basis))
 
     if missing := storage.total(downloads, missing_only=True):
-        add("download", transfer_hours(missing, DOWNLOAD_RATES), f"{missing / 1e9:.1f} GB at 30 to 400 MB/s")
+        add("download", transfer_hours(missing, DOWNLOAD.range), f"{missing / 1e9:.1f} GB at 30 to 400 MB/s")
     if tokens is not None:
         per_token = flops_per_token(recipe, shape, recompute=memory.recomputes)
-        share = f"{hardware.mfu.low:.0%} to {hardware.mfu.high:.0%} of {hardware.peak_flops / 1e12:g} TFLOP/s"
-        add(
-            "train",
-            compute_hours(per_token * tokens.slots, hardware),
-            f"{per_token / 1e9:.3g} GFLOP per token, {share}",
-        )
+        add("train", *_training(recipe, hardware, shape, per_token, tokens.slots, measured))
     if recipe.train.method in ("ppo", "grpo"):
         add("play", *playing_hours(recipe, shape, hardware))
     sizes = {item.what: item.size or 0.0 for item in made}
     if merged := sizes.get("merged", 0.0):
         # Read base and adapter, write the result, read both again for the check.
-        add("merge", transfer_hours(4 * merged, DISK_RATES), "four passes over the weights at 0.3 to 2 GB/s")
+        add("merge", transfer_hours(4 * merged, DISK.range), "four passes over the weights at 0.3 to 2 GB/s")
     if files := sum(size for what, size in sizes.items() if what.startswith("gguf")):
-        add("gguf", transfer_hours(3 * files + merged, DISK_RATES), "written, read back and checked at 0.3 to 2 GB/s")
+        add("gguf", transfer_hours(3 * files + merged, DISK.range), "written, read back and checked at 0.3 to 2 GB/s")
+    for stage in recipe.stages:
+        if stage.verb == "evaluate" and stage.recipe is None:
+            costs.append(evaluation_cost(recipe, stage.model, f"evaluate {stage.model or ''}".strip()))
     return costs
+
+
+def _training(
+    recipe: Recipe, hardware: Hardware, shape: Shape, per_token: float, slots: int, measured: Band | None
+) -> tuple[Range, str]:
+    factor, why = slowdown(recipe, shape)
+    if measured is not None:  # the steps were as slow as they were
+        hardware, factor, why = hardware.model_copy(update={"mfu": measured}), Range(1, 1, 1), f"; {measured.source}"
+    share = f"{hardware.mfu.low:.2g} to {hardware.mfu.high:.2g} of {hardware.peak_flops / 1e12:g} TFLOP/s"
+    hours = compute_hours(per_token * slots, hardware) * factor
+    return hours, f"{per_token / 1e9:.3g} GFLOP per token, {share}{why}"
+
+
+def evaluation_cost(recipe: Recipe, model: str | None, called: str) -> StageCost:
+    """Return what an evaluation costs; the whole machine is paid for while one device or the CPU works."""
+    hours, basis = evaluation_hours(recipe, model)
+    return StageCost(called, hours, dollars(hours, load_hardware(recipe.hardware)), basis)
 
 
 def check_budget(plan: Plan) -> None:
@@ -163,7 +210,7 @@ def check_budget(plan: Plan) -> None:
             f"but budget.max_hours is {budget.max_hours:g}; raise it, or train for fewer steps"
         )
     if not plan.fits:
-        needed, has = plan.memory.total() / 2**30, plan.hardware.memory_gib
+        needed, has = plan.launched.total() / 2**30, plan.hardware.memory_gib
         raise CheckRefused(
             f"{name} needs {needed:.1f} GiB per device and 8 % to spare, but {plan.hardware} has {has:g}; lower "
             "per_device_train_batch_size or data.max_length, set gradient_checkpointing, or use larger hardware"

@@ -9,7 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from agentforge.errors import UserError, did_you_mean
+from agentforge.errors import UserError, did_you_mean, first_line
+from agentforge.models.base_directory import refuse_other_directory
 from agentforge.models.config_check import CONFIG_CLASSES, check_model
 from agentforge.planning.hub_reachable import hub_cache
 from agentforge.planning.sizes import Mixer, Shape
@@ -19,6 +20,11 @@ from agentforge.recipe.tables import fields_of
 from agentforge.recipe.yaml_files import config_roots, read_yaml
 from agentforge.references import resolve
 from agentforge.systems.registry import named, operations
+
+
+class UnknownBase(UserError):
+    """Nothing on this machine says what the base is; once it is downloaded or made, its config does."""
+
 
 # Fields that add parameters which the table does not know, and the value at which they add none.
 PLAIN_HYBRID: dict[str, Any] = {
@@ -124,6 +130,7 @@ def _mixer(values: dict[str, Any]) -> Mixer:
         state=values["mamba_d_state"],
         groups=values["mamba_n_groups"],
         taps=values["mamba_d_conv"],
+        chunk=values["mamba_chunk_size"] or 256,
     )
 
 
@@ -150,18 +157,28 @@ def config_of(recipe: Recipe) -> dict[str, Any]:
         return _from_scratch(recipe)
     for place in (Path(model.path) / "config.json", _mirrored_config(recipe), cached_config(model)):
         if place is not None and place.is_file():
-            loaded: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
-            return loaded
+            return _read_config(place)
     if (maker := maker_of(model.path)) is not None:
         made = maker[1]
         return _operated(config_of(made), made.surgery) if made.surgery else config_of(made)
     known = known_models()
     if model.path not in known:
-        raise UserError(
+        refuse_other_directory(model.path)
+        raise UnknownBase(
             f"model.path {model.path} is not here, so its shape is not known{did_you_mean(model.path, list(known))}; "
             "run `agentforge download` on this recipe, or add what its config.json says to a file in configs/models"
         )
     return known[model.path]
+
+
+def _read_config(place: Path) -> dict[str, Any]:
+    try:
+        loaded = json.loads(place.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{place} is no JSON ({first_line(error)}); download or make it again") from None
+    if not isinstance(loaded, dict) or not isinstance(loaded.get("model_type"), str):
+        raise UserError(f"{place} names no model_type, so it is not the config of a transformers model")
+    return loaded
 
 
 def _operated(config: dict[str, Any], surgery: Surgery) -> dict[str, Any]:

@@ -15,6 +15,7 @@ class Mixer:
     Attributes:
         heads: each of ``inner / heads`` channels.
         inner: channels of all heads together.
+        chunk: tokens that the scan takes at once.
     """
 
     heads: int
@@ -22,6 +23,7 @@ class Mixer:
     state: int
     groups: int
     taps: int
+    chunk: int
 
     @property
     def conv_size(self) -> int:

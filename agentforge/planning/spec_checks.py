@@ -12,18 +12,17 @@ from dataclasses import dataclass
 from pydantic import Field, ValidationError
 
 from agentforge.errors import UserError
-from agentforge.planning import storage
+from agentforge.planning import constants, storage
 from agentforge.planning.flops import flops_per_token, rows_per_step
-from agentforge.planning.memory import USABLE, estimate_memory, trained_parameters
-from agentforge.planning.parameters import count_parameters
+from agentforge.planning.memory import USABLE, estimate_memory
+from agentforge.planning.parameters import count_parameters, trained_parameters
 from agentforge.planning.sizes import Shape
 from agentforge.recipe.hardware import load_hardware
 from agentforge.recipe.schema import Recipe, Section
 from agentforge.recipe.yaml_files import config_roots, read_yaml
 
-# No training run is known above half of the dense bf16 peak, and matrix products alone reach four fifths of it.
-MAX_MFU = 0.50
-MATMUL_CEILING = 0.81
+MAX_MFU = constants.MAX_MFU.range.high
+MATMUL_CEILING = constants.MATMUL_CEILING.range.high
 TOLERANCE = 0.05
 
 
@@ -84,7 +83,7 @@ def claims_for(recipe: Recipe) -> list[Claim]:
         except ValidationError as error:
             detail = error.errors()[0]
             raise UserError(f"{path}: {'.'.join(map(str, detail['loc']))}: {detail['msg']}") from None
-        if (stated.name, stated.hardware) == (recipe.name, recipe.hardware):
+        if (stated.name, stated.hardware) == (recipe.name, str(recipe.hardware)):
             return stated.claims
     return []
 
@@ -173,7 +172,7 @@ def _hardware(claim: Claim, recipe: Recipe, shape: Shape) -> str | None:
     if claim.gpu_memory_gb is not None and hardware.memory_gib < (stated := claim.gpu_memory_gb * 1e9 / 2**30):
         objections.append(f"one {hardware.gpu} has {hardware.memory_gib:g} GiB, not {stated:.0f}")
     there = recipe.model_copy(update={"hardware": claim.hardware})
-    if not (memory := estimate_memory(there, sharded=False)).fits(gradient_checkpointing=True):
+    if not (memory := estimate_memory(there, "ddp")).fits(gradient_checkpointing=True):
         needed = memory.total(gradient_checkpointing=True) / 2**30
         usable = USABLE * hardware.memory_gib
         objections.append(f"the run needs {needed:.1f} GiB even with recomputation, but only {usable:.1f} are usable")

@@ -25,7 +25,7 @@ class StepWork:
         checkpoints: numbers a token that are kept of it under gradient checkpointing.
         in_blocks: logits are made in blocks (`memory.MAX_LOGITS_BYTES`) instead of all at once.
         block_bytes: of the logits that are made at once, where the blocks are smaller than that; None: they are not.
-        shardable: weights may be divided among devices; not where parts of whole matrices are read.
+        undivided: why neither weights nor states may be divided among devices, as a sentence; None: they may.
         purpose: parameters that the stage is there to train; None: all that are trained.
     """
 
@@ -39,7 +39,7 @@ class StepWork:
     checkpoints: float = 0.0
     in_blocks: bool = False
     block_bytes: float | None = None
-    shardable: bool = True
+    undivided: str | None = None
     purpose: int | None = None
 
 

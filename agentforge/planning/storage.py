@@ -7,8 +7,9 @@ from pathlib import Path
 
 from agentforge.data.sources.source_files import MissingData, locate, registered
 from agentforge.errors import UserError
-from agentforge.planning.memory import DTYPE_BYTES, optimizer_bytes, trained_parameters
-from agentforge.planning.parameters import count_parameters
+from agentforge.planning.memory import DTYPE_BYTES
+from agentforge.planning.optimizer_states import state_bytes
+from agentforge.planning.parameters import count_parameters, trained_parameters
 from agentforge.planning.shapes import cached_config, maker_of
 from agentforge.planning.sizes import Shape
 from agentforge.recipe.schema import Recipe, Source
@@ -53,7 +54,7 @@ def data_items(recipe: Recipe) -> list[Item]:
 
 def _data_item(source: Source, recipe: Recipe) -> Item | None:
     card = registered(source)
-    if card is None or card.generator is not None:
+    if card is None or card.generator is not None or source.stream:
         return None
     try:
         return Item(f"data {card.id}", float(sum(file.stat().st_size for file in locate(source, recipe.data))), True)
@@ -68,7 +69,8 @@ def made_items(recipe: Recipe, shape: Shape) -> list[Item]:
     total = count_parameters(shape).total
     trained = trained_parameters(recipe, shape)
     kept = recipe.train.args.get("save_total_limit", DEFAULT_CHECKPOINTS) + 1  # one more while the next is written
-    items = [Item(f"{kept} checkpoints", kept * trained * (4 + optimizer_bytes(recipe))), Item("result", 4.0 * trained)]
+    each = 4.0 * trained + state_bytes(recipe, shape)
+    items = [Item(f"{kept} checkpoints", kept * each), Item("result", 4.0 * trained)]
     if (models := _kept_models(recipe)) > 0:
         items.append(Item(f"{models} kept models", models * DTYPE_BYTES[recipe.model.dtype] * trained))
     if recipe.train.lora is not None:

@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
+
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from agentforge.planning.calibrate import Calibration
 from agentforge.planning.check import Check
 from agentforge.planning.cost import Range
+from agentforge.planning.launch import refusal
 from agentforge.planning.memory import USABLE, Memory
 from agentforge.planning.pipeline_plan import Part, PipelinePlan
 from agentforge.planning.plan import Plan
 from agentforge.planning.spec_checks import Verdict
 from agentforge.planning.storage import Item
+from agentforge.recipe.hardware import Hardware, load_hardware
+from agentforge.recipe.launch import CALLED, DIVIDED
+from agentforge.recipe.methods import METHODS
+from agentforge.recipe.prices import offers_of
 
 
-def plan_table(plan: Plan) -> RenderableType:
-    """Return a plan as tables, the verdicts on stated figures last."""
-    parts: list[RenderableType] = [_facts(plan), _memory(plan), _stages(plan), _storage(plan)]
-    return Group(*parts, *map(_verdict_line, plan.verdicts))
+def plan_table(plan: Plan, words: Sequence[str] = ()) -> RenderableType:
+    """Return a plan as tables, the verdicts on stated figures last.
+
+    Args:
+        words: of the command that trains it (``train aj --profile 8xh200``), to show what that starts; none: not shown.
+    """
+    parts: list[RenderableType] = [
+        _facts(plan, words),
+        _memory(plan),
+        _stages(plan),
+        *_prices(plan.hardware, plan.hours),
+    ]
+    return Group(*parts, _storage(plan), *map(_verdict_line, plan.verdicts))
 
 
 def pipeline_table(system: PipelinePlan) -> RenderableType:
@@ -31,12 +49,14 @@ def pipeline_table(system: PipelinePlan) -> RenderableType:
     )
     for part in system.parts:
         table.add_row(*_part(part))
+    if system.evaluations:
+        hours, dollars = system.evaluated
+        table.add_row(f"{len(system.evaluations)} evaluations", "", "", "", "", "", _hours(hours), _dollars(dollars))
     table.add_row("all", "", "", "", "", "", _hours(system.hours), _dollars(system.dollars))
     if (most := system.recipe.budget.max_cost) is not None:
         table.add_row("budget", "", "", "", "", "", "", f"${most:,.2f}")
-    rate = f"on {hardware}, ${hardware.dollars_per_gpu_hour:.2f} per GPU-hour on {hardware.price_date}; preparing, "
-    notes = Text(f"{rate}surgery and evaluation are not included", style="dim")
-    return Group(table, notes, *map(_verdict_line, system.verdicts))
+    notes = Text(f"on {hardware}; preparing and surgery are not included", style="dim")
+    return Group(table, notes, *_prices(hardware, system.hours), *map(_verdict_line, system.verdicts))
 
 
 def _part(part: Part) -> list[str]:
@@ -51,8 +71,7 @@ def _part(part: Part) -> list[str]:
 
 
 def _smallest(plan: Plan) -> float:
-    fitting = plan.memory if plan.memory.fits() or plan.sharded is None else plan.sharded
-    return fitting.total() / 2**30
+    return plan.launched.total() / 2**30
 
 
 def _verdict_line(verdict: Verdict) -> Text:
@@ -63,7 +82,27 @@ def _verdict_line(verdict: Verdict) -> Text:
     return Text(f"correct: {verdict.says}", style="green")
 
 
-def _facts(plan: Plan) -> Table:
+def calibration_table(found: Calibration) -> RenderableType:
+    """Return what twenty steps showed, beside what had been expected of them, and the plan with it."""
+    table = Table("", "expected", "measured here", "expected is", title="Twenty steps", title_justify="left")
+    likely = found.expected.hardware.mfu
+    share = f"{likely.mid:.2g} ({likely.low:.2g} to {likely.high:.2g})"
+    mfu = found.mfu
+    table.add_row("share of the peak", share, f"{mfu.mid:.2g} ({mfu.low:.2g} to {mfu.high:.2g})", "")
+    rate = found.tokens_per_second
+    table.add_row(
+        *("tokens a second and device", f"{rate / (1 + found.time_off):,.0f}", f"{rate:,.0f}"),
+        f"{found.time_off:+.0%} in time",
+    )
+    if found.peak is not None and found.memory_off is not None:
+        memory = found.expected.memory
+        expected = _gib(memory.total() - memory.overhead)
+        off = f"{found.memory_off:+.0%}"
+        table.add_row("GiB of a step, without the runtime", expected, _gib(found.peak), off)
+    return Group(table, plan_table(found.plan))
+
+
+def _facts(plan: Plan, words: Sequence[str] = ()) -> Table:
     table = Table(title=f"{plan.recipe.full_name} on {plan.hardware}", show_header=False, title_justify="left")
     table.add_row("base", f"{plan.parameters:,} parameters ({plan.shape.model_type})")
     if plan.active < plan.parameters:
@@ -71,14 +110,30 @@ def _facts(plan: Plan) -> Table:
     share = plan.trained / (plan.parameters + (plan.trained if plan.recipe.train.lora is not None else 0))
     table.add_row("trained", f"{plan.trained:,} parameters ({share:.2%})")
     table.add_row("tokens", _tokens(plan))
+    table.add_row("launch", str(plan.launch))
+    if plan.launch.world > 1:
+        for why, strategies in _impossible(plan):
+            table.add_row("not possible", f"{', '.join(strategies)}: {why}")
+    if words and plan.launch.world > 1:
+        table.add_row("", f"agentforge {shlex.join(words)} starts what this would: {plan.launch.command(words)}")
     return table
+
+
+def _impossible(plan: Plan) -> list[tuple[str, list[str]]]:
+    """Return why the recipe cannot be divided, each reason with the words of `train.launch` that it rules out."""
+    reasons: dict[str, list[str]] = {}
+    for strategy in sorted(DIVIDED):
+        if why := refusal(plan.recipe, strategy):
+            reasons.setdefault(why.replace(CALLED[strategy], "it"), []).append(strategy)
+    return list(reasons.items())
 
 
 def _tokens(plan: Plan) -> str:
     tokens = plan.tokens
     if tokens is None:
-        return "unknown: run `agentforge prepare`, or set data.size or max_steps"
-    text = f"{tokens.slots:,} slots: {tokens.steps:,} steps x {tokens.rows // max(tokens.steps, 1)} rows x "
+        return "unknown until `agentforge prepare` has counted the rows"
+    most = "" if METHODS[plan.recipe.train.method].supervised else "at most "
+    text = f"{most}{tokens.slots:,} slots: {tokens.steps:,} steps x {tokens.rows // max(tokens.steps, 1)} rows x "
     text += f"{plan.recipe.row_length}"
     if tokens.measured:
         text += f"; {tokens.real:,} real tokens"
@@ -95,14 +150,18 @@ def _memory_title(plan: Plan) -> str:
 
 def _memory(plan: Plan) -> Table:
     table = Table("GiB per device", title=_memory_title(plan), title_justify="left")
-    columns = [("plain", plan.memory)] + ([("sharded (FSDP)", plan.sharded)] if plan.sharded else [])
+    columns = [("plain", plan.memory)]
+    if plan.divided is not None and plan.divided_by is not None:
+        columns.append((f"divided ({CALLED[plan.divided_by]})", plan.divided))
     for name, _ in columns:
         table.add_column(name, justify="right")
     for row in ("weights", "adapters", "gradients", "optimizer", "logits", "overhead"):
         table.add_row(row, *(_gib(getattr(memory, row)) for _, memory in columns))
-    kept = "layer inputs (recomputing)" if plan.memory.recomputes else "activations"
-    table.add_row(kept, *(_gib(m.checkpoints if m.recomputes else m.activations) for _, m in columns))
-    table.add_row("sum", *(_gib(memory.total()) for _, memory in columns))
+    kept = "activations (recomputing)" if plan.memory.recomputes else "activations"
+    table.add_row(kept, *(_gib(m.checkpoints + m.layer if m.recomputes else m.activations) for _, m in columns))
+    how = " (gradients come as activations go)" if not plan.memory.gradients_stay else ""
+    how = " (measured here)" if plan.memory.measured is not None else how
+    table.add_row(f"peak{how}", *(_gib(memory.total()) for _, memory in columns))
     table.add_row(f"of {plan.hardware.memory_gib:g}, {USABLE:.0%} usable", *(_fit(memory) for _, memory in columns))
     return table
 
@@ -119,11 +178,33 @@ def _stages(plan: Plan) -> Table:
     )
     for stage in plan.stages:
         table.add_row(stage.stage, _hours(stage.hours), _dollars(stage.dollars), stage.basis)
-    rate = f"${plan.hardware.dollars_per_gpu_hour:.2f} per GPU-hour on {plan.hardware.price_date}"
-    table.add_row("all", _hours(plan.hours), _dollars(plan.dollars), rate)
+    table.add_row("all", _hours(plan.hours), _dollars(plan.dollars), _rate(plan.hardware))
     if plan.recipe.budget.max_cost is not None:
         table.add_row("budget", "", f"${plan.recipe.budget.max_cost:,.2f}", "budget.max_cost")
     return table
+
+
+def _rate(hardware: Hardware) -> str:
+    price = f"${hardware.dollars_per_gpu_hour:.2f} per GPU-hour"
+    return f"{price} from {hardware.provider or hardware.name} on {hardware.price_date}"
+
+
+def _prices(hardware: Hardware, hours: Range) -> list[Table]:
+    """Return what the same hours cost elsewhere, the cheapest first; nothing where no provider has such a card."""
+    own = load_hardware(hardware.name)
+    offers = [(offer.provider, offer) for offer in offers_of(hardware.gpu)]
+    if not offers:
+        return []
+    rows = [(name, o.dollars_per_gpu_hour, o.date, o.source) for name, o in offers]
+    rows.append((f"{own.name}.yaml", own.dollars_per_gpu_hour, own.price_date, own.price_source))
+    title = f"Prices of a {hardware.gpu}: for the expected time (this plan's marked *)"
+    table = Table("from", "per GPU-hour", "all", "on", "source", title=title, title_justify="left")
+    chosen = hardware.provider or f"{own.name}.yaml"
+    for name, price, date, source in sorted(rows, key=lambda row: row[1]):
+        mark = "*" if name == chosen else ""
+        total = f"${hours.mid * hardware.devices * price:,.2f}"
+        table.add_row(f"{name}{mark}", f"${price:.2f}", total, str(date), source)
+    return [table]
 
 
 def _storage(plan: Plan) -> Table:

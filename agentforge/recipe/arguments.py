@@ -17,6 +17,8 @@ from agentforge.systems.registry import names_of
 if TYPE_CHECKING:
     from jsonschema import ValidationError
 
+UNSET = ("bf16", "report_to")
+"""Fields whose null is as if they were left out."""
 # Fields that another key of the recipe decides: setting both would leave it open which one holds.
 OWNED: dict[str, str] = {
     "output_dir": "the directory follows from `output_dir`, `name` and `version` at the top of the recipe",
@@ -43,13 +45,16 @@ OWNED: dict[str, str] = {
     "push_to_hub": "set `export.hub_repo` and use `agentforge push`",
     "hub_model_id": "set `export.hub_repo` and use `agentforge push`",
     "hub_token": "a token does not belong in a recipe; set HF_TOKEN in the environment",
-    "deepspeed": "start with `accelerate launch --config_file configs/accelerate/...`",
-    "fsdp": "start with `accelerate launch --config_file configs/accelerate/...`",
-    "fsdp_config": "start with `accelerate launch --config_file configs/accelerate/...`",
+    "deepspeed": "set `train.launch`",
+    "fsdp": "set `train.launch`",
+    "fsdp_config": "set `train.launch`",
+    **dict.fromkeys(
+        ("bf16_full_eval", "fp16_full_eval"), "it rounds the trained weights themselves, for good; set `model.dtype`"
+    ),
     "do_train": "the verb decides: `agentforge train`",
     "do_eval": "set `eval_strategy`",
     "do_predict": "the verb decides: `agentforge evaluate`",
-    "local_rank": "the launcher decides: `accelerate launch -m agentforge train RECIPE`",
+    "local_rank": "the launcher decides; see `train.launch`",
 }
 PLAYED = "episodes are played by agentforge's own rollouts; see `rollouts`"
 # Fields of GRPOConfig (and PPOConfig) that would change nothing, because TRL does not play the episodes.
@@ -64,13 +69,18 @@ OWNED |= {
     "chat_template_kwargs": "set `data.template`",
     **dict.fromkeys(("top_k", "min_p", "repetition_penalty", "generation_kwargs", "cache_implementation"), PLAYED),
     **dict.fromkeys(("use_transformers_continuous_batching", "transformers_continuous_batching_config"), PLAYED),
-    **dict.fromkeys(("use_vllm", "vllm_mode", "vllm_model_impl", "vllm_enable_sleep_mode"), PLAYED),
-    **dict.fromkeys(("vllm_structured_outputs_regex", "vllm_server_base_url", "vllm_server_host"), PLAYED),
-    **dict.fromkeys(("vllm_server_port", "vllm_server_timeout", "vllm_group_port"), PLAYED),
-    **dict.fromkeys(("vllm_gpu_memory_utilization", "vllm_max_model_length", "vllm_tensor_parallel_size"), PLAYED),
-    **dict.fromkeys(("vllm_importance_sampling_correction", "vllm_importance_sampling_mode"), PLAYED),
-    **dict.fromkeys(("vllm_importance_sampling_clip_max", "vllm_importance_sampling_clip_min"), PLAYED),
-    **dict.fromkeys(("vllm_importance_sampling_cap", "use_transformers_paged", "ds3_gather_for_generation"), PLAYED),
+    "use_vllm": "set `rollouts.engine`",
+    "vllm_mode": "set `rollouts.vllm.mode`",
+    "vllm_enable_sleep_mode": "set `rollouts.vllm.sleep`",
+    "vllm_gpu_memory_utilization": "set `rollouts.vllm.gpu_memory_utilization`",
+    "vllm_tensor_parallel_size": "set `rollouts.vllm.tensor_parallel`, or start the server with it",
+    "vllm_max_model_length": "set `rollouts.max_length`",
+    "vllm_group_port": "set `rollouts.vllm.group_port`",
+    "vllm_importance_sampling_cap": "set `vllm_importance_sampling_clip_max`",
+    **dict.fromkeys(("vllm_server_base_url", "vllm_server_host", "vllm_server_port"), "set `rollouts.vllm.url`"),
+    "vllm_server_timeout": "set `rollouts.vllm.timeout`",
+    **dict.fromkeys(("vllm_model_impl", "vllm_structured_outputs_regex", "use_transformers_paged"), PLAYED),
+    "ds3_gather_for_generation": PLAYED,
     **dict.fromkeys(("log_completions", "log_multimodal", "num_completions_to_print", "log_unique_prompts"), PLAYED),
     "log_completions_hub_repo": PLAYED,
 }
@@ -213,7 +223,7 @@ def _optimizer_problems(recipe: Recipe) -> list[tuple[tuple[str, ...], str]]:
 
 def problems_in(values: dict[str, Any], config: str, section: str) -> list[tuple[tuple[str, ...], str]]:
     """Return what is wrong with the fields given for a config class: the key and a sentence."""
-    fields, owned = fields_of(config), owned_fields(config)
+    fields, owned = allowed_fields(config), owned_fields(config)
     found = []
     for name, value in values.items():
         path = (*section.split("."), name)
@@ -223,9 +233,17 @@ def problems_in(values: dict[str, Any], config: str, section: str) -> list[tuple
         elif name not in fields:
             hint = _suggest(name, config, section)
             found.append((path, f"there is no key '{section}.{name}': {config} has no such field{hint}"))
+        elif value is None and name in UNSET:
+            continue
         elif problem := problem_with(value, fields[name]) or _pattern_problem(config, name, value):
             found.append((path, f"{section}.{name} is {show_value(value)}; {problem}"))
     return found
+
+
+def allowed_fields(config: str) -> dict[str, dict[str, Any]]:
+    """Return the fields that a recipe may give for a config class, its own or not: `pretrain` packs as `sft` does."""
+    own = {"packing": fields_of("SFTConfig")["packing"]} if config == "TrainingArguments" else {}
+    return fields_of(config) | own
 
 
 def owned_fields(config: str) -> dict[str, str]:
@@ -291,6 +309,8 @@ def _validator() -> Any:
 def _sentence(error: ValidationError) -> str:
     value, wanted = error.instance, cast(Any, error.validator_value)
     if error.validator == "anyOf":
+        if isinstance(value, str) and (named := [inner for inner in error.context or () if inner.validator == "enum"]):
+            return _about_value(named[0])
         # Of several refusals, the one that is about the value says more than the one about its kind
         kinds = [
             isinstance(value, list) == (wanted[inner.schema_path[0]].get("type") == "array")

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from agentforge.errors import did_you_mean
 from agentforge.recipe.section import Section
+from agentforge.recipe.template_names import template_file
 from agentforge.systems.registry import with_system_keys
 
 
@@ -28,11 +29,17 @@ class Filters(Section):
 
 
 class Source(Section):
-    """One line of `data.mix`: an id of the registry (configs/datasets), or a path or glob of local files."""
+    """One line of `data.mix`: an id of the registry (configs/datasets), a path or glob of local files, or ORG/NAME of
+    the Hub."""
 
     dataset: str
+    stream: bool = Field(
+        False, description="of the Hub: fetch each file when it is read and delete it then; for what fits on no disk"
+    )
     weight: float = Field(1.0, gt=0)
-    split: str | None = None
+    split: str | None = Field(None, description="of a folder: only its files of this split")
+    config: str | None = Field(None, description="configuration of a data set of the Hub that has no card")
+    revision: str | None = Field(None, description="commit, tag or branch of a data set of the Hub that has no card")
     adapter: str | None = Field(None, description="how a raw row becomes messages; none: chosen by the columns")
     columns: dict[str, str] = Field(
         default_factory=dict, description="the adapter's column name: the file's column name"
@@ -121,14 +128,28 @@ class Data(Section):
     eval_fraction: float = Field(0.01, ge=0, lt=1)
     # Of conversations only: a document is always split, because each of its parts can be trained on.
     overflow: Literal["truncate", "split", "drop"] = "truncate"
-    # `auto` takes the markers that the tokenizer has as single tokens.
-    template: Literal["auto", "chatml", "deepseek_r1"] = "auto"
+    template: str = Field(
+        "auto",
+        description="auto: the base's own, or chatml where it has none; chatml, deepseek_r1: agentforge's with those "
+        "turn markers; a family (llama3_1, qwen3 ...) or a Jinja file",
+    )
+    template_options: dict[str, str | int | float | bool] = Field(
+        default_factory=dict, description="variables that the chat template reads, such as enable_thinking"
+    )
+    add_tokens: list[str] = Field(
+        default_factory=list,
+        description="tokens that the base's tokenizer lacks, such as markers of `template`: added to it, and trained",
+    )
     curriculum: list[DataStage] = Field(
         default_factory=list, description="stages of the training with their sources; none: all sources all the time"
     )
     tools: str | None = Field(None, description="tools (configs/tools/NAME.yaml) for rows that have none")
     system: str | None = Field(None, description="system turn for rows without one")
     workers: int | None = Field(None, ge=1, description="processes; none: one per core")
+    ray: str | None = Field(
+        None,
+        description="address of a Ray cluster that does the work: auto, HOST:PORT, local (a new one); none: no cluster",
+    )
 
     @property
     def source_names(self) -> list[str]:
@@ -138,6 +159,20 @@ class Data(Section):
             f"{name}#{names[:position].count(name) + 1}" if names.count(name) > 1 else name
             for position, name in enumerate(names)
         ]
+
+    @field_validator("template")
+    @classmethod
+    def _is_a_template(cls, value: str) -> str:
+        template_file(value)
+        return value
+
+    @field_validator("add_tokens")
+    @classmethod
+    def _are_words(cls, value: list[str]) -> list[str]:
+        for token in value:
+            if not token.strip() or value.count(token) > 1:
+                raise ValueError(f"'{token}' is {'blank' if not token.strip() else 'listed twice'}; take it out")
+        return value
 
     @field_validator("curriculum")
     @classmethod

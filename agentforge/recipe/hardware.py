@@ -10,20 +10,36 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from agentforge.errors import UserError
+from agentforge.recipe.prices import PRICES, offer_of
+from agentforge.recipe.section import Section
 from agentforge.recipe.yaml_files import find_config, read_yaml
+
+TABLES = (PRICES, "samplers")
+"""Files of configs/hardware that are no hardware."""
 
 
 class Band(BaseModel):
-    """An estimate with its range."""
+    """An estimate with its range, and where it comes from."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     low: float = Field(gt=0)
     mid: float = Field(gt=0)
     high: float = Field(gt=0)
+    source: str = "guess"
+
+
+class Rented(Section):
+    """Hardware, and at whose price: that of a provider, or that of the hardware's own file."""
+
+    name: str = Field(description="configs/hardware/NAME.yaml")
+    provider: str | None = Field(None, description="whose price counts, from configs/hardware/prices.yaml")
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class Hardware(BaseModel):
@@ -32,22 +48,32 @@ class Hardware(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: str
-    gpus: int = Field(ge=0)
+    gpus: int = Field(ge=0, description="of all its nodes together")
+    nodes: int = Field(1, ge=1, description="machines, each with as many of the GPUs; cores, memory and disk are one's")
     gpu: str | None = Field(description="what nvidia-smi's name of the GPU contains")
     memory_gib: float = Field(gt=0, description="one GPU's as torch can allocate it; without GPU, the host's")
     peak_flops: float = Field(gt=0, description="dense FLOP/s of one GPU in bf16; without GPU, the host's in fp32")
+    bf16: bool = Field(True, description="the GPU multiplies in bf16; of a CPU the machine itself is asked")
+    tf32: bool = Field(True, description="the GPU has tensor cores for fp32 (Ampere and later)")
     mfu: Band = Field(description="share of the peak that training reaches")
     dollars_per_gpu_hour: float = Field(ge=0)
     price_date: datetime.date
     price_source: str
+    provider: str | None = Field(None, description="whose price it is; none: that of the hardware's own file")
     cores: int = Field(ge=1)
     host_memory_gib: float = Field(gt=0)
     disk_gib: float = Field(gt=0)
 
+    @model_validator(mode="after")
+    def _equal_nodes(self) -> Hardware:
+        if self.gpus % self.nodes:
+            raise ValueError(f"{self.gpus} GPUs cannot be divided among {self.nodes} nodes")
+        return self
+
     @property
     def devices(self) -> int:
-        """Processes that train: one a GPU, or one on the CPU."""
-        return max(self.gpus, 1)
+        """Processes that train: one a GPU, or one on the CPU of each node."""
+        return max(self.gpus, self.nodes)
 
     @property
     def dollars_per_hour(self) -> float:
@@ -60,18 +86,25 @@ class Hardware(BaseModel):
 
 
 @cache
-def load_hardware(name: str) -> Hardware:
-    """Return configs/hardware/NAME.yaml.
+def load_hardware(chosen: str | Rented) -> Hardware:
+    """Return configs/hardware/NAME.yaml, at the provider's price if one is named.
 
     Raises:
-        UserError: there is none of that name (the nearest is given), or it is wrong.
+        UserError: there is none of that name (the nearest is given), it is wrong, or the provider does not offer it.
     """
-    path = find_config("hardware", name)
+    name = str(chosen)
+    path = find_config("hardware", name, without=TABLES)
     try:
-        return Hardware.model_validate({"name": name, **read_yaml(path)})
+        hardware = Hardware.model_validate({"name": name, **read_yaml(path)})
     except ValidationError as error:
         detail = error.errors()[0]
-        raise UserError(f"{path}: {'.'.join(map(str, detail['loc']))}: {detail['msg']}") from None
+        where = ".".join(map(str, detail["loc"]))
+        raise UserError(f"{path}: {where + ': ' if where else ''}{detail['msg']}") from None
+    if isinstance(chosen, str) or chosen.provider is None:
+        return hardware
+    offer = offer_of(chosen.provider, hardware.gpu)
+    price = {"dollars_per_gpu_hour": offer.dollars_per_gpu_hour, "price_date": offer.date, "price_source": offer.source}
+    return hardware.model_copy(update={**price, "provider": offer.provider})
 
 
 @dataclass(frozen=True)

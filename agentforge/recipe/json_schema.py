@@ -12,11 +12,10 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from agentforge.recipe.arguments import owned_fields
+from agentforge.recipe.arguments import allowed_fields, owned_fields
 from agentforge.recipe.methods import METHODS, config_classes
 from agentforge.recipe.model_config import SIZES, SWITCHES
 from agentforge.recipe.schema import Recipe
-from agentforge.recipe.tables import fields_of
 
 CONFIGS = config_classes()
 
@@ -77,7 +76,7 @@ def _config_fields() -> dict[str, Any]:
 
 def _fields_schema(config: str) -> dict[str, Any]:
     owned = owned_fields(config)
-    fields = {name: fragment for name, fragment in fields_of(config).items() if name not in owned}
+    fields = {name: fragment for name, fragment in allowed_fields(config).items() if name not in owned}
     return {"type": "object", "additionalProperties": False, "properties": fields}
 
 

@@ -17,8 +17,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from agentforge.errors import UserError, did_you_mean
+from agentforge.errors import UserError, did_you_mean, seen_from
 from agentforge.recipe.arguments import argument_problems
+from agentforge.recipe.combinations import combination_problems
 from agentforge.recipe.explain import explain
 from agentforge.recipe.hardware import choose_profile, load_hardware
 from agentforge.recipe.model_config import config_problems
@@ -29,7 +30,7 @@ from agentforge.recipe.yaml_files import config_roots, line_of, read_yaml
 # NUL and halves of UTF-16 pairs
 UNWRITABLE = re.compile("[\0\ud800-\udfff]")
 # Folders of configs/ that hold something else
-NOT_RECIPES = {"accelerate", "benchmarks", "claims", "datasets", "hardware", "models", "tools"}
+NOT_RECIPES = {"benchmarks", "claims", "datasets", "hardware", "models", "tools"}
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def recipe_names() -> list[str]:
 
 
 def find_recipe(name: str) -> Path:
-    """Return the file of a recipe given as a path, ``system`` or ``system/name``.
+    """Return the file of a recipe given as ``system``, ``system/name`` or a path, with or without its ``.yaml``.
 
     Raises:
         UserError: there is none; the nearest name is given.
@@ -84,12 +85,14 @@ def find_recipe(name: str) -> Path:
     if name.endswith((".yaml", ".yml")):
         if os.path.isfile(name):
             return Path(name)
-        raise UserError(f"there is no recipe file {name}")
+        raise UserError(f"there is no recipe file {name}{seen_from(name)}")
     system, _, stem = name.partition("/")
     for root in config_roots():
         path = root / system / f"{stem or system}.yaml"
         if system not in NOT_RECIPES and os.path.isfile(path):
             return path
+    if os.path.isfile(here := f"{name}.yaml"):  # as `agentforge init` names it
+        return Path(here)
     known = recipe_names()
     raise UserError(f"there is no recipe '{name}'{did_you_mean(name, known) or '; known: ' + ', '.join(known)}")
 
@@ -160,11 +163,17 @@ def choose(profiles: dict[str, dict[str, Any]], wanted: str | None, where: str) 
     if wanted is None or wanted in profiles:
         return wanted
     if wanted == "auto":
-        return choose_profile({name: body.get("hardware") for name, body in profiles.items()})
+        return choose_profile({name: _hardware_name(body.get("hardware")) for name, body in profiles.items()})
     known = sorted(profiles)
     raise UserError(
         f"{where} has no profile '{wanted}'{did_you_mean(wanted, known)}; it has: {', '.join(known) or 'none'}"
     )
+
+
+def _hardware_name(value: Any) -> str | None:
+    """Return the name in `hardware` of a profile that nobody has validated yet."""
+    named = value.get("name") if isinstance(value, dict) else value
+    return named if isinstance(named, str) else None
 
 
 def load_recipe(name: str, overrides: Sequence[str] = (), profile: str | None = None) -> Recipe:
@@ -226,7 +235,7 @@ def validate(raw: dict[str, Any], origin: Origin) -> Recipe:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
         raise UserError("\n".join(f"{origin.of(path)}: {text}" for path, text in explain(error))) from None
-    problems = argument_problems(recipe)
+    problems = argument_problems(recipe) or combination_problems(recipe)
     problems += [
         (("model", "config", name), f"model.config.{name} {text}")
         for name, text in config_problems(recipe.model.config, layered=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from agentforge.errors import did_you_mean
 from agentforge.recipe.arguments import show_value
 
 # Names that the config classes of transformers share. Other fields are the class's own to check.
@@ -23,6 +24,18 @@ SIZES = (
     "mamba_n_groups",
     "mamba_d_conv",
 )
+ACTIVATION_FIELDS = ("hidden_act", "hidden_activation", "activation_function")
+# Those of transformers' `ACT2FN`; a test compares.
+ACTIVATIONS = (
+    *("gelu", "gelu_10", "gelu_accurate", "gelu_fast", "gelu_new", "gelu_python", "gelu_python_tanh"),
+    *("gelu_pytorch_tanh", "hardswish", "laplace", "leaky_relu", "linear", "mish", "prelu", "quick_gelu", "relu"),
+    *("relu2", "relu6", "sigmoid", "silu", "sqrtsoftplus", "swish", "tanh", "xielu"),
+)
+SHARES = (
+    *("attention_dropout", "hidden_dropout", "residual_dropout", "embedding_dropout", "dropout"),
+    *("attn_pdrop", "embd_pdrop", "resid_pdrop"),
+)
+ABOVE_0 = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "rope_theta")
 SWITCHES = ("tie_word_embeddings", "attention_bias", "mlp_bias")
 
 
@@ -46,7 +59,27 @@ def config_problems(config: Mapping[str, Any], *, layered: bool = False) -> list
         for name in SWITCHES
         if not isinstance(given.get(name, False), bool)
     ]
-    return found
+    return found + list(_value_problems(given))
+
+
+def _value_problems(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield values that a library would choke on when the model is made, or at its first step."""
+    for name in ACTIVATION_FIELDS:
+        if (value := given.get(name, "relu")) not in ACTIVATIONS:
+            hint = did_you_mean(str(value), ACTIVATIONS) or f"; it may be {', '.join(ACTIVATIONS)}"
+            yield name, f"is {show_value(value)}, which is no activation of transformers{hint}"
+    for name in SHARES:
+        if not _is_number(value := given.get(name, 0)) or not 0 <= value <= 1:
+            yield name, f"is {show_value(value)}; it must be a number from 0 to 1"
+    for name in ABOVE_0:
+        if not _is_number(value := given.get(name, 1)) or value <= 0:
+            yield name, f"is {show_value(value)}; it must be a number above 0"
+    if not _is_number(value := given.get("initializer_range", 0)) or value < 0:
+        yield "initializer_range", f"is {show_value(value)}; it must be a number of at least 0"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_size(value: Any) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from agentforge.recipe.data_section import Data as Data
 from agentforge.recipe.data_section import DataStage as DataStage
@@ -18,7 +18,11 @@ from agentforge.recipe.data_section import Decontaminate as Decontaminate
 from agentforge.recipe.data_section import Filters as Filters
 from agentforge.recipe.data_section import MinHash as MinHash
 from agentforge.recipe.data_section import Source as Source
+from agentforge.recipe.hardware import Rented
+from agentforge.recipe.launch import Launch
 from agentforge.recipe.methods import METHODS
+from agentforge.recipe.rollouts_section import VLLM as VLLM
+from agentforge.recipe.rollouts_section import Rollouts as Rollouts
 from agentforge.recipe.section import Section
 from agentforge.systems.registry import operations, with_system_keys
 
@@ -63,23 +67,6 @@ class Model(Section):
     history: list[str] = Field(
         default_factory=list,
         description="operations and training methods that must have made the checkpoint, in order",
-    )
-
-
-class Rollouts(Section):
-    """How a model plays episodes: in `collect`, in training and in `evaluate`."""
-
-    max_new_tokens: int = Field(256, ge=1, description="tokens of one turn")
-    max_length: int | None = Field(None, ge=16, description="tokens of a whole episode; none: data.max_length")
-    batch_size: int = Field(16, ge=1, description="how many episodes are played at once")
-    temperature: float = Field(1.0, ge=0, description="for collecting and training; evaluate has its own")
-    top_p: float = Field(1.0, gt=0, le=1)
-    act: Literal["text", "tool"] = Field(
-        "text", description="text: actions are plain text; tool: actions are calls of one tool"
-    )
-    engine: Literal["transformers", "vllm"] = Field(
-        "transformers",
-        description="what generates in collect and evaluate; vllm needs the vllm extra and CUDA",
     )
 
 
@@ -148,7 +135,15 @@ class Train(Section):
         description="decay of a moving average of the weights, which is evaluated and published; none: no average",
     )
     keep: Keep | None = Field(None, description="models that stay beside the final one; none: only the final one")
+    launch: Launch = Field(
+        "auto",
+        description="how processes share the work: ddp, fsdp2, zero2, zero3; none: one process; auto: what fits",
+    )
+    processes: int | None = Field(None, ge=1, description="on each machine; none: one for each GPU of `hardware`")
     max_nonfinite_steps: int = Field(3, ge=1, description="stop after this many skipped NaN/inf batches in a row")
+    watchdog_minutes: float | None = Field(
+        30.0, gt=0, description="end a run in which nothing has got on for this long: it hangs; none: wait for ever"
+    )
     trainable: list[str] = Field(
         default_factory=list,
         description="patterns of parameter names (*.mamba.*); all others are frozen; none: train all",
@@ -156,9 +151,21 @@ class Train(Section):
     episodes: list[str] = Field(
         default_factory=list, description="dpo, kto: directories made by `collect`; none: this recipe's own"
     )
+    preferences: list[Source] = Field(
+        default_factory=list,
+        description="dpo, kto: files or data sets of preferences, read instead of episodes; `weight` has no effect",
+    )
     rewards: list[Reward] = Field([Reward()], description="grpo, ppo: rewards, summed with their weights")
     curriculum: Curriculum | None = None
     collapse: Collapse | None = Collapse()
+
+    @model_validator(mode="after")
+    def _one_kind_of_preferences(self) -> Train:
+        if self.preferences and self.episodes:
+            raise ValueError("episodes and preferences are both set; leave one out")
+        if self.preferences and METHODS[self.method].reads != "pairs":
+            raise ValueError(f"preferences are read by dpo and kto, not by {self.method}; put the files into data.mix")
+        return self
 
 
 class ToolCalls(Section):
@@ -185,6 +192,13 @@ class Losses(Section):
 
     rows: int | None = Field(None, ge=2, description="how many rows; none: all")
     speed: bool = Field(False, description="also measure decoding, in milliseconds per token")
+
+
+class Answers(Section):
+    """Held-out rows of the prepared data, to be answered and read: what the training changed."""
+
+    rows: int = Field(5, ge=1, description="how many, spread over the eval rows")
+    max_new_tokens: int = Field(128, ge=1)
 
 
 class Benchmarks(Section):
@@ -250,6 +264,11 @@ class Export(Section):
         {"f16": 0.98, "q8": 0.95, "q5km": 0.88, "q4km": 0.80},
         description="smallest share of tokens with the same likeliest next token; below it nothing is published",
     )
+    max_difference: dict[Quantization, float] = Field(
+        {"f16": 0.05, "q8": 0.5, "q5km": 2.0, "q4km": 4.0},
+        description="largest difference of any logit, in standard deviations of the checkpoint's; above it nothing is "
+        "published",
+    )
     hub_repo: str | None = Field(None, description="ORG/NAME: the repository for `push`")
     license: str | None = None
 
@@ -272,6 +291,7 @@ class Evaluate(Section):
     tool_calls: ToolCalls | None = None
     environments: Environments | None = None
     loss: Losses | None = None
+    answers: Answers | None = None
     bpc: BitsPerByte | None = None
     benchmarks: Benchmarks | None = None
     diversity: Diversity | None = Field(
@@ -295,7 +315,7 @@ class Recipe(Section):
     description: str = ""
     seed: int = Field(42, ge=0, lt=2**32)
     output_dir: str = Field("runs", description="directory for all artefacts of this recipe")
-    hardware: str = Field("cpu", description="configs/hardware/NAME.yaml")
+    hardware: str | Rented = Field("cpu", description="configs/hardware/NAME.yaml; {name, provider}: at whose price")
     budget: Budget = Budget()
     model: Model = Model()
     data: Data = Data()

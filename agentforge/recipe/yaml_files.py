@@ -160,16 +160,21 @@ def _config_roots(here: Path) -> tuple[Path, ...]:
     return tuple(shown for place, shown in candidates.items() if place.is_dir())
 
 
-def find_config(kind: str, name: str) -> Path:
+def find_config(kind: str, name: str, *, without: tuple[str, ...] = ()) -> Path:
     """Return the file of ``configs/<kind>/<name>.yaml``.
+
+    Args:
+        without: names of files in the folder that hold something else.
 
     Raises:
         UserError: there is none; the nearest name is given.
     """
     for root in config_roots():
         path = root / kind / f"{name}.yaml"
-        if os.path.isfile(path):  # which is just False of a name that is too long for a file system
+        if name not in without and os.path.isfile(
+            path
+        ):  # which is just False of a name that is too long for a file system
             return path
-    known = sorted({p.stem for root in config_roots() for p in (root / kind).glob("*.yaml")})
+    known = sorted({p.stem for root in config_roots() for p in (root / kind).glob("*.yaml")} - {*without})
     hint = did_you_mean(name, known) or f"; known: {', '.join(known) or 'none'}"
     raise UserError(f"there is no {kind} '{name}'{hint}")

@@ -8,17 +8,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-from tqdm import tqdm
-
 from agentforge.artifacts import Workspace, stage_directory
 from agentforge.environments.base import Environment
 from agentforge.environments.splits import COUNTABLE, task_ids
 from agentforge.errors import CheckRefused, UserError, did_you_mean
 from agentforge.models.locate_model import ModelLocation, locate_model, model_inputs
+from agentforge.progress import Progress
 from agentforge.recipe.schema import Recipe
 from agentforge.rollouts.collected_rows import ROWS, write_rows
 from agentforge.rollouts.environment_pool import EnvironmentPool
-from agentforge.rollouts.episode_store import EPISODES, read_episodes, write_episodes
+from agentforge.rollouts.episode_store import (
+    EPISODES,
+    hash_of_what_was_played,
+    read_episodes,
+    write_episodes,
+)
 from agentforge.rollouts.episodes import Episode
 from agentforge.rollouts.experts import Actor, Baseline, Expert
 from agentforge.rollouts.play import play
@@ -58,9 +62,9 @@ def collect(recipe: Recipe, replace: bool = False) -> Path:
         depends = {
             "collect": recipe.collect.model_dump(),
             "environments": {name: recipe.environments[name] for name in names},
-            # How many are played at once changes the speed and not the episodes, so it does not make the artefact
-            # stale.
-            "rollouts": recipe.rollouts.model_dump(exclude={"batch_size"}),
+            # How many are played at once, and on how many GPUs, changes the speed and not the episodes, so it does not
+            # make the artefact stale.
+            "rollouts": recipe.rollouts.model_dump(exclude={"batch_size", "vllm"}),
             "max_length": recipe.episode_length,
             "template": location.template if location else None,
             "seed": recipe.seed,
@@ -74,15 +78,20 @@ def collect(recipe: Recipe, replace: bool = False) -> Path:
             inputs=inputs,
             resumable=True,
             worth_keeping=lambda partial: any(partial.glob("part-*.parquet")),
+            blocks=_has_full_part,
             replace=replace,
         ) as work:
             if not work.done:
                 # Opened only now: weights take long to load, and an artefact that is up to date does not need them.
-                engine = recipe.rollouts.engine
-                policy = open_policy(player, engine=engine) if isinstance(player, ModelLocation) else player
+                policy = open_policy(player, rollouts=recipe.rollouts) if isinstance(player, ModelLocation) else player
                 tasks = [task for name in names for task in train_tasks(recipe, name, _borrowed(pool, name))]
                 _make(recipe, pool, policy, tasks, work)
     return target
+
+
+def _has_full_part(partial: Path) -> bool:
+    """Tell whether a stopped run got as far as its first full part; fewer episodes are soon played again."""
+    return any(sum(1 for _ in read_episodes(file)) >= PART for file in sorted(partial.glob("part-*.parquet")))
 
 
 def _make(recipe: Recipe, pool: EnvironmentPool, policy: Policy | Actor, tasks: list[Task], work: Workspace) -> None:
@@ -91,17 +100,15 @@ def _make(recipe: Recipe, pool: EnvironmentPool, policy: Policy | Actor, tasks: 
     # A task names its episode, so a run that was stopped needs no other record of what it has played.
     left = [task for task in tasks if task not in parts.episodes]
     rollouts = recipe.rollouts
-    with tqdm(
-        total=len(tasks), initial=len(tasks) - len(left), desc=f"collect {policy.label}", unit=" episodes", disable=None
-    ) as bar:
+    with Progress(f"collect {policy.label}", "episodes", len(tasks), len(tasks) - len(left)) as progress:
 
         def keep(task: Task, episode: Episode) -> None:
             parts.add(task, episode)
-            bar.update()
+            progress.advance()
 
         def lose(task: Task, why: str) -> None:
             lost[task.environment] += 1
-            bar.update()
+            progress.advance()
 
         with parts:
             play(
@@ -118,6 +125,7 @@ def _make(recipe: Recipe, pool: EnvironmentPool, policy: Policy | Actor, tasks: 
     # In the order of the tasks, not in the one in which they ended: that depends on batch_size and on the machine.
     episodes = [parts.episodes[task] for task in tasks if task in parts.episodes]
     write_episodes(work.path / EPISODES, episodes)
+    work.identities = {EPISODES: hash_of_what_was_played(work.path / EPISODES)}
     work.metrics = {"policy": policy.label} | write_rows(work.path / ROWS, episodes, recipe.collect.min_score, lost)
     # Only now: until the artefact's own file is complete, the parts are the only copy of the episodes.
     parts.remove()
@@ -126,7 +134,7 @@ def _make(recipe: Recipe, pool: EnvironmentPool, policy: Policy | Actor, tasks: 
         dropped = ", ".join(f"{reason}: {count}" for reason, count in work.metrics["dropped"].items())
         raise CheckRefused(
             f"none of {len(episodes)} episodes of {policy.label} was kept ({dropped}); lower collect.min_score, raise "
-            "collect.episodes or take another collect.policy, and run it with --replace"
+            "collect.episodes or take another collect.policy"
         )
 
 

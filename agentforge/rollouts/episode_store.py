@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -12,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from agentforge.artifacts import atomic_file
+from agentforge.artifacts import atomic_file, hash_json
 from agentforge.errors import UserError, first_line
 from agentforge.rollouts.episodes import Episode, Turn
 
@@ -64,6 +65,14 @@ def write_episodes(path: Path, episodes: Iterable[Episode]) -> int:
             writer.write_table(pa.Table.from_pylist([_row(episode) for episode in batch], SCHEMA))
             count += len(batch)
     return count
+
+
+def hash_of_what_was_played(path: Path) -> str:
+    """Return the SHA-256 of a file's episodes without their seconds: played again, they are the same input."""
+    digest = hashlib.sha256()
+    for episode in read_episodes(path):
+        digest.update(hash_json(dataclasses.asdict(episode) | {"seconds": None}).encode())
+    return digest.hexdigest()
 
 
 def read_episodes(path: Path) -> Iterator[Episode]:

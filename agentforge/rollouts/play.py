@@ -9,7 +9,8 @@ from functools import partial
 from random import Random
 from typing import Any
 
-from agentforge.environments.base import EnvironmentFailed
+from agentforge.data.tool_calls import parse_assistant
+from agentforge.environments.base import Environment, EnvironmentFailed
 from agentforge.rollouts.environment_pool import EnvironmentPool
 from agentforge.rollouts.episodes import Episode
 from agentforge.rollouts.experts import Actor, as_call, written
@@ -127,20 +128,32 @@ class _DecodingLoop:
         """Give the environment the turn that the policy has written; tells whether the episode goes on."""
         running = self.queue.running[slot]
         dialogue = running.dialogue
+        if completion.aborted:
+            # Half an action is not what the policy does: the environment is not given it, and nothing is learnt of it.
+            running.truncated = True
+            self.queue.finish(slot)
+            return False
         start = len(dialogue.token_ids)
-        text = dialogue.add_turn(completion)
+        text, told = dialogue.add_turn(completion)
         try:
-            step = running.step(text, start, len(dialogue.token_ids))
+            step = running.step(text, start, len(dialogue.token_ids), told)
         except EnvironmentFailed as error:
             self.queue.fail(slot, error)
             return False
         if not (step.terminated or step.truncated):
             # The environment would go on, so an episode that ends for want of room is truncated, not terminated.
-            if dialogue.add_observation(step.observation, self.max_length):
+            if dialogue.add_observation(step, self.max_length):
                 return True
             running.truncated = True
         self.queue.finish(slot)
         return False
+
+
+def _message(said: str, environment: Environment, dialogue: Transcript) -> dict[str, Any]:
+    """Return an actor's turn as a message: with a call, if tools are on offer."""
+    if environment.tools:
+        return parse_assistant(said).message()
+    return as_call(said, dialogue.tools[0]) if dialogue.tools else {"role": "assistant", "content": said}
 
 
 def _play_out(queue: EpisodeQueue[Transcript], running: RunningEpisode[Transcript], actor: Actor, seed: int) -> None:
@@ -149,19 +162,20 @@ def _play_out(queue: EpisodeQueue[Transcript], running: RunningEpisode[Transcrip
     random = Random(turn_seed(seed, running.task, 0))
     try:
         while (said := actor.turn(running.environment, random)) is not None:
-            message = as_call(said, dialogue.tools[0]) if dialogue.tools else {"role": "assistant", "content": said}
+            message = _message(said, running.environment, dialogue)
             dialogue.messages.append(message)
             step = running.step(written(message))
             if step.terminated or step.truncated:
                 break
-            dialogue.messages.append(dialogue.observation_message(step.observation))
+            dialogue.messages += dialogue.observation_messages(step)
     except EnvironmentFailed as error:
         queue.fail(ONLY_SLOT, error)
         return
     if said is None:
         running.truncated = True
         if running.turns:
-            dialogue.messages.pop()  # the observation to which the actor knew no answer
+            while dialogue.messages[-1]["role"] != "assistant":  # the observation to which the actor knew no answer
+                dialogue.messages.pop()
     # Nothing was sampled, so there are no tokens to keep: the whole conversation is tokenised as `prepare` would.
     if actor.tokenizer is not None and running.turns:
         spans = dialogue.tokenise(actor.tokenizer)

@@ -89,18 +89,19 @@ class RunningEpisode(Generic[DialogueT]):
     truncated: bool = False
     started: float = field(default_factory=time.perf_counter)
 
-    def step(self, text: str, start: int = 0, end: int = 0) -> Step:
+    def step(self, text: str, start: int = 0, end: int = 0, told: str | None = None) -> Step:
         """Give the environment the player's turn.
 
         Args:
             text: of the whole turn.
             start: where its tokens begin in the dialogue's `token_ids`.
             end: behind the last of them.
+            told: what the environment is given; None: the text.
 
         Raises:
             EnvironmentFailed: it broke.
         """
-        step = self.last_step = self.environment.step(text)
+        step = self.last_step = self.environment.step(text if told is None else told)
         info = step.info
         self.turns.append(Turn(start, end, text, step.observation, step.reward, info["valid_action"], info["score"]))
         return step

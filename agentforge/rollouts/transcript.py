@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from agentforge.data.tool_calls import CALL, parse_assistant
-from agentforge.environments.base import Environment
+from agentforge.data.tool_calls import CALL, parse_assistant, write_assistant
+from agentforge.environments.base import Environment, Step
 from agentforge.rollouts.episode_tokens import tokenise_conversation
 from agentforge.rollouts.policies.base import Completion, Message, Policy, ToolSchema
 
@@ -31,7 +31,8 @@ class Transcript:
     """
 
     def __init__(self, environment: Environment, observation: str, act: Act) -> None:
-        self.tools: list[ToolSchema] = [environment.action_tool] if act == "tool" else []
+        # A task's own tools are part of the task: without them its observations make no sense.
+        self.tools: list[ToolSchema] = environment.tools or ([environment.action_tool] if act == "tool" else [])
         self.messages: list[Message] = [
             {"role": "system", "content": environment.instructions},
             {"role": "user", "content": observation},
@@ -41,11 +42,19 @@ class Transcript:
         self.mask: list[int] = []
         self.logprobs: list[float] = []
 
-    def observation_message(self, observation: str) -> Message:
-        """Return the observation as a message: a tool result if the assistant made a call, else a user turn."""
-        if calls := self.messages[-1].get("tool_calls"):
-            return {"role": "tool", "name": calls[0]["function"]["name"], "content": observation}
-        return {"role": "user", "content": observation}
+    def observation_messages(self, step: Step) -> list[Message]:
+        """Return an observation as messages: a tool result if the assistant made a call, else a user turn.
+
+        Where the environment gives a result for each of several calls, each is a message of its own.
+        """
+        calls = self.messages[-1].get("tool_calls")
+        if not calls:
+            return [{"role": "user", "content": step.observation}]
+        names = [call["function"]["name"] for call in calls]
+        results = step.info.get("tool_results", [])
+        if len(results) != len(names):
+            names, results = names[:1], [step.observation]
+        return [{"role": "tool", "name": n, "content": r} for n, r in zip(names, results, strict=True)]
 
     def tokenise(self, tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, int]]:
         """Tokenise a finished conversation as `prepare` would; returns the span of each assistant turn."""
@@ -70,28 +79,39 @@ class SampledTranscript(Transcript):
         """All tokens so far: the policy's input for its next turn."""
         return self.prompt_ids + self.token_ids
 
-    def add_turn(self, completion: Completion) -> str:
-        """Append a turn as the policy sampled it; returns its text without the stop token."""
+    def add_turn(self, completion: Completion) -> tuple[str, str]:
+        """Append a turn as the policy sampled it.
+
+        Returns:
+            its text without the stop token, and what the environment is told: the same in agentforge's own form.
+        """
         written = completion.token_ids
         self._append(written, 1, completion.logprobs or [0.0] * len(written))
         self._stopped = completion.stopped
         text = self.policy.decode(written[:-1] if completion.stopped else written)
         turn: Message = {"role": "assistant", "content": text}
+        dialect = self.policy.dialect
+        if dialect is not None and not dialect.ours:
+            parsed = dialect.read(text, self.tools)
+            if not parsed.malformed:
+                turn = parsed.message()
+            self.messages.append(turn)
+            return text, text if parsed.malformed else write_assistant(turn)
         # A call that cannot be read stays text: that is what the model wrote, and the environment will find it invalid.
         if self.tools and CALL in text and not (parsed := parse_assistant(text)).malformed:
             turn = parsed.message()
         self.messages.append(turn)
-        return text
+        return text, text
 
-    def add_observation(self, observation: str, limit: int) -> bool:
-        """Append the observation; returns False and appends nothing if ``limit`` tokens leave no room for a turn."""
-        message = self.observation_message(observation)
+    def add_observation(self, step: Step, limit: int) -> bool:
+        """Append a step's observation; returns False, and appends nothing, if ``limit`` leaves no room for a turn."""
+        messages = self.observation_messages(step)
         closing = [] if self._stopped else self.policy.stop_ids[:1]  # a turn that was cut short is closed for it
-        between = [*closing, *self.policy.continuation([message])]
+        between = [*closing, *self.policy.continuation(messages)]
         # Looked at before anything is appended: an episode that is cut off ends with the policy's own turn.
         if len(self.prompt_ids) + len(self.token_ids) + len(between) >= limit:
             return False
-        self.messages.append(message)
+        self.messages += messages
         self._append(between, 0, [0.0] * len(between))
         return True
 

@@ -6,14 +6,16 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from jinja2 import TemplateError
-
+from agentforge.data.dialects.call_syntaxes import HERMES
+from agentforge.data.messages import BadRow
 from agentforge.errors import UserError
 from agentforge.rollouts.policies.base import Policy
 from agentforge.rollouts.policies.steering import Steering
+from agentforge.serving.dialect_turns import turn_stream
 from agentforge.serving.openai_api import ChatRequest
 from agentforge.serving.openai_errors import BadRequest, refuse
-from agentforge.serving.turns import Delta, ScoredToken, Spoken, TurnStream, speak
+from agentforge.serving.speaking import ScoredToken, Spoken, speak
+from agentforge.serving.turns import Delta
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,9 @@ def answer(
     choices: list[Spoken] = []
     for choice in range(request.n or 1):
         # a grammar and a turn's state are used up by one choice
-        stream = TurnStream(
+        stream = turn_stream(
+            policy,
+            request.conversation.tools,
             request.stop or (),
             one_call=request.parallel_tool_calls is False,
             verbatim=request.form is not None and request.form.json_value is not None,
@@ -56,8 +60,8 @@ def answer(
         steering = _steering(policy, request, choice)
         try:
             spoken = speak(policy, request.conversation, steering, hand_over, stream, cancelled)
-        except TemplateError as error:  # a model's own template refuses what it was not made for
-            refuse("messages", f"the model's chat template cannot write them: {error}")
+        except BadRow as error:  # a model's own template refuses what it was not made for
+            refuse("messages", str(error))
         on_event(Event(choice, spoken=spoken))
         choices.append(spoken)
         if cancelled.is_set():
@@ -68,6 +72,11 @@ def answer(
 def _steering(policy: Policy, request: ChatRequest, choice: int) -> Steering:
     constraint = None
     if (form := request.form) is not None:
+        if form.calls and policy.dialect is not None and policy.dialect.syntax not in (None, HERMES):
+            refuse(
+                form.param,
+                f"this model writes calls as '{policy.dialect.syntax.name}', and no answer can be held to that form",
+            )
         try:
             tokenizer = policy.grammar_tokenizer()
         except UserError as error:  # the engine's own sentence, and the field that asked for a grammar

@@ -22,11 +22,15 @@ from agentforge.rollouts.policies.base import Policy, Sampling
 from agentforge.rollouts.policies.open_policy import open_policy
 from agentforge.serving.chat_session import ChatSession, Listener
 from agentforge.serving.local_tools import LocalTools, ToolMode, read_files
+from agentforge.serving.terminal_input import checked_text, piped_text, typed_reader
 from agentforge.serving.turns import Delta
 
 MAX_NEW_TOKENS = 1024
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 """All but the tab and the end of a line."""
+COMMANDS = {"/new": "starts a new conversation", "/help": "shows this list", "/quit": "leaves"}
+COMMAND = re.compile(r"/[\w-]*(?=\s|$)")
+"""A slash and a word: `/etc/hosts` is none."""
 ENDINGS = {
     "cut": f"cut at {MAX_NEW_TOKENS} tokens",
     "limit": "stopped: it kept calling tools",
@@ -100,7 +104,7 @@ def chat(
         files: a directory whose files are copied into the sandbox.
 
     Raises:
-        UserError: there is no such model, the prompt is empty, or the files cannot be used.
+        UserError: there is no such model, the prompt is empty or no UTF-8, or the files cannot be used.
     """
     if tools not in get_args(ToolMode):
         choices = list(get_args(ToolMode))
@@ -127,7 +131,7 @@ def _prompts(recipe: Recipe, prompt: str | None, examples: int, mode: ToolMode) 
         return example_prompts(recipe, examples, mode)
     if prompt is None and sys.stdin.isatty():
         return None
-    text = sys.stdin.read() if prompt is None else prompt
+    text = piped_text() if prompt is None else checked_text(prompt, "--prompt")
     if not text.strip():
         raise UserError("the prompt is empty; give --prompt TEXT, or pipe some text in")
     return [text.rstrip("\n")]
@@ -169,23 +173,44 @@ def _answer(session: ChatSession, text: str, terminal: Terminal, echo: bool = Fa
 
 
 def _converse(sessions: Callable[[], ChatSession], terminal: Terminal, mode: ToolMode) -> None:
-    """Read and answer until Ctrl-D, or Ctrl-C at the prompt."""
+    """Read and answer until Ctrl-D, or Ctrl-C twice at the prompt: the first may have been meant for an answer."""
     session = sessions()
+    read = typed_reader()
     terminal.note(
         f"{session.policy.label}; /new starts a new conversation, Ctrl-C stops an answer, Ctrl-D quits", "dim"
     )
     if mode == "sandbox":
         terminal.note(isolation(), "dim")
+    leaving = False
     while True:
         try:
-            text = terminal.console.input("[bold]> [/]").strip()
-        except (EOFError, KeyboardInterrupt):
+            text = read()
+            leaving = False
+            if command := COMMAND.match(text):
+                if command[0] == "/quit":
+                    return
+                session = sessions() if command[0] == "/new" else session
+                _tell_command(command[0], terminal)
+            elif text.strip():
+                _answer(session, text.strip(), terminal)
+        except UserError as error:
+            terminal.note(str(error), "red")
+        except EOFError:
             terminal.console.print()
             return
-        if text == "/new":
-            session = sessions()
-        elif text:
-            try:
-                _answer(session, text, terminal)
-            except UserError as error:
-                terminal.note(str(error), "red")
+        except KeyboardInterrupt:
+            terminal.console.print()
+            if leaving:
+                return
+            leaving = True
+            terminal.note("Ctrl-C again, or Ctrl-D, quits", "dim")
+
+
+def _tell_command(name: str, terminal: Terminal) -> None:
+    if name == "/new":
+        terminal.note("a new conversation", "dim")
+        return
+    if name not in COMMANDS:
+        terminal.note(f"there is no command {name}{did_you_mean(name, list(COMMANDS))}", "red")
+    known = ", ".join(f"{command} {meaning}" for command, meaning in COMMANDS.items())
+    terminal.note(f"{known}; put a space before a message that begins like a command", "dim")

@@ -10,7 +10,8 @@ from agentforge.data.tools import ToolSet
 from agentforge.rollouts.policies.base import Conversation, Message, Policy, Sampling
 from agentforge.rollouts.policies.steering import Steering
 from agentforge.serving.local_tools import LocalTools
-from agentforge.serving.turns import Delta, speak
+from agentforge.serving.speaking import speak
+from agentforge.serving.turns import Delta
 
 log = logging.getLogger(__name__)
 

@@ -1,35 +1,32 @@
 """`serve-env`: one kind of environment over HTTP, many episodes at a time.
 
 Two manners: AgentGym's (``/create``, ``/reset``, ``/step``, ``/observation``, ``/close``), which our own client and
-those of AgentGym's TextCraft and BabyAI speak, and OpenEnv's (``/reset``, ``/step``, ``/state``, ``/health``) below
-``/openenv``.
+those of AgentGym's TextCraft and BabyAI speak, and OpenEnv's below ``/openenv``: see `openenv_routes`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from random import Random
 from typing import Annotated, Any
 
 import uvicorn
 from fastapi import Body, FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agentforge.environments.base import Environment, EnvironmentFailed, Step
 from agentforge.environments.registry import make
-from agentforge.environments.splits import split_of
 from agentforge.errors import UserError
 from agentforge.serving.environment_sessions import Refused, Sessions
 from agentforge.serving.failures import FailureAnswer
 from agentforge.serving.openai_server import listen
+from agentforge.serving.openenv_routes import Number, Seed, add_openenv, existing
 
 log = logging.getLogger(__name__)
 
@@ -39,10 +36,6 @@ IDLE_SECONDS = 1800.0
 
 MOST_BYTES = 4 << 20
 """Of a body: a turn of 200,000 tokens has about one million characters, and JSON may write a character as six."""
-
-# Whole numbers as JSON has them: not "5", not true. Larger ones fit into no table that an episode is written to.
-Number = Annotated[int, Field(strict=True, ge=0, lt=1 << 63)]
-Seed = Annotated[int, Field(strict=True, ge=-(1 << 63), lt=1 << 63)]
 
 
 class Call(BaseModel):
@@ -56,25 +49,6 @@ class Call(BaseModel):
     action: str | None = None
     turn: str | None = None
     name: str = "random"
-
-
-class OpenReset(BaseModel):
-    """OpenEnv's /reset; without a task one is drawn, never a reserved one."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    seed: Number | None = None
-    episode_id: str = Field("default", max_length=255)
-    task_id: Number | None = None
-
-
-class OpenStep(BaseModel):
-    """OpenEnv's /step; the action is an object with one text in it."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    action: dict[str, Any]
-    episode_id: str = Field("default", max_length=255)
 
 
 def create_app(
@@ -112,7 +86,7 @@ def create_app(
         app.exception_handler(kind)(_refused)
     _agentgym_routes(app, model, sessions)
     _advice_routes(app, model, sessions)
-    _openenv_routes(app, model, sessions)
+    add_openenv(app, model, sessions)
     return app
 
 
@@ -131,7 +105,7 @@ def _agentgym_routes(app: FastAPI, model: Environment, sessions: Sessions) -> No
 
     @app.get("/difficulty")
     def difficulty(task_id: int) -> dict[str, int]:
-        return {"difficulty": model.difficulty(_existing(model, task_id, "task_id"))}
+        return {"difficulty": model.difficulty(existing(model, task_id, "task_id"))}
 
     @app.post("/create")
     def create() -> dict[str, Any]:
@@ -139,7 +113,7 @@ def _agentgym_routes(app: FastAPI, model: Environment, sessions: Sessions) -> No
 
     @app.post("/reset")
     def reset(call: Call) -> dict[str, Any]:
-        task_id = _existing(model, call.data_idx, "data_idx")
+        task_id = existing(model, call.data_idx, "data_idx")
         with sessions.using(call.id) as session:
             observation = session.begin(call.seed, task_id)
         level = model.difficulty(task_id)
@@ -176,60 +150,6 @@ def _advice_routes(app: FastAPI, model: Environment, sessions: Sessions) -> None
             return {"turn": session.baseline(call.name, call.seed)}
 
 
-def _openenv_routes(app: FastAPI, model: Environment, sessions: Sessions) -> None:
-    @app.get("/openenv/health")
-    def health() -> dict[str, str]:
-        return {"status": "healthy"}
-
-    @app.post("/openenv/reset")
-    def reset(call: OpenReset) -> dict[str, Any]:
-        seed = secrets.randbelow(1 << 31) if call.seed is None else call.seed
-        task_id = _drawn(model, seed) if call.task_id is None else _existing(model, call.task_id, "task_id")
-        new = call.episode_id not in sessions
-        sessions.create(call.episode_id)
-        try:
-            with sessions.using(call.episode_id) as session:
-                text = session.begin(seed, task_id)
-        except Exception:
-            if new:  # nobody learns of it, so nobody would close it
-                sessions.close(call.episode_id)
-            raise
-        about = {"task_id": task_id, "seed": seed, "instructions": model.instructions}
-        return {"observation": {"text": text}, "reward": None, "done": False, "metadata": about}
-
-    @app.post("/openenv/step")
-    def step(call: OpenStep) -> dict[str, Any]:
-        texts = [value for value in call.action.values() if isinstance(value, str)]
-        if len(texts) != 1 or not _is_unicode(texts[0]):
-            raise Refused(422, 'action: an action is one text, as in {"action": {"text": "Action: ..."}}')
-        with sessions.using(call.episode_id) as session:
-            made = session.act(texts[0])
-        done = made.terminated or made.truncated
-        about = dict(made.info)
-        return {"observation": {"text": made.observation}, "reward": made.reward, "done": done, "metadata": about}
-
-    @app.get("/openenv/state")
-    def state(episode_id: str = "default") -> dict[str, Any]:
-        with sessions.using(episode_id) as session:
-            return {"episode_id": episode_id, "step_count": session.steps}
-
-
-def _existing(model: Environment, task_id: int, name: str) -> int:
-    """Return the number of a task, given in the field ``name``, if there is such a task."""
-    if not 0 <= task_id < model.tasks:
-        raise Refused(400, f"{name}: {model.id} has tasks 0 to {model.tasks - 1}, not {task_id}")
-    return task_id
-
-
-def _is_unicode(text: str) -> bool:
-    """Tell whether a text has no half of a character, as ``"\\ud800"`` is in JSON; pydantic refuses it elsewhere."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _turn(call: Call) -> str:
     """Return the assistant's turn: as it is (``turn``), or made of the bare action that AgentGym's clients send."""
     if call.turn is not None:
@@ -249,15 +169,6 @@ def _answer(step: Step) -> dict[str, Any]:
         "truncated": step.truncated,
         "info": dict(step.info),
     }
-
-
-def _drawn(model: Environment, seed: int) -> int:
-    random = Random(seed)
-    for _ in range(1000):
-        task_id = random.randrange(model.tasks)
-        if split_of(model.id, task_id) == "train":
-            return task_id
-    raise Refused(409, f"{model.id} has no task that is not reserved for evaluation; give a task_id")
 
 
 async def _refused(request: Any, error: Exception) -> JSONResponse:

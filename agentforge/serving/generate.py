@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from transformers import TextStreamer, set_seed
 
-from agentforge.data.chat_template import begins_texts, codec_of
+from agentforge.data.codec import begins_texts, codec_of
 from agentforge.data.tokenizer import load_tokenizer
 from agentforge.errors import UserError
 from agentforge.models.locate_model import ModelLocation, locate_model
 from agentforge.recipe.schema import Recipe
 from agentforge.rollouts.policies.transformers_policy import load_weights
+from agentforge.serving.terminal_input import checked_text
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,9 @@ def generate(recipe: Recipe, which: str | None, prompt: str, sampler: Sampler) -
         sampler: how to draw.
 
     Raises:
-        UserError: a GGUF, or nothing to begin with.
+        UserError: a GGUF, nothing to begin with, or a prompt that is no UTF-8.
     """
+    checked_text(prompt, "--prompt")
     location = locate_model(recipe, which)
     if location.kind == "gguf":
         raise UserError(f"generate opens checkpoints and adapters; chat opens GGUF files such as {location.path}")

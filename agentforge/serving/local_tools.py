@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from agentforge.environments.sandbox.sandbox import TIMEOUT, Sandbox, SandboxFailed, SandboxResult
 from agentforge.errors import CheckRefused, UserError
+from agentforge.installation import find_paths
 
 ToolMode = Literal["show", "sandbox"]
 MOST_BYTES = 8 * 2**20
@@ -78,8 +79,10 @@ def read_files(directory: Path) -> dict[str, str]:
     Raises:
         UserError: there is no such directory, a file or its name is no text, or all together are over 8 MiB.
     """
-    if not directory.is_dir():
+    found = find_paths(directory)
+    if len(found) != 1 or not found[0].is_dir():
         raise UserError(f"--files {directory}: there is no such directory")
+    (directory,) = found
     paths = sorted(path for path in directory.rglob("*") if path.is_file())
     if (size := sum(path.stat().st_size for path in paths)) > MOST_BYTES:
         raise UserError(f"--files {directory}: {size:,} bytes are over the limit of {MOST_BYTES:,}")

@@ -19,7 +19,8 @@ from agentforge.rollouts.policies.base import Conversation, Policy, Sampling
 from agentforge.serving.forms import Form, form_of
 from agentforge.serving.openai_errors import BadRequest, read_json, refuse
 from agentforge.serving.openai_messages import checked_messages, checked_tools
-from agentforge.serving.turns import Delta, ScoredToken, Spoken
+from agentforge.serving.speaking import ScoredToken, Spoken
+from agentforge.serving.turns import Delta
 
 UNREAD = frozenset(
     {

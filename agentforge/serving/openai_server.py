@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import logging
 import socket
@@ -24,10 +25,11 @@ from agentforge.recipe.schema import Recipe
 from agentforge.rollouts.policies.base import Policy
 from agentforge.rollouts.policies.open_policy import open_policy
 from agentforge.serving.answering import Event, answer
+from agentforge.serving.api_key import KeyCheck, check_key
 from agentforge.serving.failures import FailureAnswer
 from agentforge.serving.openai_api import ChatRequest, Response
 from agentforge.serving.openai_errors import BadRequest, error_body
-from agentforge.serving.turns import Spoken
+from agentforge.serving.speaking import Spoken
 
 log = logging.getLogger(__name__)
 
@@ -85,8 +87,13 @@ class Engine:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
 
-def create_app(policy: Policy, max_waiting: int = MAX_WAITING) -> FastAPI:
-    """Return the application: models, ``POST /v1/chat/completions``, ``GET /health``."""
+def create_app(policy: Policy, max_waiting: int = MAX_WAITING, api_key: str | None = None) -> FastAPI:
+    """Return the application: models, ``POST /v1/chat/completions``, ``GET /health``.
+
+    Args:
+        max_waiting: see `Engine`.
+        api_key: what clients must send as ``Authorization: Bearer ...``, except for ``/health``; None: nothing.
+    """
     engine = Engine(policy, max_waiting)
 
     @asynccontextmanager
@@ -95,6 +102,8 @@ def create_app(policy: Policy, max_waiting: int = MAX_WAITING) -> FastAPI:
         engine.close()
 
     app = FastAPI(title="agentforge", openapi_url=None, lifespan=lifespan)
+    if api_key is not None:
+        app.add_middleware(KeyCheck, api_key=api_key)
     app.add_middleware(FailureAnswer, body=_failed)
     for kind, handler in ((UserError, _refused), (HTTPException, _not_found)):
         app.exception_handler(kind)(handler)
@@ -223,28 +232,43 @@ async def _not_found(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse(error_body(f"{request.method} {request.url.path}: {error.detail}"), error.status_code)
 
 
-def serve(recipe: Recipe, model: str | None = None, host: str = "127.0.0.1", port: int = 8080) -> None:
+def serve(
+    recipe: Recipe,
+    model: str | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    api_key: str | None = None,
+) -> None:
     """Serve a recipe's model until Ctrl-C.
 
     Args:
         recipe: see `locate_model`.
         model: see `locate_model`.
-        host: whoever reaches it may use the model: there are no keys.
+        host: whoever reaches it may use the model, unless there is a key.
         port: 0 takes a free one.
+        api_key: what clients must send.
 
     Raises:
-        UserError: there is no such model, or the port is taken.
+        UserError: there is no such model, the port is taken, or the key is none that a client could send.
     """
+    check_key(api_key)
     location = locate_model(recipe, model)
     with listen(host, port) as listening:
         policy = open_policy(location)
         bound = listening.getsockname()[1]
+        if api_key is None and not is_loopback(listening):
+            log.warning("whoever reaches %s may use the model; set AGENTFORGE_API_KEY to ask for a key", host)
         log.info("serving '%s' at http://%s:%d/v1 (%s); Ctrl-C stops it", policy.label, host, bound, location.path)
-        server = uvicorn.Server(uvicorn.Config(create_app(policy), log_level="warning"))
+        server = uvicorn.Server(uvicorn.Config(create_app(policy, api_key=api_key), log_level="warning"))
         try:
             server.run(sockets=[listening])
         except KeyboardInterrupt:
             log.info("stopped")
+
+
+def is_loopback(listening: socket.socket) -> bool:
+    """Tell whether only this machine reaches a socket."""
+    return ipaddress.ip_address(listening.getsockname()[0].partition("%")[0]).is_loopback
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-import threading
-from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic_core import from_json
 
+from agentforge.data.dialects.dialect import Dialect
 from agentforge.data.tool_calls import CALL, END_CALL, END_THINK, THINK, parse_assistant, split_reasoning, unescape_tags
-from agentforge.rollouts.policies.base import Conversation, Generation, Policy
-from agentforge.rollouts.policies.steering import Steering, Step
+from agentforge.rollouts.policies.base import ToolSchema
 
 Delta = tuple[Literal["content", "reasoning"], str]
 UNFINISHED_TAG = re.compile(r"\s*(?:<\\*/?[a-z_]{0,9})?\Z")
@@ -46,19 +44,26 @@ class Said:
         return message
 
 
-def read_turn(raw: str, *, verbatim: bool = False) -> Said:
+def read_turn(
+    raw: str, *, verbatim: bool = False, dialect: Dialect | None = None, tools: Sequence[ToolSchema] = ()
+) -> Said:
     """Take a turn's raw text apart.
 
     Args:
+        dialect: how it is written; None: as agentforge's own template writes it.
+        tools: on offer.
         verbatim: a text that does not begin with a tag is content as it stands: JSON that was written to a schema may
             hold any tag in its strings, where a backslash is JSON's own and no escape of ours.
     """
     if verbatim and not _begins_tag(raw):
         return Said(raw, None, [], [])
-    turn = parse_assistant(raw)
+    own = dialect is None or dialect.ours
+    turn = parse_assistant(raw) if dialect is None else dialect.read(raw, tools)
     turn.malformed += [problem for call in turn.tool_calls if (problem := _too_deep(call))]
     if not turn.malformed:
         return Said(turn.content.strip(), turn.reasoning_content, turn.tool_calls, [])
+    if not own:
+        return Said(raw.strip() if turn.reasoning_content is None else "", turn.reasoning_content, [], turn.malformed)
     unclosed = raw.lstrip().startswith(THINK) and split_reasoning(raw)[0] is None
     body = "" if unclosed else unescape_tags(split_reasoning(raw)[1]).strip()
     return Said(body, turn.reasoning_content, [], turn.malformed)
@@ -96,18 +101,30 @@ class TurnStream:
         stop: strings that end the turn; they and what follows are cut off.
         one_call: the turn ends with its first call; what follows is cut off.
         verbatim: see `read_turn`.
+        dialect: see `read_turn`.
+        tools: see `read_turn`.
 
     Attributes:
         raw: everything so far.
         stopped: a stop string was met, or the one call is complete.
     """
 
-    def __init__(self, stop: Sequence[str] = (), *, one_call: bool = False, verbatim: bool = False) -> None:
+    def __init__(
+        self,
+        stop: Sequence[str] = (),
+        *,
+        one_call: bool = False,
+        verbatim: bool = False,
+        dialect: Dialect | None = None,
+        tools: Sequence[ToolSchema] = (),
+    ) -> None:
         self.raw = ""
         self.stopped = False
         self._stop = [text for text in stop if text]
         self._one_call = one_call
         self._verbatim = verbatim
+        self._dialect = dialect
+        self._tools = tools
         self._mode: Literal["start", "reasoning", "content", "calls", "verbatim"] = "start"
         self._position = 0
         self._body = 0
@@ -120,7 +137,7 @@ class TurnStream:
 
     def said(self) -> Said:
         """Return the turn as far as it goes."""
-        return read_turn(self.raw, verbatim=self._verbatim)
+        return read_turn(self.raw, verbatim=self._verbatim, dialect=self._dialect, tools=self._tools)
 
     def feed(self, text: str) -> list[Delta]:
         """Take more text; return what can be shown now."""
@@ -226,114 +243,3 @@ def _safe(text: str) -> int:
     """Return where the trailing blanks and the unfinished tag of ``text`` begin."""
     found = UNFINISHED_TAG.search(text)
     return found.start() if found else len(text)
-
-
-@dataclass(frozen=True)
-class ScoredToken:
-    """A token of a turn, and how likely the model held it.
-
-    Attributes:
-        logprob: see `steering.Step`.
-        top: the likeliest tokens there, likeliest first, with their log-probabilities.
-    """
-
-    text: str
-    logprob: float
-    top: list[tuple[str, float]]
-
-
-@dataclass(frozen=True)
-class Spoken:
-    """A turn that a policy has written.
-
-    Attributes:
-        cut: a stop string, or the one call that was allowed, ended it.
-        tokens: those that its text consists of, the stop token left out; empty if nobody asked.
-        reported: how many of them were handed out with the pieces.
-    """
-
-    said: Said
-    generation: Generation
-    cut: bool
-    tokens: list[ScoredToken] = field(default_factory=list)
-    reported: int = 0
-
-    @property
-    def finish_reason(self) -> str:
-        """OpenAI's word for why it ended."""
-        if self.said.tool_calls:
-            return "tool_calls"
-        return "stop" if self.cut or self.generation.stopped else "length"
-
-
-OnDelta = Callable[[Delta, list[ScoredToken]], None]
-"""Called with a piece of the turn, and the tokens since the piece before it, if they are scored."""
-
-
-class Teller:
-    """Hands out a turn's pieces, each with its tokens.
-
-    Text and tokens do not run in step: a piece may be held back, a character may take several tokens. So each token
-    is known by the place in the raw text where it begins, and goes out with the piece that first reaches beyond it.
-    """
-
-    def __init__(self, policy: Policy, steering: Steering, stream: TurnStream, on_delta: OnDelta) -> None:
-        self._policy = policy
-        self._steering = steering
-        self._stream = stream
-        self._on_delta = on_delta
-        self._starts: list[int] = []
-        self._tokens: list[ScoredToken] = []
-        self._reported = 0
-
-    def hear(self, text: str, token: int | None) -> bool:
-        """Take the text of one token, or what is left over at the end; tell whether the turn is over."""
-        if token is not None and self._steering.steps:
-            self._starts.append(len(self._stream.raw))
-            self._tokens.append(self._scored(self._steering.steps[-1]))
-        self._hand_out(self._stream.feed(text))
-        return self._stream.stopped
-
-    def finish(self, generation: Generation) -> Spoken:
-        """Hand out what was held back; returns the turn."""
-        self._hand_out(self._stream.finish())
-        # a stop string cuts the text: the tokens behind the cut were drawn, but are no part of the answer
-        count = self._begun(len(self._stream.raw)) if self._stream.stopped else len(self._tokens)
-        said, cut = self._stream.said(), self._stream.stopped
-        return Spoken(said, generation, cut, self._tokens[:count], min(self._reported, count))
-
-    def _hand_out(self, deltas: Sequence[Delta]) -> None:
-        for delta in deltas:  # several at once come of one token, which goes with the first
-            count = self._begun(self._stream.position)
-            self._on_delta(delta, self._tokens[self._reported : count])
-            self._reported = count
-
-    def _begun(self, place: int) -> int:
-        """Return how many tokens begin before a place in the raw text."""
-        return bisect_left(self._starts, place)
-
-    def _scored(self, step: Step) -> ScoredToken:
-        top = [(self._policy.decode([token]), logprob) for token, logprob in step.top]
-        return ScoredToken(self._policy.decode([step.token]), step.logprob, top)
-
-
-def speak(
-    policy: Policy,
-    conversation: Conversation,
-    steering: Steering,
-    on_delta: OnDelta,
-    stream: TurnStream | None = None,
-    cancelled: threading.Event | None = None,
-) -> Spoken:
-    """Let a policy write the next turn, handing out its pieces.
-
-    Args:
-        stream: splits the turn, and may end it.
-        cancelled: ends the turn at the next token once it is set.
-    """
-    teller = Teller(policy, steering, stream or TurnStream(), on_delta)
-
-    def on_text(text: str, token: int | None) -> bool:
-        return teller.hear(text, token) or (cancelled is not None and cancelled.is_set())
-
-    return teller.finish(policy.reply(conversation, steering, on_text))

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainingArguments, get_scheduler
+from transformers import TrainingArguments
+from transformers.utils import is_torch_tf32_available
 
 from agentforge.errors import UserError, first_line
-from agentforge.planning.memory import needs_gradient_checkpointing
-from agentforge.recipe.methods import METHODS
+from agentforge.planning.train_defaults import Device, cpu_has_bf16, training_defaults
 from agentforge.recipe.optimizers import preset_arguments
 from agentforge.recipe.schema import Recipe
+from agentforge.trainers.launch import strategy_arguments, wanted_strategy
 
 # Keys that TRL would act on while it tokenises and packs; here `prepare` has tokenised and `examples` packs.
 OURS = {"packing", "packing_strategy", "padding_free", "assistant_only_loss"}
@@ -57,94 +58,35 @@ def build_arguments(
         UserError: a value that would undo what this stage promises, or that the parent refuses.
     """
     given = dict(recipe.train.args)
-    if given.get("save_total_limit") == 1:
-        raise UserError(
-            "train.args.save_total_limit: 1 would delete the last good checkpoint before the next is complete; give 2"
-        )
     ours = {key: given.pop(key) for key in OURS & given.keys()}
-    if ours.get("packing_strategy", "bfd") != "bfd":
-        raise UserError("train.args.packing_strategy: only 'bfd' keeps every conversation whole; leave it out")
     given.pop("gradient_checkpointing", None)  # `_defaults` has it under its new name
-    if given.get("bf16", False) is None:
-        del given["bf16"]  # left to the hardware; TRL would read it as true
+    for key in ("bf16", "report_to"):  # left to the hardware; none: transformers and TRL read them otherwise
+        if key in given and given[key] is None:
+            del given[key]
     chosen = recipe.train.optimizer
     preset = {} if chosen is None else preset_arguments(chosen.name, chosen.options)
     merged = {**_defaults(recipe, evaluates), **(defaults or {}), **preset, **given, "output_dir": str(output_dir)}
+    merged |= strategy_arguments(recipe)
     if "max_length" in config_class.__dataclass_fields__:
         merged["max_length"] = recipe.data.max_length  # TRL's own default would be 1024
     try:
         parent = config_class(**merged)
     except (ValueError, TypeError) as error:
         raise UserError(f"train.args: {first_line(error)}") from error
-    _check_schedule(parent)
     # TRL has packing of its own, which pads nothing but joins a batch into one row (see `examples`)
     packing = ours.get("packing", ours.get("padding_free"))
     return Arguments(parent, packing, bool(ours.get("assistant_only_loss", recipe.train.method == "sft")))
 
 
-def _check_schedule(args: TrainingArguments) -> None:
-    # the parent makes the schedule after the model is loaded and the rows are packed
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=args.learning_rate)
-    kwargs = args.lr_scheduler_kwargs
-    if isinstance(kwargs, str):  # the parent has read the JSON of text already
-        return
-    if args.lr_scheduler_type == "reduce_lr_on_plateau":
-        return
-    try:
-        get_scheduler(args.lr_scheduler_type, optimizer, 1, 10, scheduler_specific_kwargs=dict(kwargs or {}))
-    except (TypeError, ValueError) as error:
-        schedule = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
-        raise UserError(
-            f"train.args.lr_scheduler_kwargs {kwargs} do not fit lr_scheduler_type {schedule}: {error}"
-        ) from error
-
-
-def _bf16_pays(recipe: Recipe) -> bool:
-    """Tell whether the hardware multiplies in bf16: half the time of fp32. Other CPUs emulate it, and take longer."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    if not METHODS[recipe.train.method].supervised:
-        return False  # episodes are sampled in fp32: the update must see the same probabilities
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
-
-
 def _defaults(recipe: Recipe, evaluates: bool) -> dict[str, Any]:
-    gpu = torch.cuda.is_available()
-    given = recipe.train.args
-    return {
-        # The same seed twice: the order of the data must not change when somebody draws another initialisation.
-        "seed": recipe.seed,
-        "data_seed": recipe.seed,
-        "bf16": _bf16_pays(recipe) and not given.get("fp16"),
-        "use_cpu": not gpu,
-        "dataloader_pin_memory": gpu,
-        **({} if gpu or "WORLD_SIZE" not in os.environ else {"ddp_backend": "gloo"}),
-        # Buffers of language models are constants (rotary frequencies, attention that is dropped): DDP would send them
-        # from the first process to the others before every forward pass.
-        "ddp_broadcast_buffers": False,
-        # Recomputing activations costs a third more time: only where the plan says the run does not fit without.
-        # Given under its new name, because TRL sets the old one to True where the new one is left open.
-        "activation_checkpointing": given["gradient_checkpointing"]
-        if "gradient_checkpointing" in given
-        else gpu and needs_gradient_checkpointing(recipe),
-        # HF's default counts a NaN loss as the average of the others, or as 0.
-        "logging_nan_inf_filter": False,
-        # Not "all": nothing leaves the machine unless the recipe asks for it. `metrics.jsonl` is always written.
-        "report_to": [],
-        # Trackers would draw a name by lot, and file the run under "huggingface".
-        "run_name": recipe.trained.name,
-        "project": "agentforge",
-        "disable_tqdm": True,
-        # The rows have only the columns that the collator needs; the parent would drop the lengths of packed documents.
-        "remove_unused_columns": False,
-        "logging_steps": 10,
-        # Two, so that there is always a complete one while the next is written.
-        "save_total_limit": 2,
-        "eval_strategy": "steps" if evaluates else "no",
-        "eval_steps": given.get("save_steps", 500),
-        "per_device_eval_batch_size": given.get("per_device_train_batch_size", 8),
-    }
+    defaults = training_defaults(recipe, _device_here(), wanted_strategy(recipe), evaluates=evaluates)
+    values = {key: default.value for key, default in defaults.items()}
+    on_cpus = not torch.cuda.is_available() and "WORLD_SIZE" in os.environ
+    return values | ({"ddp_backend": "gloo"} if on_cpus else {})
+
+
+def _device_here() -> Device:
+    """Return what the device here can do, whatever the recipe's hardware is."""
+    if not torch.cuda.is_available():
+        return Device(False, cpu_has_bf16(), False)
+    return Device(True, torch.cuda.is_bf16_supported(), is_torch_tf32_available())

@@ -49,10 +49,14 @@ class PackedRows(DataCollatorForLanguageModeling):
 def choose_packing(model: PreTrainedModel, wanted: bool | None) -> bool:
     """Return whether to pack: where it is proven that the model keeps documents apart, unless the recipe says no.
 
+    A model whose class says in ``unpacked_by_default`` why packing does not pay is packed only if the recipe says so.
+
     Raises:
         UserError: the recipe asks for it and the model would mix the documents; or it mixes even padded rows.
     """
     refusal = None if wanted is False else isolation_of(model).refusal("packed")
+    if wanted is None:
+        refusal = refusal or getattr(model, "unpacked_by_default", None)
     if refusal and wanted:
         raise UserError(
             f"train.args.packing: {model.config.model_type} cannot be packed: {refusal}; set packing to false"

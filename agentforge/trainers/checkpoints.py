@@ -67,10 +67,11 @@ def newest_complete(directory: Path, *, world_size: int, restart: bool = False) 
 def _numbered(directory: Path) -> list[Path]:
     """Return the checkpoints, the newest first."""
     found = [path for path in directory.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    return sorted(found, key=_step, reverse=True)
+    return sorted(found, key=step_of, reverse=True)
 
 
-def _step(checkpoint: Path) -> int:
+def step_of(checkpoint: Path) -> int:
+    """Return the step after which a checkpoint was saved."""
     return int(checkpoint.name.rpartition("-")[2])
 
 
@@ -86,7 +87,7 @@ def _refuse_to_lose(useless: dict[Path, str]) -> None:
         newest = damaged[0]
         raise CheckRefused(
             f"no checkpoint in {newest.parent} is whole: {newest.name} {useless[newest]}. Restore its files from a "
-            f"copy, or run `agentforge train` with --restart to lose {_step(newest)} steps and begin at step 0"
+            f"copy, or run `agentforge train` with --restart to lose {step_of(newest)} steps and begin at step 0"
         )
 
 

@@ -20,6 +20,7 @@ import json
 import logging
 import math
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -27,19 +28,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_model, save_file
 from torch.utils.data import Sampler
 from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from agentforge.artifacts import write_json
-from agentforge.errors import CheckRefused, UserError
-from agentforge.optim.mugrokfast import SHARDED, MuGrokfast
+from agentforge.errors import CheckRefused
 from agentforge.optim.parameter_split import UNDECAYED
 from agentforge.trainers.averaged_weights import AveragedWeights
 from agentforge.trainers.batching import IGNORED
-from agentforge.trainers.checkpoints import seal
+from agentforge.trainers.checkpoints import MARKER, seal
 from agentforge.trainers.supervised.epoch_stages import EpochStages
 
 log = logging.getLogger(__name__)
@@ -62,6 +62,7 @@ class RunCounters:
         skipped_in_a_row: the latest of them.
         loss_sum, loss_steps: since the last logged line.
         loss: of the last logged line.
+        run_id: by which trackers know the run.
     """
 
     tokens: int = 0
@@ -72,6 +73,7 @@ class RunCounters:
     loss_sum: float = 0.0
     loss_steps: int = 0
     loss: float | None = None
+    run_id: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
 
     @classmethod
     def load(cls, checkpoint: Path) -> RunCounters:
@@ -124,22 +126,19 @@ class GuardedTrainer(Trainer):
             assert trained is not None
             # The parent makes an optimiser only where there is none yet.
             self.optimizer = self.guards.make_optimizer(trained)
-        # ZeRO 1 and 2 flatten the parameters only later, when the optimiser can no longer see that they were matrices.
-        if isinstance(self.optimizer, MuGrokfast) and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            raise UserError(SHARDED)
         made: torch.optim.Optimizer = super().create_optimizer(model)
         if self.guards.ema_decay is not None and self.average is None:
-            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-                raise UserError(
-                    "train.ema averages whole weights, but a sharded run holds only parts of them; launch with DDP"
-                )
             self.average = AveragedWeights(self.accelerator.unwrap_model(self.model), self.guards.ema_decay)
             made.register_step_post_hook(lambda *_: self.average.update() if self.average else None)
         return made
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Evaluate the averaged weights, where there are any: they are what will be published."""
-        with self.published_weights():
+        """Evaluate the averaged weights, where there are any: they are what will be published.
+
+        The loader of the eval rows draws a random number. Dropout must not depend on how often there was an evaluation.
+        """
+        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+        with self.published_weights(), torch.random.fork_rng(devices):
             evaluated: dict[str, float] = super().evaluate(*args, **kwargs)
         return evaluated
 
@@ -286,6 +285,8 @@ class GuardedTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Save without `training_args.bin`: it is a pickle, and holds every token of the environment in clear."""
+        if not self.args.should_save:  # the parent also asks the others, where weights are divided
+            return
         target = Path(output_dir or str(self.args.output_dir))
         for name, module in self.extra_modules.items():
             assert self.model is not None
@@ -293,7 +294,7 @@ class GuardedTrainer(Trainer):
             # Whoever opens the model knows nothing of a critic: its weights would be unexpected keys.
             state_dict = {key: value for key, value in whole.items() if not key.startswith(f"{name}.")}
             target.mkdir(parents=True, exist_ok=True)
-            save_model(module, str(target / f"{name}.safetensors"))
+            save_file(_own_tensors(module), str(target / f"{name}.safetensors"), metadata={"format": "pt"})
         super()._save(output_dir, state_dict)
         (target / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
@@ -301,6 +302,12 @@ class GuardedTrainer(Trainer):
         """Read what the parent does not: the extra modules."""
         for name, module in self.extra_modules.items():
             load_model(module, str(checkpoint / f"{name}.safetensors"))
+
+    def keep_checkpoint(self) -> None:
+        """Save a checkpoint of the step that was made last, unless there is one; on every process."""
+        checkpoint = Path(str(self.args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if not (checkpoint / MARKER).is_file():
+            self._save_checkpoint(self.model, None)
 
     def _save_state(self, checkpoint: Path) -> None:
         """Write what else a resumed run needs, on every process; before the checkpoint is sealed."""
@@ -326,3 +333,9 @@ class GuardedTrainer(Trainer):
             # Behind the barrier: the hashes must cover what the other processes have written.
             seal(checkpoint, world_size=self.args.world_size)
         self.accelerator.wait_for_everyone()
+
+
+def _own_tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return a module's tensors, tied ones once, each with memory of its own: DeepSpeed's lie in one long one."""
+    tensors = {id(tensor): (name, tensor) for name, tensor in reversed(module.state_dict(keep_vars=True).items())}
+    return {name: tensor.detach().clone().contiguous() for name, tensor in tensors.values()}

@@ -41,6 +41,12 @@ class Kept(NamedTuple):
     record: dict[str, Any]
 
 
+def kept_in(directory: Path) -> list[Path]:
+    """Return the models that a run has kept so far."""
+    found = (file.parent for name in (BEST, EPOCH) for file in directory.glob(f"{name}*/{RECORD}"))
+    return sorted(kept for kept in found if kept.suffix != ".partial")
+
+
 class KeptModels(TrainerCallback):
     """Saves the models that `train.keep` asks for.
 
@@ -129,12 +135,7 @@ class KeptModels(TrainerCallback):
             partial.rename(target)
 
     def _found(self) -> list[Kept]:
-        files = [file for name in (BEST, EPOCH) for file in self.directory.glob(f"{name}*/{RECORD}")]
-        return [
-            Kept(file.parent, json.loads(file.read_text(encoding="utf-8")))
-            for file in files
-            if file.parent.suffix != ".partial"
-        ]
+        return [Kept(kept, json.loads((kept / RECORD).read_text(encoding="utf-8"))) for kept in kept_in(self.directory)]
 
     def _bests(self) -> list[Kept]:
         found = [kept for kept in self._found() if "eval_loss" in kept.record]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,36 +13,19 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
-from agentforge.errors import UserError
+from agentforge.data.added_tokens import pieces_of_new_tokens
 from agentforge.models.build import add_lora, identify_base
-from agentforge.recipe.methods import METHODS
+from agentforge.models.new_tokens import refuse_frozen_rows, with_trained_rows
 from agentforge.recipe.optimizers import OPTIMIZERS
-from agentforge.recipe.schema import Recipe, Train
-from agentforge.recipe.section import is_default
+from agentforge.recipe.schema import Recipe
 from agentforge.references import resolve
-from agentforge.systems.registry import named, system_keys, without_unused_keys
+from agentforge.systems.registry import named, without_unused_keys
 from agentforge.trainers.callbacks.limits import LimitsCallback
+from agentforge.trainers.effect import with_effect
 from agentforge.trainers.guarded_trainer import GuardedTrainer, Guards, RunCounters
 
 # Where a method keeps what only the running training reads; below the checkpoints' directory, deleted at the end.
 CACHE = "rows"
-
-# Arguments that say where figures are shown and under which name.
-REPORTING = {"report_to", "run_name", "project"}
-
-
-def refuse_keys(train: Train) -> None:
-    """Refuse keys of the supervised methods under another one, which would not read them.
-
-    Raises:
-        UserError: there is one.
-    """
-    if METHODS[train.method].supervised:
-        return
-    readers = " and ".join(name for name, spec in METHODS.items() if spec.supervised)
-    for key in ("trainable", "keep", *system_keys("train")):
-        if not is_default(train, key):
-            raise UserError(f"train.{key} belongs to the methods {readers}; {train.method} does not read it")
 
 
 class Method(ABC):
@@ -60,10 +43,17 @@ class Method(ABC):
     def relevant(self) -> dict[str, Any]:
         """Return the part of the recipe that the result depends on."""
         found = self.recipe.model_dump(include=set(self.sections)) | {"max_length": self.recipe.data.max_length}
-        found["model"].pop("history")  # a condition on the base, not a part of it
+        # The history is a condition on the base. The base itself is an input, which is known by what is in it: it may
+        # be moved.
+        for key in ("history", "path", "revision"):
+            found["model"].pop(key)
+        if self.recipe.data.add_tokens:
+            found["add_tokens"] = self.recipe.data.add_tokens
         found["train"] = without_unused_keys("train", self.recipe.train)
-        # Where the figures are sent does not change them: a tracker may be added to a run that has begun.
-        found["train"]["args"] = {key: value for key, value in found["train"]["args"].items() if key not in REPORTING}
+        # The first two end a run, and leave those that do not end as they are; the others change it by rounding.
+        for key in ("max_nonfinite_steps", "watchdog_minutes", "launch", "processes"):
+            del found["train"][key]
+        found["train"]["args"] = with_effect(self.recipe.train)
         return found
 
     def inputs(self) -> dict[str, Path | str]:
@@ -94,10 +84,23 @@ class Method(ABC):
     def close(self) -> None:  # noqa: B027  most hold nothing
         """Free what the method holds."""
 
+    @cached_property
+    def new_tokens(self) -> dict[int, list[int]]:
+        """Tokens that the base lacks, by id, and the pieces whose rows theirs start from."""
+        model = self.recipe.model
+        where = model.tokenizer if isinstance(model.tokenizer, str) else model.path
+        if model.path is None or where is None:  # a model from scratch has its tokenizer's tokens
+            return {}
+        return pieces_of_new_tokens(self.recipe.data.add_tokens, where, model.revision if where == model.path else None)
+
     def adapted(self, base: PreTrainedModel) -> PreTrainedModel | PeftModel:
         """Return the model that is trained: with LoRA if the recipe says so."""
         lora = self.recipe.train.lora
-        return base if lora is None else add_lora(base, lora, seed=self.recipe.seed)
+        if lora is None:
+            if self.new_tokens:
+                refuse_frozen_rows(base)
+            return base
+        return add_lora(base, with_trained_rows(base, lora, sorted(self.new_tokens)), seed=self.recipe.seed)
 
     def guards(self, counters: RunCounters) -> Guards:
         """Return what every trainer gets from the recipe."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,11 @@ from transformers import PrinterCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from agentforge.artifacts import Workspace, stage_directory, write_json
-from agentforge.errors import CheckRefused, Stopped, UserError
+from agentforge.errors import CheckRefused, Stopped
+from agentforge.models.build import check_base
+from agentforge.models.checkpoint import Overflow
 from agentforge.models.history import check_history
+from agentforge.planning.limits.check import check_limits
 from agentforge.recipe.hardware import load_hardware
 from agentforge.recipe.methods import METHODS
 from agentforge.recipe.schema import Recipe
@@ -24,13 +28,22 @@ from agentforge.references import resolve
 from agentforge.trainers.callbacks.limits import LimitsCallback
 from agentforge.trainers.callbacks.metrics import MetricsCallback
 from agentforge.trainers.callbacks.progress import ProgressCallback
-from agentforge.trainers.checkpoints import has_sealed, newest_complete
+from agentforge.trainers.callbacks.steps import StepsCallback
+from agentforge.trainers.callbacks.watchdog import WatchdogCallback
+from agentforge.trainers.checkpoints import has_sealed, newest_complete, step_of
 from agentforge.trainers.guarded_trainer import GuardedTrainer, RunCounters
-from agentforge.trainers.kept_models import KeptModels
-from agentforge.trainers.launch import check_launch, main_rank, share
-from agentforge.trainers.method import CACHE, Method, refuse_keys
+from agentforge.trainers.kept_models import KeptModels, kept_in
+from agentforge.trainers.launch import (
+    StrategyCheck,
+    check_launch,
+    check_shared_directory,
+    main_rank,
+    share,
+    wanted_strategy,
+)
+from agentforge.trainers.method import CACHE, Method
 from agentforge.trainers.published import save_published
-from agentforge.trainers.trackers import add_first, trackers_beside
+from agentforge.trainers.trackers import add_first, open_trackers, trackers_beside
 from agentforge.training_log import METRICS
 
 log = logging.getLogger(__name__)
@@ -52,14 +65,13 @@ def train(recipe: Recipe, replace: bool = False, restart: bool = False) -> Path:
 
     Raises:
         UserError: the recipe or an input is wrong.
-        CheckRefused: the base is of another phase, a checkpoint lacks a file, the loss stays non-finite, or the budget
-            is used up.
+        CheckRefused: the base is of another phase, an input is damaged, a checkpoint lacks a file, the loss stays
+            non-finite, or the budget is used up.
         Stopped: a signal ended the run after a checkpoint.
     """
-    refuse_keys(recipe.train)
+    check_limits(recipe)
+    check_base(recipe.model)
     check_history(recipe.model)
-    if recipe.model.quantize and recipe.train.lora is None:
-        raise UserError("model.quantize: 4-bit weights cannot be trained themselves; give train.lora")
     # Made before the directory is opened: whatever can be refused is refused in its constructor.
     method: Method = resolve(METHODS[recipe.train.method].implementation)(recipe)
     try:
@@ -71,6 +83,7 @@ def train(recipe: Recipe, replace: bool = False, restart: bool = False) -> Path:
                     _train_in(work.path, method, restart)
                 if main_rank():
                     work.metrics = _tidy(work.path)
+                    work.identities = dict.fromkeys((METRICS, FINISHED))  # they hold times
     finally:
         method.close()
     return recipe.trained
@@ -83,6 +96,8 @@ def _shared_directory(method: Method, replace: bool) -> Iterator[Workspace]:
     if not main_rank():
         # `share` is a broadcast: the others wait here until the first process holds the lock and knows the path.
         path, done = share(None)
+        if not done:
+            check_shared_directory(None)
         yield Workspace(Path(path), target, done=done)
         return
     with stage_directory(
@@ -92,10 +107,28 @@ def _shared_directory(method: Method, replace: bool) -> Iterator[Workspace]:
         inputs=method.inputs(),
         resumable=True,
         worth_keeping=lambda partial: has_sealed(partial) or (partial / FINISHED).is_file(),
+        goes_on=functools.partial(_only_published_otherwise, method),
         replace=replace,
     ) as work:
         share((str(work.path), work.done))
+        if not work.done:
+            check_shared_directory(work.path)
         yield work
+
+
+def _only_published_otherwise(method: Method, partial: Path, left: Mapping[str, Any]) -> bool:
+    """Tell whether a stopped run of the recipe ``left`` has trained what ``method`` would have.
+
+    A whole model is held in fp32 until it is published, so a run that float16 has refused goes on in bfloat16. Not
+    behind `FINISHED`, where it is published already.
+    """
+    now = json.loads(json.dumps(method.relevant(), default=str))
+    same = {**left, "model": {**left["model"], "dtype": now["model"]["dtype"]}} == now
+    if method.recipe.train.lora is not None or (partial / FINISHED).is_file() or not same:
+        return False
+    for kept in kept_in(partial):
+        log.warning("%s was kept as %s, and stays so", kept.name, left["model"]["dtype"])
+    return True
 
 
 def _train_in(directory: Path, method: Method, restart: bool) -> None:
@@ -110,9 +143,11 @@ def _train_in(directory: Path, method: Method, restart: bool) -> None:
 def _train_and_save(
     method: Method, directory: Path, checkpoint: Path | None, counters: RunCounters, limits: LimitsCallback
 ) -> None:
-    progress = ProgressCallback()
-    trainer = method.make_trainer(directory, counters, limits, [progress])
+    progress, watchdog = ProgressCallback(), WatchdogCallback(method.recipe.train.watchdog_minutes)
+    trainer = method.make_trainer(directory, counters, limits, [progress, watchdog])
+    trainer.add_callback(StrategyCheck(trainer, wanted_strategy(method.recipe)))
     add_first(trainer, MetricsCallback(directory))
+    trainer.add_callback(StepsCallback())
     # The parent adds it where tqdm is off; it prints each logged line to stdout as a dict.
     trainer.remove_callback(PrinterCallback)
     kept = _kept_models(trainer, method, directory)
@@ -120,8 +155,9 @@ def _train_and_save(
         log.info("continuing from %s", checkpoint.name)
         # What the parent does not know of; it reads the rest itself in `train`.
         trainer.restore(checkpoint)
+    open_trackers(trainer, method.recipe, counters.run_id, step_of(checkpoint) if checkpoint else 0)
     try:
-        with limits.listening():
+        with limits.listening(), watchdog.watching():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         progress.close()
@@ -130,7 +166,7 @@ def _train_and_save(
     method.check(trainer)
     metrics = _final_metrics(trainer, limits) | method.metrics(trainer)
     # Everything that is published is made from the same weights as the evaluation: the average, where one is kept.
-    with trainer.published_weights():
+    with _checkpoint_kept(trainer), trainer.published_weights():
         _save_final(trainer, method.recipe, directory)
         metrics |= method.finish(trainer, directory)
     if kept is not None:
@@ -138,6 +174,19 @@ def _train_and_save(
     if main_rank():
         write_json(directory / FINISHED, {"metrics": metrics, "arguments": _shown(method.args)})
     trainer.accelerator.wait_for_everyone()
+
+
+@contextmanager
+def _checkpoint_kept(trainer: GuardedTrainer) -> Iterator[None]:
+    """Keep what was trained if its dtype cannot hold it: `save_strategy` may have saved nothing at the last step."""
+    try:
+        yield
+    except Overflow as refused:
+        trainer.keep_checkpoint()
+        raise CheckRefused(
+            f"{refused}: it is published then without training again, from the checkpoint of step "
+            f"{trainer.state.global_step}"
+        ) from refused
 
 
 def _agreed_checkpoint(directory: Path, args: TrainingArguments, restart: bool) -> Path | None:
@@ -166,7 +215,9 @@ def _final_metrics(trainer: GuardedTrainer, limits: LimitsCallback) -> dict[str,
     # The loop may have evaluated the last step already.
     evaluated = last[-1] if last else trainer.evaluate() if trainer.eval_dataset is not None else {}
     seconds = trainer.seconds()
-    parameters = [(p.numel(), p.requires_grad) for p in trainer.accelerator.unwrap_model(trainer.model).parameters()]
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    # under ZeRO-3 what is left of a parameter between two passes is empty
+    parameters = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in model.parameters()]
     return {
         "loss": counters.loss,
         "eval_loss": evaluated.get("eval_loss"),
@@ -184,10 +235,10 @@ def _final_metrics(trainer: GuardedTrainer, limits: LimitsCallback) -> dict[str,
 
 
 def _save_final(trainer: GuardedTrainer, recipe: Recipe, directory: Path) -> None:
+    save_published(trainer, recipe, directory)
     if recipe.train.lora is None and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         # From fp32 masters, for good: what `finish` measures is to be the model as it was saved.
         trainer.accelerator.unwrap_model(trainer.model).to(getattr(torch, recipe.model.dtype))
-    save_published(trainer, recipe, directory)
 
 
 def _kept_models(trainer: GuardedTrainer, method: Method, directory: Path) -> KeptModels | None:

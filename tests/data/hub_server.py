@@ -20,6 +20,7 @@ class FakeHub:
     Attributes:
         files: path to bytes; paths that end in `.json` are plain git files, all others are in LFS.
         cut_after: path to a number of bytes after which the connection is closed, once.
+        silent_after: path to a number of bytes after which nothing more comes, once, and the connection stays open.
         converted: what stands on the branch refs/convert/parquet.
         tampered: paths whose bytes differ from what the listing says.
         requests: what was asked, as ``METHOD file``.
@@ -28,6 +29,8 @@ class FakeHub:
     def __init__(self, repository: str, files: dict[str, bytes]) -> None:
         self.repository, self.files = repository, files
         self.cut_after: dict[str, int] = {}
+        self.silent_after: dict[str, int] = {}
+        self.closing = threading.Event()
         self.converted: dict[str, bytes] = {}
         self.tampered: set[str] = set()
         self.requests: Counter[str] = Counter()
@@ -37,6 +40,7 @@ class FakeHub:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def close(self) -> None:
+        self.closing.set()
         self.server.shutdown()
         self.server.server_close()
 
@@ -116,8 +120,11 @@ class FakeHub:
                 self.end_headers()
                 if body:
                     end = hub.cut_after.pop(name, len(content))
-                    self.wfile.write(content[start:end])
-                    self.close_connection = end < len(content)
+                    silent = hub.silent_after.pop(name, end) if end == len(content) else end
+                    self.wfile.write(content[start : min(end, silent)])
+                    if silent < end:
+                        hub.closing.wait(30)
+                    self.close_connection = min(end, silent) < len(content)
 
             def refuse(self, status: int, code: str) -> None:
                 self.send_response(status)

@@ -300,17 +300,18 @@ def test_a_base_without_markers_is_refused() -> None:
         models.BPE({letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, [])
     )
     bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    with pytest.raises(UserError, match="use another base model"):
+    with pytest.raises(UserError, match="none of these as single tokens"):
         ct.install_template(PreTrainedTokenizerFast(tokenizer_object=bare))
 
 
-def test_a_template_without_generation_marks_is_refused() -> None:
+def test_what_is_trained_is_the_same_with_and_without_generation_marks() -> None:
     tokenizer = chatml_tokenizer()
     with pytest.raises(UserError, match="has no chat template"):
         ct.encode(tokenizer, PLAIN)
-    tokenizer.chat_template = ct.GENERATION_TAG.sub("", ct.template_source("chatml"))
-    with pytest.raises(UserError, match=r"no \{% generation %\} tags"):
-        ct.encode(tokenizer, PLAIN)
+    ct.install_template(tokenizer)
+    marked = ct.encode(tokenizer, CONVERSATION, TOOLS)
+    tokenizer.chat_template = ct.serving_template(tokenizer)
+    assert ct.encode(tokenizer, CONVERSATION, TOOLS) == marked
 
 
 @pytest.mark.parametrize(
@@ -340,7 +341,7 @@ def test_bad_rows_have_a_reason(tokenizer: PreTrainedTokenizerFast, messages: li
 
 def test_a_batch_is_its_rows(tokenizer: PreTrainedTokenizerFast) -> None:
     rows = [(CONVERSATION, TOOLS), (PLAIN, None), (CONVERSATION, None)] * 3
-    assert ct.encode_batch(tokenizer, rows) == [ct.encode(tokenizer, *row) for row in rows]
+    assert ct.encode_batch(tokenizer, rows) == [[ct.encode(tokenizer, *row)] for row in rows]
     assert ct.encode_batch(tokenizer, []) == []
 
 

@@ -312,7 +312,7 @@ def test_an_own_tokenizer_is_trained_alike_and_saved(tmp_path, rows_file):
         ({"mix": []}, "data.mix is empty"),
         ({"mix": [{"dataset": "wildchatt"}]}, "there is no data set 'wildchatt'"),
         ({"mix": [{"dataset": "nowhere/*.jsonl"}]}, "nowhere/*.jsonl"),
-        ({"filters": {"min_characters": 10_000}}, "all 200 rows were rejected (too short: 200)"),
+        ({"filters": {"min_characters": 10_000}}, "all 200 rows were rejected (too short: 200 (first: rows.jsonl:1))"),
         ({"filters": {"where": {"toxic": False}}}, "where toxic: 200"),
         ({"overflow": "drop", "max_length": 16}, "rows too long: 200"),
         ({"tools": "nonsense"}, "nonsense"),
@@ -404,6 +404,7 @@ def test_too_few_rows_for_eval_are_told(make, tmp_path, caplog):
     assert "no row was held out for eval" in caplog.text
 
 
+@pytest.mark.fault("the disk is full", "prepare", "one sentence, nothing half-made")
 def test_a_full_disk_is_one_sentence(make, rows_file, tmp_path, monkeypatch):
     def full(self, data):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -436,6 +437,7 @@ def test_whatever_the_sources_all_adds_up(make, tmp_path, questions, size):
         )
 
 
+@pytest.mark.fault("kill -9", "prepare, in each of its steps", "the same rows", times=3)
 def test_kill_9_at_any_moment_then_again_gives_the_same(tmp_path, rows_file, tokenizer_path):
     script = (
         "import sys; from agentforge.data.prepare import prepare; from agentforge.recipe.schema import Recipe;"

@@ -14,7 +14,15 @@ from transformers import PreTrainedTokenizerFast
 
 from agentforge.data.chat_template import encode, install_template, render
 from agentforge.data.messages import normalize
-from agentforge.data.preview import PreviewRow, preview_row, preview_rows, render_terminal, token_texts, write_html
+from agentforge.data.preview import (
+    LONG_RUN,
+    PreviewRow,
+    preview_row,
+    preview_rows,
+    render_terminal,
+    token_texts,
+    write_html,
+)
 from agentforge.errors import CheckRefused, UserError
 from agentforge.recipe.schema import Data, Model, Recipe, Source, TokenizerTraining
 from tests.data.small_tokenizers import CONVERSATION, TOOLS, chatml_tokenizer
@@ -41,7 +49,7 @@ def in_terminal(row: PreviewRow) -> str:
 
 
 def test_states_are_the_mask(tokenizer: PreTrainedTokenizerFast) -> None:
-    row = preview_row(tokenizer, recipe(), ROW, "aj", 1)
+    (row,) = preview_row(tokenizer, recipe(), ROW, "aj", 1)
     encoding = encode(tokenizer, CONVERSATION, TOOLS)
     assert [token.id for token in row.tokens] == encoding.input_ids
     assert [int(token.state == "trained") for token in row.tokens] == encoding.assistant_masks
@@ -56,15 +64,23 @@ def test_states_are_the_mask(tokenizer: PreTrainedTokenizerFast) -> None:
     [("truncate", "tokens are cut off", True), ("drop", "the whole row is dropped", True), ("split", "rows", False)],
 )
 def test_what_is_too_long_is_shown(tokenizer: PreTrainedTokenizerFast, overflow: str, note: str, cut: bool) -> None:
-    row = preview_row(tokenizer, recipe(max_length=50, overflow=overflow), ROW, "aj", 1)
+    (row,) = preview_row(tokenizer, recipe(max_length=50, overflow=overflow), ROW, "aj", 1)
     assert note in row.note
-    assert [token.state == "cut" for token in row.tokens] == [cut and i >= 50 for i in range(len(row.tokens))]
+    # Not one turn fits, and a row with tool calls is never cut inside one.
+    kept = [position for position, token in enumerate(row.tokens) if token.state != "cut"]
+    assert kept == [] if cut else row.tokens[kept[-1]].text == "<|im_end|>"
+    talk = {
+        "messages": normalize([{"role": "user", "content": "count"}, {"role": "assistant", "content": "one two " * 40}])
+    }
+    (row,) = preview_row(tokenizer, recipe(max_length=50, overflow=overflow), talk, "aj", 1)
+    expected = [cut and (i >= 50 or overflow == "drop") for i in range(len(row.tokens))]
+    assert [token.state == "cut" for token in row.tokens] == expected
 
 
 def test_a_row_of_which_nothing_is_trained_is_called_so(tokenizer: PreTrainedTokenizerFast) -> None:
     """The tools block alone can be longer than max_length."""
-    assert "no trained token is left" in preview_row(tokenizer, recipe(max_length=50), ROW, "aj", 1).note
-    assert "no trained token" not in preview_row(tokenizer, recipe(max_length=2048), ROW, "aj", 1).note
+    assert "no trained token is left" in preview_row(tokenizer, recipe(max_length=50), ROW, "aj", 1)[0].note
+    assert "no trained token" not in preview_row(tokenizer, recipe(max_length=2048), ROW, "aj", 1)[0].note
 
 
 def test_texts_of_tokens_join_to_the_text(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -76,7 +92,7 @@ def test_texts_of_tokens_join_to_the_text(tokenizer: PreTrainedTokenizerFast) ->
 
 def test_the_terminal_gets_colours_and_no_commands(tokenizer: PreTrainedTokenizerFast) -> None:
     messages = [{"role": "user", "content": HOSTILE}, {"role": "assistant", "content": "answer"}]
-    output = in_terminal(preview_row(tokenizer, recipe(), {"messages": messages}, "[red]aj", 1))
+    output = in_terminal(*preview_row(tokenizer, recipe(), {"messages": messages}, "[red]aj", 1))
     assert re.search(r"\x1b\[[\d;]*32m", output), "what is trained is green"
     assert "␛[31mred" in output
     assert "\x07" not in output
@@ -106,7 +122,7 @@ def test_the_page_holds_everything_and_runs_nothing(tokenizer: PreTrainedTokeniz
     call = {"name": "bash", "arguments": {"command": HOSTILE}}
     messages = [{"role": "user", "content": HOSTILE}, {"role": "assistant", "content": "answer", "tool_calls": [call]}]
     path = tmp_path / "deep" / "page.html"
-    write_html([preview_row(tokenizer, recipe(), {"messages": normalize(messages)}, "<b>aj", 1)], path)
+    write_html(preview_row(tokenizer, recipe(), {"messages": normalize(messages)}, "<b>aj", 1), path)
     text = path.read_text(encoding="utf-8")
     page = Page(text)
     assert page.tags == {
@@ -166,3 +182,24 @@ def test_a_source_of_rejected_rows_is_refused(tmp_path: Path) -> None:
 def test_a_recipe_without_data_is_refused() -> None:
     with pytest.raises(UserError, match=r"data\.mix is empty"):
         preview_rows(Recipe(name="x"))
+
+
+def test_without_colours_brackets_show_what_is_trained_and_what_is_cut(tokenizer: PreTrainedTokenizerFast) -> None:
+    talk = {
+        "messages": normalize([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "one two three"}])
+    }
+    length = len(preview_row(tokenizer, recipe(), talk, "aj", 1)[0].tokens)
+    (row,) = preview_row(tokenizer, recipe(max_length=max(16, length - 3)), talk, "aj", 1)
+    stream = io.StringIO()
+    Console(file=stream, width=200).print(render_terminal([row], coloured=False))
+    shown = stream.getvalue()
+    trained, cut = re.search("⟦one.*?⟧", shown, re.S), re.search("⟨(?!beyond).*?⟩", shown, re.S)
+    assert trained and cut and shown.index(trained[0]) < shown.index(cut[0])
+    assert "⟦" not in in_terminal(row)
+
+
+def test_of_a_long_document_the_middle_is_left_out(tokenizer: PreTrainedTokenizerFast) -> None:
+    (row,) = preview_row(tokenizer, recipe(max_length=10_000), {"text": "begin " + "word " * 3000 + "end"}, "book", 1)
+    shown = in_terminal(row)
+    assert "begin" in shown and "end" in shown and len(shown) < 6000
+    assert f"{len(row.tokens) - LONG_RUN:,} tokens more" in shown

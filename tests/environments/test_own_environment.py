@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from agentforge.environments.base import Environment
-from agentforge.environments.registry import ENVIRONMENTS, make
+from agentforge.environments.registry import ENVIRONMENTS, FAMILIES, make
 from agentforge.environments.splits import split_of, task_ids
 from agentforge.errors import UserError
 from tests.environments.playing import baseline, expert, play, success_rate
@@ -55,3 +55,4 @@ def test_its_options_are_checked(own: Environment) -> None:
 
 def test_every_environment_of_the_registry_is_in_the_table() -> None:
     assert [name for name in ENVIRONMENTS if f"`{name}`" not in PAGE] == []
+    assert [family for family in FAMILIES if f"`{family}:NAME`" not in PAGE] == []

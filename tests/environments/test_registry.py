@@ -75,7 +75,7 @@ def test_the_options_given_are_left_as_they_are() -> None:
         ("affine:abd", {"x": 5}, "affine:abd has no option 'x'; it has: corpus"),
         ("mine", {"class": "no.such.module:Class"}, "environments.mine.class: no.such.module:Class cannot be imported"),
         ("mine", {"class": f"{__name__}:Nothing"}, "cannot be imported"),
-        ("mine", {"class": "Echo"}, "package.module:name"),
+        ("mine", {"class": "Echo"}, "is not a class; write it as package.module:Class"),
         ("mine", {"class": 5}, "environments.mine.class: 5 is not a class; write it as package.module:Class"),
         ("mine", {"class": ".registry:make"}, "is not a class; write it as"),
         ("affine:sat", {5: 5}, "affine:sat has no option '5'"),

@@ -15,7 +15,7 @@ from scipy.special import rel_entr, softmax
 from transformers import PreTrainedTokenizerFast
 
 from agentforge.errors import CheckRefused, UserError
-from agentforge.export.agreement import agreement, comparison_place, comparison_rows, tokenizer_texts
+from agentforge.export.agreement import agreement, comparison_place, comparison_rows, sweep_rows, tokenizer_texts
 from agentforge.export.llama_cpp import converter_source
 from agentforge.models.checkpoint_files import require_space
 from agentforge.recipe.schema import Recipe
@@ -32,7 +32,10 @@ def test_agreement_equals_scipy(left: np.ndarray, right: np.ndarray) -> None:
     assert found.tokens == 4
     assert found.kl == pytest.approx(rel_entr(p, q).sum(-1).mean(), rel=1e-6, abs=1e-9)
     assert found.top1 == (left.argmax(-1) == right.argmax(-1)).mean()
-    assert found.max_difference == np.abs(left - right).max()
+    differences = np.abs(left - right).max(-1)
+    assert found.max_difference == differences.max()
+    assert found.usual_difference == pytest.approx(np.quantile(differences, 0.9))
+    assert found.spread == pytest.approx(left.astype(np.float64).std(-1).mean(), abs=1e-9)
 
 
 def test_a_model_agrees_with_itself() -> None:
@@ -82,6 +85,17 @@ def test_every_added_token_is_read(tokenizer: PreTrainedTokenizerFast) -> None:
     texts = tokenizer_texts(tokenizer)
     for token in tokenizer.added_tokens_decoder.values():
         assert str(token) in texts
+
+
+def test_the_sweep_reads_every_token_of_a_small_vocabulary() -> None:
+    rows = sweep_rows(601)
+    assert sorted(token for row in rows for token in row) == list(range(601))
+    assert max(map(len, rows)) <= 256
+    assert rows == sweep_rows(601), "the checkpoint's logits are kept for the file's"
+    large = [token for row in sweep_rows(151_936) for token in row]
+    assert len(set(large)) == len(large)
+    assert 1000 < len(large) < 2000
+    assert max(large) > 100_000
 
 
 def test_what_does_not_fit_is_said_before_it_is_begun(tmp_path: Path) -> None:

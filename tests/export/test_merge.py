@@ -12,12 +12,15 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from agentforge.artifacts import read_manifest
+from agentforge.artifacts import read_manifest, stage_directory
 from agentforge.errors import CheckRefused, UserError
+from agentforge.export import merge
 from agentforge.export.lora_weights import LoraAdapter, combine
 from agentforge.export.merge import merge_stage
 from agentforge.models.checkpoint import Checkpoint
+from agentforge.recipe.schema import Recipe
 from tests.export.export_models import MakeBase, make_adapter, make_recipe
+from tests.manifests import flip
 
 
 def logits(model: Any) -> torch.Tensor:
@@ -44,8 +47,10 @@ def merged_model(directory: Path) -> Any:
         {"modules_to_save": ["lm_head"]},
         {"modules_to_save": ["embed_tokens", "lm_head"]},
         {"target_modules": ["embed_tokens", "lm_head", "o_proj"]},
+        {"trainable_token_indices": [50, 3]},
+        {"trainable_token_indices": {"embed_tokens": [3, 50], "lm_head": [7]}},
     ],
-    ids=["plain", "rslora", "dora", "patterns", "head", "both-embeddings", "lora-embeddings"],
+    ids=["plain", "rslora", "dora", "patterns", "head", "both-embeddings", "lora-embeddings", "rows", "other-rows"],
 )
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 def test_merged_equals_peft(tmp_path: Path, make_base: MakeBase, tied: bool, lora: dict[str, Any]) -> None:
@@ -117,6 +122,107 @@ def test_several_adapters_are_exact_sums(tmp_path: Path, base: Path) -> None:
     assert (delta - exact).norm() / exact.norm() < 1e-5
     squared = first[name] + 0.49 * second[name]
     assert (delta - squared).norm() / exact.norm() > 0.1
+
+
+def delta(base: Path, merged: Path) -> torch.Tensor:
+    name = "model.layers.0.self_attn.q_proj.weight"
+    return Checkpoint(merged).read(name) - Checkpoint(base).read(name)
+
+
+def test_the_recipes_own_adapter_is_counted_once_with_the_weight_it_is_given(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Listed in `export.adapters`, it came in with 1.7 instead of 0.7, and so it did in the check."""
+    alone = make_recipe(tmp_path / "alone", base)
+    make_adapter(base, alone.trained)
+    whole = delta(base, merge_stage(alone))
+    recipe = make_recipe(tmp_path, base)
+    make_adapter(base, recipe.trained)
+    # another spelling of the same directory
+    own = tmp_path / "link"
+    own.symlink_to(recipe.trained)
+    recipe = make_recipe(tmp_path, base, adapters={str(own): 0.7})
+    torch.testing.assert_close(delta(base, merge_stage(recipe)), 0.7 * whole, rtol=1e-4, atol=1e-6)
+
+    def twice(recipe: Recipe) -> list[LoraAdapter]:
+        return [LoraAdapter(recipe.trained), LoraAdapter(own, 0.7)]
+
+    monkeypatch.setattr(merge, "adapters_of", twice)
+    with pytest.raises(CheckRefused, match=r"differ from base \+ adapter .* nothing was published"):
+        merge_stage(recipe, replace=True)
+
+
+def test_an_adapter_that_is_listed_twice_is_refused(tmp_path: Path, base: Path) -> None:
+    make_adapter(base, tmp_path / "other")
+    twice = {str(tmp_path / "other"): 0.7, f"{tmp_path}/./other": 0.3}
+    recipe = make_recipe(tmp_path, base, adapters=twice)
+    make_adapter(base, recipe.trained)
+    with pytest.raises(UserError, match="are the same directory; list it once"):
+        merge_stage(recipe)
+
+
+def as_artifact(directory: Path, stage: str) -> Path:
+    """Make a directory that a test has filled an artefact, as the stage leaves it."""
+    filled = directory.rename(directory.with_name("filled"))
+    with stage_directory(directory, stage=stage, recipe={"lora": stage == "train"}) as work:
+        shutil.copytree(filled, work.path, dirs_exist_ok=True)
+    shutil.rmtree(filled)
+    return directory
+
+
+def test_an_adapter_that_was_zeroed_after_training_is_not_merged(tmp_path: Path, base: Path) -> None:
+    recipe = make_recipe(tmp_path, base)
+    make_adapter(base, recipe.trained)
+    weights = as_artifact(recipe.trained, "train") / "adapter_model.safetensors"
+    sound = weights.read_bytes()
+    weights.write_bytes(sound[:-4096] + bytes(4096))
+    with pytest.raises(CheckRefused, match=r"adapter_model\.safetensors has other bytes than were written"):
+        merge_stage(recipe)
+    assert not recipe.artifact("merged").exists()
+    weights.write_bytes(sound)
+    merge_stage(recipe)
+
+
+def test_a_base_with_a_byte_flipped_after_training_is_another_base(tmp_path: Path, base: Path) -> None:
+    """Wherever the byte is: the fingerprint is of every byte of every tensor."""
+    recipe = make_recipe(tmp_path, base)
+    make_adapter(base, recipe.trained)
+    copy = shutil.copytree(base, tmp_path / "base")
+    flip(copy / Checkpoint(copy).files[0])
+    with pytest.raises(CheckRefused, match="adapter on the wrong base"):
+        merge_stage(make_recipe(tmp_path, copy))
+
+
+def test_moved_inputs_are_the_same_inputs(tmp_path: Path, base: Path) -> None:
+    moving = shutil.copytree(base, tmp_path / "base")
+    recipe = make_recipe(tmp_path, moving, adapters={str(tmp_path / "second"): 0.5})
+    make_adapter(moving, recipe.trained)
+    make_adapter(moving, tmp_path / "second", seed=2)
+    made = (merge_stage(recipe) / "manifest.json").stat().st_mtime_ns
+    moving.rename(tmp_path / "moved")
+    (tmp_path / "second").rename(tmp_path / "away")
+    recipe = make_recipe(tmp_path, tmp_path / "moved", adapters={str(tmp_path / "away"): 0.5})
+    assert (merge_stage(recipe) / "manifest.json").stat().st_mtime_ns == made
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (1e5, r"down_proj\.weight has weights up to .*, and float16 ends at 65,504; set export\.dtype=bfloat16"),
+        (float("nan"), r"down_proj\.weight has weights that are NaN or infinite"),
+    ],
+)
+def test_weights_that_cannot_be_published_are_named(tmp_path: Path, base: Path, value: float, words: str) -> None:
+    recipe = make_recipe(tmp_path, base, dtype="float16")
+    live = make_adapter(base, recipe.trained)
+    layer = live.base_model.model.model.layers[1].mlp.down_proj
+    with torch.no_grad():
+        layer.lora_A["default"].weight[0, 0] = value
+        layer.lora_B["default"].weight[:, 0] = 1.0
+    live.save_pretrained(recipe.trained)
+    with pytest.raises(CheckRefused, match=words):
+        merge_stage(recipe)
+    assert not recipe.artifact("merged").exists()
 
 
 def test_a_single_weight_is_not_squared(tmp_path: Path, base: Path) -> None:
@@ -227,7 +333,6 @@ def test_no_adapter_yet(tmp_path: Path, base: Path) -> None:
     ("lora", "message"),
     [
         ({"init_lora_weights": "pissa"}, "changes the base's weights"),
-        ({"trainable_token_indices": [1, 2]}, "cannot be merged shard by shard"),
         ({"lora_bias": True}, "cannot be merged"),
     ],
 )
@@ -239,7 +344,11 @@ def test_what_cannot_be_merged_is_refused(tmp_path: Path, base: Path, lora: dict
 
 def test_sums_without_a_meaning_are_refused(tmp_path: Path, base: Path) -> None:
     make_adapter(base, tmp_path / "plain")
-    for name, lora in {"dora": {"use_dora": True}, "head": {"modules_to_save": ["lm_head"]}}.items():
+    for name, lora in {
+        "dora": {"use_dora": True},
+        "head": {"modules_to_save": ["lm_head"]},
+        "rows": {"trainable_token_indices": [1, 2]},
+    }.items():
         make_adapter(base, tmp_path / name, **lora)
         with pytest.raises(CheckRefused, match="it can only be merged alone"):
             combine([LoraAdapter(tmp_path / "plain"), LoraAdapter(tmp_path / name)])

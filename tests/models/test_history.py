@@ -14,9 +14,9 @@ from agentforge.trainers.train import train
 
 def made(directory: Path, name: str, how: dict[str, object], base: Path | None = None) -> Path:
     """An artefact whose manifest says so, without a model in it."""
-    recipe = {"model": {"path": str(base) if base else None}, **how}
-    with stage_directory(directory / name, stage="any", recipe=recipe, inputs={}) as work:
-        (work.path / "config.json").write_text("{}")
+    inputs = {"base": base} if base else {}
+    with stage_directory(directory / name, stage="any", recipe=how, inputs=inputs) as work:
+        (work.path / "config.json").write_text('{"model_type": "qwen3"}')
     return directory / name
 
 

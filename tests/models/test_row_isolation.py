@@ -18,6 +18,7 @@ from agentforge.models.config_check import CONFIG_CLASSES
 from agentforge.models.row_isolation import isolation_of, require
 from agentforge.models.small_twin import concrete_class, kinds, small_twin
 from agentforge.planning.shapes import PACKABLE, sized_by_table
+from agentforge.systems.cognate.modeling.configuration import CognateConfig
 
 SIZES: dict[str, Any] = {
     "vocab_size": 64,
@@ -62,6 +63,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "bloom": {"vocab_size": 64, "hidden_size": 32, "n_layer": 2, "n_head": 4},
     "gpt_oss": SIZES | SLIDING | {"head_dim": 8, "num_local_experts": 4},
 }
+CARRIED = ("falcon_h1", "adamba", "bamba", "mamba2", "qwen3_next", "lfm2", "zaya")
 
 
 register_all()
@@ -111,6 +113,24 @@ def test_padding_is_harmless_only_where_it_is(kind: str, left: bool, generated: 
     found = isolation_of(small(kind))
     assert found.allows("right")
     assert (found.allows("left"), found.allows("generated"), found.allows("gapped")) == (left, generated, gapped)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "mixtral", *CARRIED])
+def test_what_may_be_read_piece_by_piece(kind: str) -> None:
+    assert isolation_of(small(kind)).allows("carried")
+
+
+@pytest.mark.parametrize("kind", ["mistral", "gemma3_text", "gpt_oss", "jamba", "recurrent_gemma", "rwkv"])
+def test_what_may_not(kind: str) -> None:
+    """A window hides what such a cache shows; Jamba's scan reads more than one token only from an empty state; and the
+    states of the last two lie in the model, or in another argument."""
+    assert 0.05 < isolation_of(small(kind)).differences["carried"] < float("inf")
+
+
+@pytest.mark.parametrize("kind", ["mamba", "bloom"])
+def test_what_cannot_be(kind: str) -> None:
+    """They take no mask for each query."""
+    assert isolation_of(small(kind)).differences["carried"] == float("inf")
 
 
 def test_the_plan_knows_without_torch_what_the_probe_finds() -> None:
@@ -197,6 +217,19 @@ def test_what_was_found_is_kept_by_all_that_it_depends_on(own_cache: Path, monke
         file.write_text("{")
     row_isolation._FOUND.clear()
     assert isolation_of(small("llama")).allows("packed") and len(asked) == 4, "a torn file is asked again"
+
+
+def test_a_verdict_on_a_model_of_ours_is_kept_until_our_code_changes(
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(row_isolation, "_ask", lambda *_: asked.append("") or row_isolation.Isolation("Ours", {}, 0.0))
+    config = CognateConfig(num_prelude_layers=1)
+    for code in ("as it is", "as it is", "changed"):
+        monkeypatch.setattr(row_isolation, "_own_code", lambda code=code: code)
+        row_isolation._FOUND.clear()  # another process
+        isolation_of(config)
+    assert len(asked) == 2 == len(list(own_cache.iterdir()))
 
 
 def test_asking_draws_nothing_from_the_runs_random_numbers() -> None:

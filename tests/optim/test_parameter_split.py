@@ -113,6 +113,7 @@ def test_an_unknown_fused_layout_is_left_to_adamw(caplog: pytest.LogCaptureFixtu
     made = model("codegen", **config)
     split = split_parameters(made)
     assert split.reasons[FUSED] == ["transformer.h.0.attn.qkv_proj.weight"]
+    split.log()
     assert "mugrokfast leaves qkv_proj to AdamW: how their parts lie in them is not known" in caplog.text
 
 

@@ -69,7 +69,7 @@ def test_a_cpu_user_learns_why_not_here_and_what_it_would_cost(monkeypatch: pyte
     assert hardware.state == "missing" and hardware.mend.startswith("agentforge plan aj")
     for part in (
         "1x H200, 139.8 GiB",
-        "needs 76.9 GiB",
+        "needs 75.0 GiB",
         "no GPU, 2 cores, 8 GiB",
         "years",
         "on 1xh200 about 26.9 h and $94",
@@ -112,6 +112,21 @@ def test_the_tiny_profile_runs_here(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     checks = by_name(diagnose(load_recipe("aj", profile="tiny"), "aj --profile tiny"))
     assert checks["hardware"].state == checks["host memory"].state == checks["disk"].state == "ok"
     assert "hub" not in checks
+
+
+def test_files_of_preferences_and_questions_and_classes_of_environments_are_looked_for(tmp_path: Path) -> None:
+    (tmp_path / "pairs.jsonl").write_text('{"chosen": "a", "rejected": "b"}\n')
+    lines = f"[{{dataset: {tmp_path}/pairs.jsonl}}, {{dataset: {tmp_path}/gone.jsonl}}]"
+    checks = by_name(
+        diagnose(load_recipe("affine/dpo", [f"train.preferences={lines}", "train.episodes=[]"], profile="tiny"))
+    )
+    assert checks[f"data {tmp_path}/pairs.jsonl"].state == "ok"
+    assert checks[f"data {tmp_path}/gone.jsonl"].state == "missing"
+    assert checks["environment affine:sat"].state == "ok"
+    mine = ["environments={mine: {class: 'nowhere.at:All'}}", "evaluate.tool_calls={prompts: gone.jsonl}"]
+    checks = by_name(diagnose(load_recipe("affine/grpo", mine, profile="tiny")))
+    assert "cannot be imported" in checks["environment mine"].detail
+    assert checks["data for evaluate.tool_calls"].state == "missing"
 
 
 def test_a_source_that_is_off_says_why() -> None:
@@ -162,3 +177,43 @@ def test_a_base_that_surgery_makes_is_made_by_surgery(monkeypatch: pytest.Monkey
     pretend(monkeypatch)
     base = by_name(diagnose(load_recipe("adamba/phase3b"), "adamba/phase3b"))["base"]
     assert (base.state, base.mend) == ("warn", "agentforge surgery adamba/phase3a")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "gpus", "version", "says"),
+    [
+        ("affine/grpo", [H200], None, "not installed"),
+        ("affine/grpo", [], "0.28.0", "no CUDA GPU here"),
+        ("affine/grpo", [H200], "0.28.0", "vLLM 0.28.0"),
+        ("cognate/reasoning", [H200], "0.28.0", "does not know the models of cognate"),
+    ],
+)
+def test_it_knows_what_vllm_needs(
+    monkeypatch: pytest.MonkeyPatch, recipe: str, gpus: list[Gpu], version: str | None, says: str
+) -> None:
+    pretend(monkeypatch, *gpus)
+    monkeypatch.setattr(doctor, "_version", lambda name: version if name == "vllm" else "1.0")
+    check = by_name(diagnose(load_recipe(recipe, ["rollouts.engine=vllm"])))["vllm"]
+    assert says in check.detail and check.state == ("ok" if check.detail == "vLLM 0.28.0" else "missing")
+    assert "vllm" not in by_name(diagnose(load_recipe(recipe)))
+
+
+def test_a_hybrids_kernels_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = load_recipe("adamba/phase1")
+    check = by_name(diagnose(recipe))["mamba kernels"]
+    assert check.state == "warn" and "mamba-ssm and causal-conv1d not installed" in check.detail
+    assert "up to 3 times" in check.detail and "agentforge-train[mamba]" in check.mend
+    known = doctor._version
+    monkeypatch.setattr(doctor, "_version", lambda name: "2.3" if name in doctor.SCAN_KERNELS else known(name))
+    assert by_name(diagnose(recipe))["mamba kernels"].state == "ok"
+    assert "mamba kernels" not in by_name(diagnose(load_recipe("aj/sft")))
+    assert "mamba kernels" not in by_name(diagnose(load_recipe("adamba/phase1", profile="tiny")))
+
+
+def test_how_the_training_is_launched_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    eight = load_recipe("aj/sft", profile="8xh200")
+    assert by_name(diagnose(eight))["launch"].detail == "8 processes, DDP: all of it fits on each device"
+    known = doctor._version
+    monkeypatch.setattr(doctor, "_version", lambda name: None if name == "deepspeed" else known(name))
+    check = by_name(diagnose(load_recipe("aj/sft", ["train.launch=zero3"], profile="8xh200")))["launch"]
+    assert check.state == "missing" and "DeepSpeed is not installed" in check.detail

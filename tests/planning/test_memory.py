@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from agentforge.planning.memory import estimate_memory, needs_gradient_checkpointing, optimizer_bytes
+from agentforge.planning.memory import estimate_memory, needs_gradient_checkpointing
 from agentforge.recipe.loading import load_recipe
 from agentforge.recipe.schema import Recipe
 
@@ -85,7 +85,8 @@ def test_the_32b_does_not_fit_an_h100() -> None:
 
 def test_the_quantised_7b_fits_a_4090() -> None:
     memory = estimate_memory(load_recipe("aj/sft", profile="rtx4090"))
-    assert memory.fits() and 4.5 < memory.weights / 2**30 < 6
+    # 6.5 billion weights in the layers at 4 bits; 1.1 billion in embeddings, head and norms, which peft casts to fp32
+    assert memory.fits() and memory.weights == pytest.approx(6.525e9 * 0.516 + 1.09e9 * 4, rel=0.01)
 
 
 def test_the_tiny_model_needs_no_recomputation() -> None:
@@ -112,7 +113,7 @@ def test_ddp_repeats_and_fsdp_divides() -> None:
     one, plain, sharded = (
         estimate_memory(load_recipe("aj/sft")),
         estimate_memory(eight),
-        estimate_memory(eight, sharded=True),
+        estimate_memory(eight, "fsdp2"),
     )
     assert plain.weights == one.weights and plain.gradients == 2 * one.gradients
     assert sharded.weights == one.weights / 8 and sharded.optimizer == one.optimizer / 8
@@ -146,11 +147,3 @@ def test_full_training_holds_16_bytes_a_parameter() -> None:
 def test_sft_never_holds_more_logits_than_a_tile() -> None:
     assert estimate_memory(load_recipe("aj/sft")).logits == 2 * 2**30
     assert estimate_memory(load_recipe("aj/sft", ["train.method=dpo", "train.args={}"])).logits > 2 * 2**30
-
-
-@pytest.mark.parametrize(
-    ("optim", "size"),
-    [("adamw_torch_fused", 8), ("paged_adamw_8bit", 2), ("sgd", 0), ("lion_32bit", 4), ("lion_8bit", 1)],
-)
-def test_optimizer_states(optim: str, size: float) -> None:
-    assert optimizer_bytes(recipe(optim=optim)) == size

@@ -36,7 +36,7 @@ SIZES = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
 }
-GPT2 = {"model_type": "gpt2", "vocab_size": V, "n_positions": 64, "n_embd": H, "n_layer": L, "n_head": 4}
+GPT2 = {"model_type": "gpt2", "vocab_size": V, "n_positions": 128, "n_embd": H, "n_layer": L, "n_head": 4}
 GEMMA3 = {"model_type": "gemma3_text", **SIZES, "head_dim": 8, "sliding_window": 16,
           "layer_types": ["sliding_attention", "sliding_attention", "full_attention"]}  # fmt: skip
 ATTENTION = H * H + 2 * H * H // 2 + H * H  # q, k and v of two heads, o
@@ -76,7 +76,7 @@ def test_gpt2_by_hand() -> None:
     counts = count_parameters(shape_from_config(GPT2))
     layer = (H * 3 * H + 3 * H) + (H * H + H) + (H * 4 * H + 4 * H) + (4 * H * H + H) + 4 * H
     assert (counts.embedding, counts.head, counts.layers) == (V * H, 0, L * layer)
-    assert counts.total == V * H + 64 * H + L * layer + 2 * H
+    assert counts.total == V * H + 128 * H + L * layer + 2 * H
     # Token and position embeddings are looked up; the first is multiplied once, as the head that is tied to it.
     assert counts.multiplied == V * H + L * layer + 2 * H
 

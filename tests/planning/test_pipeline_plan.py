@@ -8,13 +8,17 @@ import pytest
 from rich.console import Console
 
 from agentforge.errors import CheckRefused, UserError
+from agentforge.planning import pipeline_plan as module
 from agentforge.planning.flops import flops_per_token
-from agentforge.planning.memory import can_be_sharded, estimate_memory, trained_parameters
-from agentforge.planning.parameters import count_parameters
+from agentforge.planning.launch import refusal
+from agentforge.planning.memory import estimate_memory
+from agentforge.planning.parameters import count_parameters, trained_parameters
 from agentforge.planning.pipeline_plan import PipelinePlan, check_pipeline_budget, is_pipeline, make_pipeline_plan
 from agentforge.planning.plan import make_plan
 from agentforge.planning.shapes import maker_of, shape_from_config, shape_of
+from agentforge.planning.spec_checks import Claim
 from agentforge.planning.tables import pipeline_table
+from agentforge.recipe.hardware import load_hardware
 from agentforge.recipe.loading import load_recipe
 from agentforge.recipe.schema import Recipe, Surgery
 from agentforge.systems.adamba.planning import widths_of_a_step
@@ -136,10 +140,12 @@ def test_each_part_of_nested_training_costs_what_it_costs_by_itself() -> None:
 
 def test_what_reads_parts_of_matrices_is_not_said_to_be_sharded() -> None:
     nested = recipe(nested={"widths": ["1/2"]})
-    assert not can_be_sharded(nested, shape_of(nested)) and can_be_sharded(recipe(), shape_of(recipe()))
+    assert refusal(recipe(), "zero3") is None
+    assert "train.nested reads parts of whole matrices" in str(refusal(nested, "zero3"))
+    plan = make_plan(load_recipe("adamba/phase4b"))
+    assert plan.fits and plan.launch.strategy == "ddp"
     plan = make_plan(load_recipe("adamba/phase4b", ["train.args.optim=adamw_torch"]))
-    assert plan.sharded is None and not plan.fits  # the reason for its 8-bit optimiser
-    assert make_plan(load_recipe("adamba/phase4b")).fits
+    assert plan.divided is None and not plan.fits  # the reason for its 8-bit optimiser
     plain, teacher = (
         estimate_memory(load_recipe("adamba/phase1", ["train.distill=null"])),
         estimate_memory(load_recipe("adamba/phase1")),
@@ -149,14 +155,38 @@ def test_what_reads_parts_of_matrices_is_not_said_to_be_sharded() -> None:
 
 def test_the_specifications_figures(whole: PipelinePlan) -> None:
     said = {verdict.says.split(":")[0]: verdict for verdict in whole.verdicts}
-    assert "1.8 times as much" in str(said["8x H200 at $1.96 a GPU and hour, $15.68"].wrong)
+    price = said["8x H200 at $1.96 a GPU and hour, $15.68"]
+    assert price.wrong is None and "44% cheaper than configs/hardware/8xh200.yaml, which has $28.00" in str(price.note)
     assert "tokens for each parameter" in str(said["phase 4b, train 4096"].note)
-    assert "are expected" in str(said["total ~60 h, ~$940"].wrong)
+    assert said["total ~60 h, ~$940"].wrong is None and "are expected" in str(said["total ~60 h, ~$940"].note)
     single = system("single")
     saved = whole.dollars.mid - single.dollars.mid
-    assert f"${saved:,.0f}" in str(said["single expansion to 2560"].wrong)
+    verdict = said["single expansion to 2560"]
+    assert f"would save ${saved:,.0f}" in str(verdict.wrong or verdict.note)
     assert [part.name for part in single.parts] == [p.name for p in whole.parts if "phase4" not in p.name]
     assert single.verdicts == []
+
+
+@pytest.mark.parametrize(
+    ("price", "says"), [(15.68, "44% cheaper"), (28.0, "as configs/hardware/8xh200.yaml has it"), (50.0, "79% dearer")]
+)
+def test_a_price_that_someone_pays_is_never_wrong(
+    price: float, says: str, whole: PipelinePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_without_verdicts", lambda *_: whole)
+    monkeypatch.setattr(module, "claims_for", lambda recipe: [Claim(says="x", dollars_per_hour=price)])
+    (verdict,) = system().verdicts
+    assert verdict.wrong is None and says in str(verdict.note)
+
+
+def test_adamba_costs_what_its_user_pays(whole: PipelinePlan) -> None:
+    assert {part.plan.hardware.provider for part in whole.parts} == {"hpc-ai"}
+    assert whole.dollars.mid == pytest.approx(whole.hours.mid * 8 * 1.96)
+    elsewhere = load_recipe("adamba/phase1", ["hardware.provider=null"])
+    assert load_hardware(elsewhere.hardware).dollars_per_gpu_hour == 3.50
+    out = io.StringIO()
+    Console(file=out, width=170).print(pipeline_table(whole))
+    assert "hpc-ai*" in out.getvalue() and "spheron" in out.getvalue() and "8xh200.yaml" in out.getvalue()
 
 
 def test_a_system_is_refused_over_its_budget(whole: PipelinePlan) -> None:
@@ -182,9 +212,6 @@ def test_it_prints(name: str, profile: str | None) -> None:
 
 
 def test_a_claim_about_no_stage_is_named(whole: PipelinePlan, monkeypatch: pytest.MonkeyPatch) -> None:
-    from agentforge.planning import pipeline_plan as module
-    from agentforge.planning.spec_checks import Claim
-
     monkeypatch.setattr(module, "claims_for", lambda recipe: [Claim(says="x", recipe="adamba/phase9", hours=1)])
     with pytest.raises(UserError, match="about adamba/phase9, which no training stage reads"):
         system()

@@ -6,6 +6,7 @@ import pytest
 
 from agentforge.errors import UserError
 from agentforge.recipe.hardware import (
+    TABLES,
     Gpu,
     Machine,
     available_cores,
@@ -20,12 +21,17 @@ H200 = Gpu("NVIDIA H200", 140.4)
 PROFILES = {"tiny": "cpu", "rtx4090": "rtx4090", "1xh200": "1xh200", "8xh200": "8xh200", "other": None}
 
 
-@pytest.mark.parametrize("name", [path.stem for path in (config_roots()[0] / "hardware").glob("*.yaml")])
+def shipped_hardware() -> list[str]:
+    return [path.stem for path in (config_roots()[0] / "hardware").glob("*.yaml") if path.stem not in TABLES]
+
+
+@pytest.mark.parametrize("name", shipped_hardware())
 def test_shipped_hardware_is_plausible(name: str) -> None:
     hardware = load_hardware(name)
     assert hardware.mfu.low < hardware.mfu.mid < hardware.mfu.high
     if hardware.gpus:
-        assert hardware.mfu.high < 0.5 and hardware.dollars_per_gpu_hour > 0
+        assert hardware.dollars_per_gpu_hour > 0
+        assert hardware.mfu.high < 0.5 or hardware.mfu.source != "guess", "a share that high must have been seen"
 
 
 def test_memory_is_what_can_be_allocated_not_what_the_box_says() -> None:

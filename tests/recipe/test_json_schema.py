@@ -73,7 +73,8 @@ WRONG: list[tuple[str, dict]] = [
     ("sft", {"train": {"lora": {"r": 0}}}),
     ("sft", {"train": {"lora": {"task_type": "CAUSAL_LM"}}}),
     ("sft", {"train": {"rewards": [{"weight": "x"}]}}),
-    ("pretrain", {"train": {"args": {"packing": True}}}),
+    ("pretrain", {"train": {"args": {"packing": "no"}}}),
+    ("dpo", {"train": {"args": {"packing": True}}}),
     ("ppo", {"train": {"args": {"num_iterations": 2}}}),
     ("ppo", {"train": {"args": {"num_generations": 8}}}),
     ("grpo", {"train": {"args": {"use_vllm": True}}}),
@@ -96,6 +97,14 @@ WRONG: list[tuple[str, dict]] = [
     ("sft", {"profiles": {"tiny": {"seed": "x"}}}),
     ("sft", {"profiles": {"tiny": {"profiles": {}}}}),
 ]
+
+
+@pytest.mark.parametrize("method", ["sft", "pretrain"])
+def test_rows_may_be_packed_or_not(method: str, tmp_path: Path) -> None:
+    recipe = {"name": "x", "train": {"method": method, "args": {"packing": False}}}
+    assert VALIDATOR.is_valid(recipe)
+    (tmp_path / "r.yaml").write_text(json.dumps(recipe))
+    assert load_recipe(str(tmp_path / "r.yaml")).train.args == {"packing": False}
 
 
 @pytest.mark.parametrize(("method", "wrong"), WRONG, ids=lambda value: str(value))

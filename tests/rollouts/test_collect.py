@@ -125,6 +125,31 @@ def test_a_stopped_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path: Path, mo
     assert len(begun) == 31, "an artefact that is there is not made again"
 
 
+def test_a_first_attempt_that_did_not_get_far_blocks_no_corrected_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong, corrected = recipe_for(tmp_path), recipe_for(tmp_path, collect={"episodes": 3})
+    reset = Count.reset
+
+    def fails(self: Count, seed: int, task_id: int) -> str:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Count, "reset", fails)
+        with pytest.raises(KeyboardInterrupt):
+            collect(wrong)
+    assert list((tmp_path / "runs").rglob("part-*.parquet")), "the same recipe would go on with them"
+    assert read_manifest(collect(corrected))["metrics"]["episodes"] == 6
+    monkeypatch.setattr(stage, "PART", 8)
+    with monkeypatch.context() as patched:
+        patched.setattr(Count, "reset", fails)
+        with pytest.raises(KeyboardInterrupt):
+            collect(recipe_for(tmp_path / "far"))
+    with pytest.raises(CheckRefused, match=r"collect\.episodes: 30 -> 3"):
+        collect(recipe_for(tmp_path / "far", collect={"episodes": 3}))
+    assert Count.reset is reset
+
+
 def test_a_model_collects_and_its_episodes_hold_its_tokens(tmp_path: Path) -> None:
     tokenizer = chatml_tokenizer()
     chat_template.install_template(tokenizer)

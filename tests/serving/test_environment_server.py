@@ -64,7 +64,7 @@ class Toy(TextGame):
         if action == "crash":
             raise RuntimeError("a bug")
         if action == "wait":
-            time.sleep(0.3)
+            time.sleep(1)
         elif not action.isdigit():
             raise InvalidAction("no number")
         right = action == str(self.sum)
@@ -164,7 +164,7 @@ def test_many_episodes_at_one_time(url: str) -> None:
     started = time.monotonic()
     with ThreadPoolExecutor(10) as threads:
         assert list(threads.map(play, range(10))) == [[f"{seed} + 1 = ?", True] for seed in range(10)]
-    assert time.monotonic() - started < 2.5, "ten that wait 0.3 s each wait together"
+    assert time.monotonic() - started < 7, "ten that wait a second each wait together"
 
 
 @pytest.mark.parametrize(

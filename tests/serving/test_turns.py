@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from agentforge.rollouts.policies.base import Conversation, Sampling
 from agentforge.rollouts.policies.scripted import ScriptedPolicy
 from agentforge.rollouts.policies.steering import Steering
-from agentforge.serving.turns import Delta, TurnStream, read_turn, speak
+from agentforge.serving.speaking import speak
+from agentforge.serving.turns import Delta, TurnStream, read_turn
 
 CALL = '<tool_call>\n{"name": "bash", "arguments": {"command": "ls </tool_call>"}}\n</tool_call>'
 PIECES = st.lists(

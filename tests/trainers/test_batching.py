@@ -116,3 +116,11 @@ def test_packing_is_off_for_a_state_space_model_and_refused_if_asked_for(caplog:
     with pytest.raises(UserError, match="packed end to end change each other"):
         choose_packing(model, True)
     assert "attention_mask" in make_collator(model, 0, packing=False)([{"input_ids": [1, 2], "labels": [1, 2]}])
+
+
+def test_a_model_that_packing_does_not_pay_for_is_packed_only_if_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = from_scratch(Model(config=TINY), VOCABULARY, seed=0)
+    assert choose_packing(model, None)
+    monkeypatch.setattr(type(model), "unpacked_by_default", "too dear", raising=False)
+    assert not choose_packing(model, None)
+    assert choose_packing(model, True)

@@ -37,6 +37,7 @@ def test_none_is_none(tmp_path: Path) -> None:
     assert newest_complete(tmp_path, world_size=1) is None
 
 
+@pytest.mark.fault("a torn save", "train", "the run goes on from the one before")
 def test_a_torn_checkpoint_behind_a_whole_one_is_deleted_with_a_message(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -48,6 +49,7 @@ def test_a_torn_checkpoint_behind_a_whole_one_is_deleted_with_a_message(
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-10"]  # the plan has no disk for another one
 
 
+@pytest.mark.fault("a flipped bit", "a checkpoint", "the run goes on from the one before")
 @pytest.mark.parametrize("damage", ["bit", "truncated", "marker"])
 def test_an_altered_checkpoint_is_not_gone_on_from(
     tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture

@@ -196,6 +196,7 @@ class OrderedSupervised(InOrder, SupervisedTrainer):
     pass
 
 
+@pytest.mark.fault("NaN, infinity", "train, in a batch", "skipped: all weights stay finite")
 @pytest.mark.parametrize("kind", [OrderedPretrain, OrderedSupervised])
 @pytest.mark.parametrize("bad", ["nan", "inf"])
 def test_a_nonfinite_batch_changes_no_weight_and_is_never_logged_as_zero(kind: Any, bad: str, tmp_path: Path) -> None:
@@ -245,6 +246,7 @@ def test_a_window_with_one_bad_step_logs_the_mean_of_the_others(tmp_path: Path) 
     assert losses(bad) == pytest.approx([(single[0] + single[2]) / 2], rel=1e-5)
 
 
+@pytest.mark.fault("NaN", "train, three batches in a row", "the run stops")
 def test_the_run_stops_after_k_bad_batches_in_a_row(tmp_path: Path) -> None:
     rows = poisoned_rows(tmp_path, {2, 6, 8, 10})  # steps 2, 4, 5, 6 of two rows each
     trainer = make_trainer(OrderedPretrain, tmp_path, poison(tiny_model(), "nan"), rows, limit=3, max_steps=12)

@@ -63,7 +63,7 @@ def kept(directory: Path) -> dict[str, Any]:
 
 
 def test_each_epoch_and_the_best_are_models_of_their_own(make_recipe: MakeRecipe) -> None:
-    recipe = recipe_of(make_recipe, "kept", {"ema": 0.6})
+    recipe = recipe_of(make_recipe, "kept", {"ema": 0.6}, learning_rate=1.0)
     recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"dtype": "bfloat16"})})
     made = train(recipe)
     assert {path.name for path in made.iterdir() if path.is_dir()} == {"best", "epoch-1", "epoch-2", "epoch-3"}
@@ -173,6 +173,7 @@ def test_what_cannot_be_kept_is_refused(make_recipe: MakeRecipe) -> None:
     write_prepared(recipe.artifact("data"), make_rows(8, 0), [])
     with pytest.raises(UserError, match=r"train\.keep\.best compares eval losses"):
         train(recipe)
-    other = recipe.model_copy(update={"train": recipe.train.model_copy(update={"method": "dpo"})})
+    args = {name: value for name, value in recipe.train.args.items() if name != "packing"}
+    other = recipe.model_copy(update={"train": recipe.train.model_copy(update={"method": "dpo", "args": args})})
     with pytest.raises(UserError, match=r"train\.keep belongs to the methods"):
         train(other)

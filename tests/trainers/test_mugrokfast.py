@@ -11,11 +11,11 @@ import pytest
 
 from agentforge.artifacts import read_manifest
 from agentforge.errors import UserError
-from agentforge.trainers.guarded_trainer import GuardedTrainer
 from agentforge.trainers.train import train
 from tests.trainers.conftest import MakeRecipe
-from tests.trainers.test_train import digest, launch, processes, start, twin  # noqa: F401
+from tests.trainers.test_train import digest, processes, start, twin  # noqa: F401
 from tests.trainers.tiny import figures
+from tests.trainers.together import launch
 
 OPTIMIZER = {"optimizer": {"name": "mugrokfast", "options": {"grokfast_lambda": 0.3, "aux_learning_rate": 1e-3}}}
 
@@ -63,13 +63,8 @@ def test_a_preset_gives_the_learning_rate_that_the_recipe_leaves_open(make_recip
     assert rates == [3e-3]
 
 
-def test_a_sharded_run_is_refused(make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = GuardedTrainer.create_optimizer
-
-    def sharded(self: GuardedTrainer, model: Any = None) -> Any:
-        self.is_fsdp_enabled = True
-        return original(self, model)
-
-    monkeypatch.setattr(GuardedTrainer, "create_optimizer", sharded)
-    with pytest.raises(UserError, match="FSDP and ZeRO hold parts of them; launch with DDP"):
-        train(make_recipe("sharded", "pretrain", OPTIMIZER, max_steps=1))
+@pytest.mark.parametrize("launch", ["zero2", "zero3"])
+def test_a_sharded_run_is_refused(make_recipe: MakeRecipe, launch: str) -> None:
+    section = OPTIMIZER | {"launch": launch, "processes": 2}
+    with pytest.raises(UserError, match="mugrokfast orthogonalises whole matrices, but with ZeRO"):
+        train(make_recipe("sharded", "pretrain", section, max_steps=1))

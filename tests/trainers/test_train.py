@@ -8,8 +8,6 @@ import multiprocessing
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -21,15 +19,17 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from agentforge.artifacts import read_manifest
-from agentforge.errors import CheckRefused, Stopped, UserError
+from agentforge.errors import CheckRefused, MachineRefused, Stopped, UserError
 from agentforge.models.fingerprint import base_fingerprint
 from agentforge.recipe.schema import Model, Recipe
 from agentforge.trainers import train as stage
 from agentforge.trainers.callbacks.limits import LimitsCallback
+from agentforge.trainers.guarded_trainer import GuardedTrainer
 from agentforge.trainers.train import train
 from agentforge.training_log import read_metrics
 from tests.trainers.conftest import MakeRecipe
 from tests.trainers.tiny import LORA, figures, make_rows, write_prepared
+from tests.trainers.together import launch
 
 LORA_TRAIN = {"lora": LORA}
 
@@ -118,6 +118,7 @@ def start(processes: ForkServerContext, recipe: Recipe) -> ForkServerProcess:
     return process
 
 
+@pytest.mark.fault("kill -9", "train, around its checkpoints", "the same weights and the same log", times=3)
 def test_killed_at_random_moments_the_weights_and_the_log_are_those_of_an_unbroken_run(
     make_recipe: MakeRecipe, processes: ForkServerContext
 ) -> None:
@@ -157,6 +158,7 @@ def test_killed_between_the_last_checkpoint_and_the_end_nothing_is_trained_twice
     assert figures(victim.trained) == figures(whole)
 
 
+@pytest.mark.fault("a file of a checkpoint is gone", "train", "refused: no fresh optimiser unasked")
 def test_a_missing_optimiser_state_stops_the_run(make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = make_recipe("broken", "pretrain", max_steps=4, save_steps=2)
     monkeypatch.setattr(stage, "_save_final", lambda *_: (_ for _ in ()).throw(RuntimeError("killed")))
@@ -171,6 +173,7 @@ def test_a_missing_optimiser_state_stops_the_run(make_recipe: MakeRecipe, monkey
 # -- signals and the budget -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("SIGTERM, Ctrl-C", "train", "the same weights")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_a_checkpoint_and_the_next_run_goes_on_to_the_same_weights(
     make_recipe: MakeRecipe, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
@@ -228,6 +231,19 @@ def interrupted_at(step: int) -> Callable[..., None]:
     return on_step_end
 
 
+def test_after_an_out_of_memory_the_smaller_batch_just_runs(
+    make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(GuardedTrainer, "training_step", exhausted)
+        with pytest.raises(MachineRefused, match=r"memory is used up; lower train\.args\.per_device_train_batch_size"):
+            train(make_recipe("large", "pretrain", per_device_train_batch_size=8))
+    assert read_manifest(train(make_recipe("large", "pretrain", max_steps=1)))["metrics"]["steps"] == 1
+
+
 def test_a_second_ctrl_c_acts_at_once() -> None:
     limits = LimitsCallback(Recipe(name="x").budget, 0.0, 0.0)
     before = signal.getsignal(signal.SIGINT)
@@ -257,9 +273,9 @@ def test_a_run_over_its_budget_is_stopped_with_a_checkpoint_and_goes_on_with_a_l
     [
         ("sft", {}, {"save_total_limit": 1}, "give 2"),
         ("sft", {}, {"packing_strategy": "wrapped"}, "keeps every conversation whole"),
-        ("sft", {}, {"lr_scheduler_type": "zigzag"}, r"train\.args: .*zigzag"),
-        ("sft", {}, {"lr_scheduler_kwargs": {"min_lr_rate": 0.1}}, "do not fit lr_scheduler_type linear"),
-        ("sft", {}, {"lr_scheduler_type": "cosine_with_min_lr"}, "do not fit lr_scheduler_type cosine_with_min_lr"),
+        ("sft", {}, {"lr_scheduler_type": "zigzag"}, r"train\.args\.lr_scheduler_type is 'zigzag'"),
+        ("sft", {}, {"lr_scheduler_kwargs": {"min_lr_rate": 0.1}}, "the schedule linear does not take"),
+        ("sft", {}, {"lr_scheduler_type": "cosine_with_min_lr"}, "must have either min_lr or min_lr_rate"),
         ("sft", {"lora": {"target_modules": ["nope"]}}, {}, "it has down_proj"),
     ],
 )
@@ -285,56 +301,15 @@ def test_a_run_without_eval_rows_has_no_eval_loss(make_recipe: MakeRecipe) -> No
 
 # -- several processes ----------------------------------------------------------------------------------------------
 
-LAUNCHED = """
-import os, pathlib, signal, sys, time
-from agentforge.errors import UserError
-from agentforge.recipe.schema import Recipe
-from agentforge.trainers.callbacks.limits import LimitsCallback
-from agentforge.trainers.train import train
 
-original = LimitsCallback.on_step_end
-
-def signalled(self, args, state, control, **kwargs):
-    if state.global_step == 1 and os.environ["RANK"] == "1":
-        os.kill(os.getpid(), signal.SIGTERM)
-    original(self, args, state, control, **kwargs)
-
-if sys.argv[2] == "stop":
-    LimitsCallback.on_step_end = signalled
-try:
-    train(Recipe.model_validate_json(open(sys.argv[1]).read()))
-except UserError as error:
-    here = pathlib.Path(sys.argv[0]).parent
-    (here / f"rank{os.environ['RANK']}.exit").write_text(str(error.exit_code))
-    # torchrun kills the others as soon as one has ended: the first waits, so that the second can say how it ended.
-    for _ in range(600):
-        if len(list(here.glob("rank*.exit"))) == 2:
-            break
-        time.sleep(0.1)
-    sys.exit(error.exit_code)
-"""
-
-
-def launch(recipe: Recipe, directory: Path, mode: str) -> subprocess.CompletedProcess[str]:
-    (directory / "recipe.json").write_text(recipe.model_dump_json())
-    (directory / "launched.py").write_text(LAUNCHED)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    arguments = [str(directory / "launched.py"), str(directory / "recipe.json"), mode]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    return subprocess.run(
-        [*command, *arguments], env=environment, capture_output=True, text=True, timeout=240, check=False
-    )
-
-
+@pytest.mark.fault("SIGTERM", "train, to one of two processes", "both stop at one step; the losses of one process")
 def test_two_processes_train_as_one_with_twice_the_batch(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    """torchrun, gloo. A signal to one process alone stops both with a checkpoint; run again, they end as one does."""
+    """A signal to one process alone stops both with a checkpoint; run again, they end as one does."""
     options: dict[str, Any] = {"max_steps": 4, "save_steps": 100, "logging_steps": 1, "packing": False}
     one = train(make_recipe("one", "sft", per_device_train_batch_size=4, **options))
     recipe = make_recipe("two", "sft", per_device_train_batch_size=2, **options)
     stopped = launch(recipe, tmp_path, "stop")
-    ends = {path.name: path.read_text() for path in tmp_path.glob("rank*.exit")}
-    assert ends == {"rank0.exit": "75", "rank1.exit": "75"}, stopped.stderr[-3000:]
-    assert stopped.returncode != 0
+    assert stopped.returncode == 75, stopped.stderr[-3000:]
     finished = launch(recipe, tmp_path, "finish")
     assert finished.returncode == 0, finished.stderr[-3000:]
     metrics = read_manifest(recipe.trained)["metrics"]
@@ -342,4 +317,4 @@ def test_two_processes_train_as_one_with_twice_the_batch(make_recipe: MakeRecipe
     assert metrics["tokens"] == read_manifest(one)["metrics"]["tokens"]
     of_one, of_two = ([line["loss"] for line in figures(made) if "loss" in line] for made in (one, recipe.trained))
     assert len(of_two) == 4
-    assert of_two == pytest.approx(of_one, rel=1e-4)
+    assert of_two == pytest.approx(of_one, rel=1e-5)

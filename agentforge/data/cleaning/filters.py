@@ -33,6 +33,11 @@ class RowFilter:
         self._where = {key: value if isinstance(value, list) else [value] for key, value in filters.where.items()}
         self._identity = _identity_pattern(filters.identities)
 
+    @property
+    def columns(self) -> set[str]:
+        """Columns that a raw row is judged by."""
+        return {*self._where, *([self._language] if self._languages else [])}
+
     def reject_raw(self, raw: Mapping[str, Any]) -> str | None:
         """Judge a raw row, before its columns are dropped."""
         if self._languages and str(raw.get(self._language, "")).casefold() not in self._languages:

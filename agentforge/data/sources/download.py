@@ -6,23 +6,24 @@ import logging
 import re
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from agentforge.data.sources import hub_files as hub
 from agentforge.data.sources.dataset_cards import DatasetCard
+from agentforge.data.sources.evaluation_parts import refuse_evaluation_part
+from agentforge.data.sources.hub_datasets import PAGE, HubDataset
 from agentforge.data.sources.source_files import (
     Lock,
     LockedFile,
     MissingData,
     SwitchedOff,
-    choose_files,
+    choose,
     evaluation_source,
     locate,
     read_lock,
-    refuse_evaluation_split,
     registered,
     resolved_revision,
     snapshot,
@@ -43,6 +44,7 @@ log = logging.getLogger(__name__)
 CONVERTED = "refs/convert/parquet"
 """Branch on which the Hub keeps its own conversion of a data set: CONFIG/SPLIT/0000.parquet."""
 
+Use = Literal["mix", "preferences", "evaluation", "model"]
 Status = Literal["here", "downloaded", "missing"]
 SPARE = 1 << 30
 """Bytes of the disk that stay free."""
@@ -59,7 +61,7 @@ class SourceReport:
     """
 
     dataset: str
-    use: Literal["mix", "evaluation", "model"]
+    use: Use
     status: Status
     files: list[str] = field(default_factory=list)
     bytes: int = 0
@@ -88,11 +90,12 @@ class DownloadReport:
 
 @dataclass(frozen=True)
 class DownloadPlan:
-    """Files of one repository that are to be fetched."""
+    """Files of one repository that are to be fetched, and the names of all that it has."""
 
     card: DatasetCard
     commit: str
     files: list[hub.RemoteFile]
+    listed: tuple[str, ...]
 
     @property
     def bytes(self) -> int:
@@ -113,26 +116,26 @@ def download(recipe: Recipe) -> DownloadReport:
         CheckRefused: the disk is too small, or a file has the wrong hash.
     """
     data = recipe.data
-    wanted = [(source, "mix") for source in data.mix] + [
-        (evaluation_source(entry), "evaluation") for entry in data.decontaminate.against
-    ]
+    wanted: list[tuple[Source, Use]] = [(source, "mix") for source in data.mix]
+    wanted += [(source, "preferences") for source in recipe.train.preferences]
+    wanted += [(evaluation_source(entry), "evaluation") for entry in data.decontaminate.against]
     report = DownloadReport()
     plans: list[tuple[SourceReport, Source, DownloadPlan]] = []
     problems: list[UserError] = []
-    for source in data.mix:
-        refuse_evaluation_split(source)
+    for source in [*data.mix, *recipe.train.preferences]:
+        refuse_evaluation_part(source, data)
     # Every source is looked at before the first is fetched, so that the disk is checked against the total and all that
     # is missing is reported at once.
     for source, use in wanted:
-        entry = SourceReport(_name(source), "mix" if use == "mix" else "evaluation", "missing")
+        entry = SourceReport(_name(source), use, "missing")
         report.sources.append(entry)
         with _noting(entry, problems):
             if (plan := _look(source, data, entry, problems)) is not None:
                 plans.append((entry, source, plan))
-    _check_disk([plan for _, _, plan in plans], _model_bytes(recipe))
+    _check_disk([plan for _, source, plan in plans if not source.stream], _model_bytes(recipe))
     for entry, source, plan in plans:
         with _noting(entry, problems):
-            _fetch(plan)
+            _fetch(plan, source.stream)
             _describe(entry, source, data, "downloaded")
     _finish(report, recipe, problems)
     _download_model(recipe, report)
@@ -177,41 +180,63 @@ def _look(source: Source, data: Data, entry: SourceReport, problems: Sequence[Us
 
 
 def _plan(card: DatasetCard, split: str | None) -> DownloadPlan:
-    hub_id, globs = str(card.hub_id), card.globs(split)
+    hub_id = str(card.hub_id)
     commit, listed = hub.list_files(hub_id, resolved_revision(card))
     by_name = {file.name: file for file in listed}
-    chosen = choose_files(by_name, globs)
+    page = [by_name[PAGE]] if isinstance(card, HubDataset) and PAGE in by_name else []
+    for file in page:
+        hub.fetch_file(hub_id, commit, file)
+    chosen = choose(card, split, by_name, snapshot(hub_id, commit))
     # A repository that holds only a loading script. `datasets` runs none since its version 4, but the Hub keeps its
     # rows as Parquet on a branch of its own.
-    if not chosen and any(name.endswith(".py") for name in by_name):
-        commit, listed = hub.list_files(hub_id, CONVERTED)
+    scripts = any(name.endswith(".py") for name in by_name)
+    found = None
+    if not chosen and scripts:
+        found = hub.list_files(hub_id, CONVERTED)
+    elif not chosen and isinstance(card, HubDataset):
+        # Most repositories have this branch; of one without, the error below says more.
+        with suppress(UserError):
+            found = hub.list_files(hub_id, CONVERTED)
+    if found is not None:
+        commit, listed = found
         by_name = {file.name: file for file in listed}
-        chosen = choose_files(by_name, globs)
+        chosen, page = choose(card, split, by_name, None), []
+    if not chosen and isinstance(card, HubDataset):
+        some = ", ".join(sorted(by_name)[:5]) or "nothing"
+        raise UserError(
+            f"{hub_id} has no files of the split '{card.default_split}'"
+            + (f" and the configuration '{card.config}'" if card.config else "")
+            + f" (it has {some} ...); name them with `split:` and `config:`"
+        )
     if not chosen:
+        globs = card.globs(split)
         some = ", ".join(sorted(by_name)[:5]) or "nothing"
         raise UserError(
             f"{hub_id} has no files {' or '.join(globs)} (it has {some} ...); correct `files` in the card {card.id}"
         )
-    return DownloadPlan(card, commit, [by_name[name] for name in chosen])
+    return DownloadPlan(card, commit, [*page, *(by_name[name] for name in chosen)], tuple(sorted(by_name)))
 
 
-def _fetch(plan: DownloadPlan) -> None:
-    """Fetch a plan's files; what the cache has already is only hashed."""
+def _fetch(plan: DownloadPlan, stream: bool) -> None:
+    """Fetch a plan's files, or only record them; what the cache has already is only hashed."""
     hub_id = str(plan.card.hub_id)
     old = read_lock(hub_id, plan.card.revision)
     # Files of other splits at the same commit stay in the lock.
     locked: dict[str, LockedFile] = dict(old.files) if old and old.revision == plan.commit else {}
     for number, file in enumerate(plan.files, 1):
+        if stream:
+            locked.setdefault(file.name, LockedFile(file.size, file.sha256 or ""))
+            continue
         log.info("%s: %s (%d of %d)", hub_id, file.name, number, len(plan.files))
         locked[file.name] = hub.fetch_file(hub_id, plan.commit, file)
-    write_lock(Lock(hub_id, plan.commit, locked), plan.card.revision)
+    write_lock(Lock(hub_id, plan.commit, locked, plan.listed), plan.card.revision)
 
 
 def _describe(entry: SourceReport, source: Source, data: Data, status: Status) -> None:
     files = locate(source, data)
     card = registered(source)
     entry.status, entry.files = status, [str(path) for path in files]
-    entry.bytes = sum(path.stat().st_size for path in files)
+    entry.bytes = sum(path.stat().st_size for path in files if path.is_file())
     if card is not None:
         entry.licence, entry.revision = card.licence, resolved_revision(card)
 
@@ -239,7 +264,7 @@ def _finish(report: DownloadReport, recipe: Recipe, problems: Sequence[UserError
     # The mix's lines come first in the report; the evaluation sets behind them have no weight.
     mix = [(entry, source) for entry, source in zip(report.sources, recipe.data.mix, strict=False)]
     here = [(entry, source) for entry, source in mix if entry.status != "missing"]
-    complete = all(entry.status != "missing" for entry in report.sources if entry.use == "evaluation")
+    complete = all(entry.status != "missing" for entry in report.sources if entry.use in ("evaluation", "preferences"))
     if problems and not (recipe.data.allow_missing and here and complete):
         reasons = list(dict.fromkeys(str(problem) for problem in problems))
         raise UserError(f"missing: {', '.join(report.missing)}; {'; '.join(reasons)}")

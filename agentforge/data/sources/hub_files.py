@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,10 @@ from agentforge.errors import CheckRefused, UserError, first_line
 Kind = Literal["dataset", "model"]
 TIMEOUT = 15.0
 """Seconds to wait for an answer."""
+PAUSES = (1.0, 4.0, 15.0, 60.0)
+"""Seconds before each time that a server is asked for the rest of a file, if nothing has come since the last."""
+
+log = logging.getLogger(__name__)
 
 
 class HubUnreachable(UserError):
@@ -132,14 +138,43 @@ def _is_network(error: OSError) -> bool:
 def fetch_url(url: str, target: Path) -> None:
     """Fetch a file from an address that is not the Hub, going on where an earlier attempt stopped.
 
+    A server that breaks off or falls silent in mid-stream is asked for the rest, with pauses, as long as bytes come: a
+    rented machine should not wait until morning for the same command.
+
     Raises:
         UserError: the address does not answer, or not with the file.
     """
-    import httpx2 as httpx
-
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")
-    have = partial.stat().st_size if partial.is_file() else 0
+    most = began = _size(partial)
+    failures = 0
+    while True:
+        try:
+            _fetch_rest(url, partial)
+            break
+        except BrokeOff as error:
+            failures = 0 if _size(partial) > most else failures + 1
+            most = max(most, _size(partial))
+            # A server that has sent nothing at all is not in mid-stream; whoever is offline should not wait.
+            if most == began or failures == len(PAUSES):
+                raise
+            log.warning("%s; %.1f MB are here, it is asked for the rest in %g s", error, most / 1e6, PAUSES[failures])
+            time.sleep(PAUSES[failures])
+    os.replace(partial, target)
+
+
+class BrokeOff(UserError):
+    """A download ended before the file did; the same command goes on with it."""
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _fetch_rest(url: str, partial: Path) -> None:
+    import httpx2 as httpx
+
+    have = _size(partial)
     # the identity encoding, because a part of a compressed answer is no part of the file
     headers = {"User-Agent": "agentforge", "Accept-Encoding": "identity"} | (
         {"Range": f"bytes={have}-"} if have else {}
@@ -153,10 +188,11 @@ def fetch_url(url: str, target: Path) -> None:
                 for piece in answer.iter_bytes():
                     file.write(piece)
     except httpx.RemoteProtocolError:  # the connection ended before the announced length
-        raise UserError(f"the download of {url} broke off; run the same command again to resume it") from None
+        raise BrokeOff(f"the download of {url} broke off; run the same command again to resume it") from None
+    except httpx.TransportError as error:
+        raise BrokeOff(f"{url} cannot be reached ({first_line(error)[:160]})") from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise UserError(f"{url} cannot be reached ({first_line(error)[:160]})") from None
-    os.replace(partial, target)
 
 
 def _refuse_answer(url: str, status: int, reason: str, partial: Path) -> NoReturn:
@@ -164,4 +200,4 @@ def _refuse_answer(url: str, status: int, reason: str, partial: Path) -> NoRetur
     if status < 500:  # an answer like 416, the partial file is longer than the file is now, would come back each time
         partial.unlink(missing_ok=True)
         raise UserError(f"{url} answered {status} {reason}; download the file yourself and give its path")
-    raise UserError(f"{url} answered {status} {reason}; run the same command again later, it goes on where it stopped")
+    raise BrokeOff(f"{url} answered {status} {reason}; run the same command again later, it goes on where it stopped")

@@ -1,4 +1,4 @@
-"""Raw rows of JSON Lines, JSON arrays, Parquet, XML and text files: streamed, and every unreadable row counted.
+"""Raw rows of JSON Lines, JSON arrays, tables, XML and text files: streamed, and every unreadable row counted.
 
 What can be repaired without guessing (a byte order mark, raw control characters inside strings, half surrogate pairs)
 is repaired and counted; everything else is counted as bad, with the numbers of the first lines.
@@ -11,17 +11,20 @@ import gzip
 import io
 import json
 import re
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from io import BufferedIOBase
+from io import BufferedIOBase, BufferedReader
 from itertools import islice
 from json.decoder import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
+from agentforge.data.sources.file_kinds import HEAD, refuse_foreign, unpacked
+from agentforge.data.sources.tables import read_arrow, read_csv, read_parquet
 from agentforge.data.sources.xml_rows import read_xml
-from agentforge.errors import CheckRefused, UserError, first_line
+from agentforge.errors import CheckRefused, UserError
 
 Raw = dict[str, Any]
 
@@ -46,12 +49,15 @@ class ReadCounts:
         repaired: number of repaired rows by kind.
         bad_kinds: number of unreadable rows by kind.
         first_lines: kind to the first few places, as ``file:line`` (of arrays and Parquet: the row's number).
+        file, line: where the row that was read last stands; the file is a number that the caller sets.
     """
 
     rows: int = 0
     repaired: Counter[str] = field(default_factory=Counter)
     bad_kinds: Counter[str] = field(default_factory=Counter)
     first_lines: dict[str, list[str]] = field(default_factory=dict)
+    file: int = 0
+    line: int = 0
 
     @property
     def bad(self) -> int:
@@ -93,34 +99,42 @@ class ReadCounts:
 def read_rows(path: Path, counts: ReadCounts, columns: Sequence[str] | None = None) -> Iterator[Raw]:
     """Yield the raw rows of a file, in constant memory.
 
-    A `.txt` or `.md` file gives rows ``{"text": ...}``. Parquet's structs have every key in every row: keys whose value
-    is None are dropped, at any depth, because Arrow cannot tell them from absent ones and a tool call must not get
-    arguments that nobody gave it. (JSON can: an explicit null there stays.)
+    A `.txt` or `.md` file gives rows ``{"text": ...}``. Parquet's and Arrow's structs have every key in every row: keys
+    whose value is None are dropped, at any depth, because Arrow cannot tell them from absent ones and a tool call must
+    not get arguments that nobody gave it. (JSON can: an explicit null there stays.)
 
     Args:
-        path: `.jsonl`, `.json` (an array, or lines), `.parquet`, `.xml`, `.txt` or `.md`; all but Parquet also as
-            `.gz`.
+        path: `.jsonl` or `.json` (lines, or an array), `.csv`, `.tsv`, `.parquet`, `.arrow`, `.xml`, `.txt` or `.md`;
+            all but Parquet and Arrow also as `.gz` or `.zst`.
         counts: is added to.
         columns: of Parquet, the columns to read; None for all.
 
     Raises:
-        CheckRefused: the file is damaged so that the rest cannot be read.
+        CheckRefused: the file is damaged so that the rest cannot be read, or not of the kind that its name says.
         UserError: the kind of file is unknown, or it does not exist.
     """
     if not path.is_file():
         raise UserError(f"the data file {path} does not exist")
-    reader = _READERS.get(path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix)
+    counts.line = 0
+    kind = path.with_suffix("").suffix if path.suffix in PACKED else path.suffix
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+    refuse_foreign(head, path, path.suffix)
     if path.suffix == ".parquet":
-        yield from _read_parquet(path, counts, columns)
-    elif reader is None:
+        yield from read_parquet(path, counts, columns)
+    elif path.suffix == ".arrow":
+        yield from read_arrow(path, counts)
+    elif (reader := _READERS.get(kind)) is None:
         raise UserError(
-            f"{path}: {path.suffix or 'no suffix'} is not a known kind of data file; known: {', '.join(SUFFIXES)}"
+            f"{path}: {path.suffix or 'no suffix'} is not a known kind of data file; known: {', '.join(SUFFIXES)}, "
+            f"and those of text with {' or '.join(PACKED)}"
         )
     else:
         try:
-            with path.open("rb") as packed, gzip.GzipFile(fileobj=packed) if path.suffix == ".gz" else packed as file:
+            with unpacked(path) as file:
+                refuse_foreign(file.peek(HEAD)[:HEAD], path, kind)
                 yield from reader(file, path, counts)
-        except (EOFError, gzip.BadGzipFile) as error:
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise CheckRefused(
                 f"{path} is a gzip file that is damaged after {counts.rows} rows ({error}); download or make it again"
             ) from None
@@ -167,6 +181,7 @@ def _read_lines(file: BufferedIOBase, path: Path, counts: ReadCounts) -> Iterato
             counts.repaired["byte order mark"] += 1
         if not line.strip():
             continue
+        counts.line = number
         row = _decode_line(line, whole, path, number, counts)
         if row is not None:
             counts.rows += 1
@@ -209,15 +224,29 @@ def _whole_characters(row: Raw, counts: ReadCounts) -> Raw:
     return row
 
 
-def _read_json(file: BufferedIOBase, path: Path, counts: ReadCounts) -> Iterator[Raw]:
-    """Read a JSON array row by row, or JSON Lines under the name ``.json``."""
-    head = file.read(4096).removeprefix(BOM).lstrip()
-    file.seek(0)
-    yield from _read_array(file, path, counts) if head.startswith(b"[") else _read_lines(file, path, counts)
+def _read_json(file: BufferedReader, path: Path, counts: ReadCounts) -> Iterator[Raw]:
+    """Read lines or an array, whatever the name says: both are met under `.json` and under `.jsonl`."""
+    head = file.peek(HEAD).removeprefix(BOM).lstrip()
+    first, _, more = head.partition(b"\n")
+    # `[{...}]` in a line of its own, and another line behind it, is no array of rows. An object that is printed over
+    # several lines begins with its brace alone.
+    lines = bool(more.strip()) and _is_json(first) if head.startswith(b"[") else first.strip() != b"{"
+    yield from _read_lines(file, path, counts) if lines else _read_array(file, path, counts)
 
 
-def _read_array(file: BufferedIOBase, path: Path, counts: ReadCounts) -> Iterator[Raw]:
-    """Decode one element after the other from a buffer; broken bytes become lone surrogates, to be counted by row."""
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _read_array(file: BufferedReader, path: Path, counts: ReadCounts) -> Iterator[Raw]:
+    """Decode one element after the other from a buffer; broken bytes become lone surrogates, to be counted by row.
+
+    Objects that follow each other without an array around them are read too.
+    """
     buffer = file.read(CHUNK_CHARACTERS)
     if buffer.startswith(BOM):
         counts.repaired["byte order mark"] += 1
@@ -226,16 +255,18 @@ def _read_array(file: BufferedIOBase, path: Path, counts: ReadCounts) -> Iterato
     # that decodes may have been cut, if it ends with the window: `12` of `1234`.
     decoder = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape")
     text, ended = decoder.decode(buffer), False
-    position, number = text.index("[") + 1, 0
+    bracketed = text.lstrip().startswith("[")
+    position, number = text.index("[") + 1 if bracketed else 0, 0
     while True:
         position = _BLANK.match(text, position).end()  # type: ignore[union-attr]
-        if text.startswith("]", position):
+        if text.startswith("]", position) or (not bracketed and ended and position == len(text)):
             return
         found = _next_element(text, position)
         if found is None or (found[1] == len(text) and not ended):
             if ended:
+                what = "JSON array" if bracketed else "last object"
                 raise CheckRefused(
-                    f"{path} ends inside its JSON array, after {number} rows: it is cut off; download or make it again"
+                    f"{path} ends inside its {what}, after {number} rows: it is cut off; download or make it again"
                 )
             # The window doubles, so that a huge element is decoded a few times, not once for each megabyte of it.
             more = file.read(max(CHUNK_CHARACTERS, len(text) - position))
@@ -244,9 +275,11 @@ def _read_array(file: BufferedIOBase, path: Path, counts: ReadCounts) -> Iterato
             continue
         value, end, lax = found
         number += 1
+        counts.line = number
         if value is _UNREADABLE:
             raise CheckRefused(
-                f"{path}: row {number} of the JSON array is not JSON, so the rest cannot be read; get a correct file"
+                f"{path}: row {number} of the JSON {'array' if bracketed else 'objects'} is not JSON, so the rest "
+                "cannot be read; get a correct file"
             )
         if (row := _array_row(value, text[position:end], path, number, counts, lax)) is not None:
             yield row
@@ -299,6 +332,7 @@ def _read_text(file: BufferedIOBase, path: Path, counts: ReadCounts) -> Iterator
             continue
         piece, held = held[:cut], held[cut:]
         number += 1
+        counts.line = number
         if piece.startswith(BOM):
             counts.repaired["byte order mark"] += 1
         try:
@@ -316,43 +350,33 @@ def _read_text(file: BufferedIOBase, path: Path, counts: ReadCounts) -> Iterator
 def _read_xml(file: BufferedIOBase, path: Path, counts: ReadCounts) -> Iterator[Raw]:
     for row in read_xml(file, path, counts.rows):
         counts.rows += 1
+        counts.line += 1
         yield row
 
 
-def _read_parquet(path: Path, counts: ReadCounts, columns: Sequence[str] | None) -> Iterator[Raw]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            wanted = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
-            # Row groups can hold a million rows; to_pylist turns only this many into Python objects at once.
-            for batch in file.iter_batches(batch_size=256, columns=wanted):
-                for row in batch.to_pylist():
-                    counts.rows += 1
-                    yield drop_none(row)
-    except (pa.ArrowInvalid, OSError) as error:
-        reason = first_line(error)
-        raise CheckRefused(
-            f"{path} cannot be read as Parquet after {counts.rows} rows ({reason}); download or make it again"
-        ) from None
-
-
-def drop_none(value: Any) -> Any:
-    """Return the value without dict entries that are None, at any depth."""
-    if isinstance(value, dict):
-        return {key: drop_none(item) for key, item in value.items() if item is not None}
-    if isinstance(value, list):
-        return [drop_none(item) for item in value]
-    return value
-
-
-_READERS: dict[str, Callable[[BufferedIOBase, Path, ReadCounts], Iterator[Raw]]] = {
-    ".jsonl": _read_lines,
+_READERS: dict[str, Callable[[BufferedReader, Path, ReadCounts], Iterator[Raw]]] = {
+    ".jsonl": _read_json,
     ".json": _read_json,
+    ".csv": read_csv,
+    ".tsv": read_csv,
     ".xml": _read_xml,
     ".txt": _read_text,
     ".md": _read_text,
 }
-SUFFIXES = (*_READERS, ".parquet")
+SUFFIXES = (*_READERS, ".parquet", ".arrow")
+PACKED = (".gz", ".zst")
+NO_DATA = frozenset(
+    {"README.md", "LICENSE.md", "LICENSE.txt", "CHANGELOG.md", "requirements.txt", "dataset_dict.json"}
+    | {"dataset_info.json", "dataset_infos.json", "state.json"}
+)
+"""Files beside data, in repositories and in folders that `datasets` has saved."""
 TEXTS = (".txt", ".md")
+
+
+def is_data_name(name: str) -> bool:
+    """Tell whether a file of this name, with or without its folders, may hold rows."""
+    name = name.rpartition("/")[2]
+    plain = name.removesuffix(".gz").removesuffix(".zst")
+    packable = plain == name or not plain.endswith((".parquet", ".arrow"))
+    # `datasets` keeps results of `map` beside a saved set, as cache-*.arrow.
+    return plain.endswith(SUFFIXES) and packable and name not in NO_DATA and not name.startswith((".", "cache-"))

@@ -3,33 +3,28 @@
 What an episode is depends on the server as well: AgentGym's TextCraft, for one, draws another prompt for the same task
 under another hash seed.
 
-Three layers lie below: `agentgym.http` turns any answer into plain values or `EnvironmentFailed`, `agentgym.dialects`
-gives these values their meaning, and `agentgym.held` keeps the number of the environment on the server.
+Four layers lie below: `agentgym.contact` finds the server, `agentgym.http` turns any answer into plain values or
+`EnvironmentFailed`, `agentgym.dialects` gives these values their meaning, and `agentgym.held` keeps the number of the
+environment on the server.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from random import Random
-from typing import Any, ClassVar, TypeVar
-
-import httpx2 as httpx
+from typing import Any, ClassVar
 
 from agentforge.environments.actions import act_tool
+from agentforge.environments.agentgym.contact import connect, first_call
 from agentforge.environments.agentgym.dialects import DIALECTS, Reply
 from agentforge.environments.agentgym.held import Held
-from agentforge.environments.agentgym.http import Connection, ServerUnreachable, field, number, texts
+from agentforge.environments.agentgym.http import Connection, field, number, texts
 from agentforge.environments.base import Environment, EnvironmentFailed, Info, Step
-from agentforge.environments.options import as_choice, as_count, as_number
+from agentforge.environments.options import as_choice, as_count
 from agentforge.environments.text_game import FORMAT, TASKS, TextGame, TurnOutcome
 from agentforge.errors import UserError
 
-Answer = TypeVar("Answer")
-
 TURNS = {"webshop": 10, "alfworld": 30, "babyai": 20, "sciworld": 30, "textcraft": 20}
 """Model turns of an episode in AgentGym's own evaluation scripts."""
-
-DAY = 86_400.0
 
 _difficulties: dict[tuple[str, str, int], dict[int, int]] = {}
 """Of the tasks that were played, by address, id and number of tasks of what is served there.
@@ -37,9 +32,6 @@ _difficulties: dict[tuple[str, str, int], dict[int, int]] = {}
 An evaluation asks for them when all is played, of one object of the many that played. If it had to ask the server then,
 a server that is gone by that time would cost the whole evaluation.
 """
-
-_right: dict[tuple[str, str], Any] = {}
-"""What servers answered to the first call of this process, by dialect and address: see `_first_call`."""
 
 
 class Remote(TextGame):
@@ -70,7 +62,7 @@ class Remote(TextGame):
         kind = DIALECTS[as_choice(dialect, f"{key}.dialect", tuple(DIALECTS))]
         super().__init__(TURNS[dialect] if max_turns is None else max_turns)
         launch = f"`{kind.launch}` in the folder agentenv-{dialect} of github.com/WooooDyy/AgentGym"
-        self._server = _connect(key, url, timeout, f"AgentGym {dialect}", launch)
+        self._server = connect(key, url, timeout, f"AgentGym {dialect}", launch)
         self._tasks = as_count(tasks, f"{key}.tasks", most=TASKS)
         self.instructions = f"{kind.rules} {FORMAT}"
         self.action_tool = act_tool("Take one action in the environment.", "one action, as described")
@@ -79,7 +71,7 @@ class Remote(TextGame):
         self._dialect = kind(self._server)
         self._held = Held(self._server.name, self._dialect.create, self._dialect.close)
         self._reply: Reply | None = None
-        _first_call(self._server, dialect, launch, lambda: self._held.open() and None)
+        first_call(self._server, dialect, launch, lambda: self._held.open() and None)
 
     @property
     def tasks(self) -> int:
@@ -136,8 +128,8 @@ class Served(Environment):
 
     def __init__(self, url: str | None = None, timeout: float = 60.0) -> None:
         launch = "`agentforge serve-env ENVIRONMENT`"
-        self._server = server = _connect("environments.served", url, timeout, "agentforge", launch)
-        tasks, about = _first_call(server, "served", launch, lambda: _about(server))
+        self._server = server = connect("environments.served", url, timeout, "agentforge", launch)
+        tasks, about = first_call(server, "served", launch, lambda: _about(server))
         self._tasks: int = tasks
         for name, value in about.items():
             setattr(self, name, value)
@@ -226,39 +218,3 @@ def _step(server: Connection, answer: Any) -> Step:
     terminated, truncated = (field(server, answer, name, bool) for name in ("terminated", "truncated"))
     observation = field(server, answer, "observation", str)
     return Step(observation, number(server, answer, "reward"), terminated, truncated, info)
-
-
-def _connect(key: str, url: str | None, timeout: float, name: str, launch: str) -> Connection:
-    as_number(timeout, f"{key}.timeout", over=True, most=DAY)
-    if not url:
-        raise UserError(f"{key} needs a server: start it with {launch} and give its address as url: http://HOST:PORT")
-    try:
-        right = isinstance(url, str) and url.startswith(("http://", "https://")) and bool(httpx.URL(url).host)
-    except httpx.InvalidURL:
-        right = False
-    if not right:
-        raise UserError(f"{key}.url is {url!r}; write it as http://HOST:PORT")
-    return Connection(url, timeout, name)
-
-
-def _first_call(server: Connection, kind: str, launch: str, call: Callable[[], Answer]) -> Answer | Any:
-    """Find out at once whether a server is there and is the right one.
-
-    Only the first time in a process is it the recipe's error that it is not. Environments are made in the middle of a
-    run too, in place of one that failed, perhaps while the server restarts; then the next `reset` fails, and costs one
-    episode instead of the run. What the server said of itself the first time is used until it answers again.
-
-    Raises:
-        UserError: it is not, and never was in this process.
-    """
-    known = (kind, server.url)
-    try:
-        _right[known] = answer = call()
-    except EnvironmentFailed as error:
-        if known in _right:
-            return _right[known]
-        server.close()
-        if isinstance(error, ServerUnreachable):
-            raise UserError(f"{error}; start it with {launch}, or correct url") from None
-        raise UserError(f"{error}; it must be a server started with {launch}") from None
-    return answer

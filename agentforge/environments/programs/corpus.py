@@ -21,13 +21,12 @@ from agentforge.data.sources.source_files import locate
 from agentforge.environments.programs.judge import Case
 from agentforge.environments.splits import EVAL_SHARE, split_of
 from agentforge.errors import UserError
+from agentforge.installation import find_paths
 from agentforge.recipe.schema import Data, Source
 
 logger = logging.getLogger(__name__)
 
 DEFAULT = "data/programs"
-SHIPPED = (Path(__file__).parents[2] / "programs", Path(__file__).parents[3] / "data" / "programs")
-"""Where our own corpus is, if not under the working directory: in an installed package, in a checkout."""
 LINES_A_LEVEL = 15
 
 Task = Literal["abduction", "deduction"]
@@ -126,10 +125,8 @@ def open_corpus(name: str, hub_mirror: str | None = None) -> Corpus:
 
 
 def _files(name: str, hub_mirror: str | None) -> list[Path]:
-    path = Path(name).expanduser()
-    if name == DEFAULT and not path.is_dir():
-        path = next((shipped for shipped in SHIPPED if shipped.is_dir()), path)
-    if path.is_dir():
+    paths = find_paths(name)
+    if len(paths) == 1 and (path := paths[0]).is_dir():
         if found := sorted(path.glob("*.jsonl")):
             return found
         raise UserError(f"the directory {name} contains no .jsonl files of programs")

@@ -19,6 +19,8 @@ from agentforge.environments.sat.formulas import (
     clauses_possible,
     formula_text,
     planted,
+    planted_possible,
+    too_many,
     uniform,
 )
 from agentforge.environments.sat.threshold import threshold_ratio
@@ -122,6 +124,8 @@ class Sat(Environment):
         ``auto`` half are satisfiable by measurement, and only the sizes with few formulas are looked at.
         """
         count = self._count(n, k)
+        if self.planted and count > planted_possible(n, k):
+            raise too_many(n, k, count)
         # Of many clauses there are always many formulas, and `comb` of them would be a number of millions of digits.
         few = comb(clauses_possible(n, k), count) < FEW if clauses_possible(n, k) < FEW else False
         if not few and (self.planted or self.ratio is None):

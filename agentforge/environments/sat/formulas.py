@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from math import comb
+from math import comb, sqrt
 from random import Random
 from typing import Literal
 
@@ -19,6 +20,8 @@ Clause = tuple[int, ...]
 Style = Literal["long", "short"]
 SOLVER = "m22"
 """MiniSat 2.2: deterministic, and its decisions can be told which value to try first."""
+DRAWS = 20
+"""Attempts at a planted formula."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +86,29 @@ def planted(n_vars: int, k: int, count: int, random: Random) -> Formula:
     Raises:
         UserError: there are not so many clauses.
     """
+    # Among few variables chance may leave too few clauses all the same: then all are drawn anew.
+    for _ in range(DRAWS - 1):
+        with suppress(UserError):
+            return _formula(n_vars, k, count, _kept(n_vars, k, random))
+    return _formula(n_vars, k, count, _kept(n_vars, k, random))
+
+
+def planted_possible(n_vars: int, k: int) -> int:
+    """Return how many clauses a planted formula may have: as many as are left in all but one draw in forty."""
+    q, which = unbiased_weight(k), comb(n_vars, k)
+    shares = [(which * comb(k, true), q ** (true - 1)) for true in range(1, k + 1)]
+    mean = sum(number * p for number, p in shares)
+    return int(mean - 2 * sqrt(sum(number * p * (1 - p) for number, p in shares)))
+
+
+def _kept(n_vars: int, k: int, random: Random) -> Iterator[Clause]:
     hidden = {v if random.random() < 0.5 else -v for v in range(1, n_vars + 1)}
     q = unbiased_weight(k)
-    drawn = ((clause, len(hidden.intersection(clause))) for clause in draw_clauses(n_vars, k, random))
-    # A clause with no true literal would rule the hidden assignment out; one with all k true is kept least often.
-    kept = (clause for clause, true in drawn if true and random.random() < q ** (true - 1))
-    return _formula(n_vars, k, count, kept)
+    for clause in draw_clauses(n_vars, k, random):
+        true = len(hidden.intersection(clause))
+        # A clause with no true literal would rule the hidden assignment out; one with all k true is kept least often.
+        if true and random.random() < q ** (true - 1):
+            yield clause
 
 
 def unbiased_weight(k: int) -> float:
@@ -106,11 +126,14 @@ def _formula(n_vars: int, k: int, count: int, clauses: Iterator[Clause]) -> Form
     # More clauses than there are can never be drawn, so that is not even tried.
     drawn = tuple(islice(clauses, count)) if count <= clauses_possible(n_vars, k) else ()
     if len(drawn) < count:
-        raise UserError(
-            f"affine:sat: {n_vars} variables with k = {k} do not give {count} different clauses; lower ratio or raise "
-            "n_vars"
-        )
+        raise too_many(n_vars, k, count)
     return Formula(n_vars, drawn)
+
+
+def too_many(n_vars: int, k: int, count: int) -> UserError:
+    """Return what says that there are not so many clauses."""
+    said = f"{n_vars} variables with k = {k} do not give {count} different clauses; lower ratio or raise n_vars"
+    return UserError(f"affine:sat: {said}")
 
 
 def draw_clauses(n_vars: int, k: int, random: Random) -> Iterator[Clause]:

@@ -46,7 +46,7 @@ class TransformersLM(HFLM):
         model = load_weights(location)
         tokenizer = load_tokenizer(location.path, location.revision if location.kind == "hf" else None)
         if location.template is not None:
-            install_template(tokenizer, location.template)
+            install_template(tokenizer, location.template, location.template_options, location.add_tokens)
         return cls(model, tokenizer, batch_size)
 
     def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> Any:

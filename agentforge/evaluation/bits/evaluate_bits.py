@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from agentforge.artifacts import Workspace, write_json
-from agentforge.data.chat_template import begins_texts, codec_of
+from agentforge.data.codec import begins_texts, codec_of
 from agentforge.data.sources.raw_bytes import read_bytes
 from agentforge.data.tokenizer import load_tokenizer
 from agentforge.errors import UserError

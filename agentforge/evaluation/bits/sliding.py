@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from agentforge.progress import watched
+
 LOGITS = 1 << 27
 """Logits that are held at once: half a GiB in float32."""
 
@@ -72,7 +74,9 @@ def token_losses(
     # As many as fit: with a vocabulary of 150,000 it is the logits that fill the memory.
     batch = max(1, min(batch, LOGITS // (context * model.config.vocab_size)))
     waiting: list[Window] = []
-    for window in windows(len(text), context, stride):
+    for window in watched(
+        windows(len(text), context, stride), "scoring", "tokens", len(text), lambda window: window.stop - window.scored
+    ):
         # Windows of one batch have one length, so nothing is padded and every architecture reads them rightly.
         if waiting and (len(waiting) == batch or window.stop - window.start != waiting[0].stop - waiting[0].start):
             _score(model, text, waiting, losses, impossible)

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agentforge.data.preview import CONTROL_PICTURES
 from agentforge.errors import UserError
+from agentforge.evaluation.answers import Answered, read_answers
 from agentforge.evaluation.benchmarks.paired import EXPLANATION, HEADINGS, TITLE, Paired, paired_metrics
 from agentforge.evaluation.benchmarks.paired import cells as paired_cells
 from agentforge.evaluation.comparable import decoding_rows, refuse_mixed
@@ -34,6 +36,9 @@ from agentforge.recipe.schema import Recipe
 if TYPE_CHECKING:
     from rich.table import Table
 
+EXCERPT = 300
+"""Characters of a prompt or an answer that a table shows."""
+
 
 def tables(paths: Sequence[Path], rule: str | None = None, rope: float = ROPE, mixed: bool = False) -> list[Table]:
     """Return what is to be shown of evaluations: tool calls, losses, environments, and who dominates whom.
@@ -51,6 +56,7 @@ def tables(paths: Sequence[Path], rule: str | None = None, rope: float = ROPE, m
     if with_questions:
         made.append(compare_table(with_questions, mixed))
     made += [loss_table(group) for group in on_the_same_rows(read_losses(paths))]
+    made += [answers_table(group) for group in read_answers(paths)]
     made += [own_table(group) for group in own_groups(paths)]
     if pairs := paired_metrics(paths):
         made.append(paired_table(pairs))
@@ -175,6 +181,31 @@ def loss_table(evaluations: Sequence[LossEvaluation]) -> Table:
     for name in all_of([list(own) for own in measured]):
         table.add_row(name, *(_loss_cell(own.get(name)) for own in measured))
     return table
+
+
+def answers_table(answered: Answered) -> Table:
+    """Return a table of held-out rows: each prompt, what the data say, and what each model wrote."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=f"{len(answered.rows)} held-out prompts, answered greedily", show_header=False)
+    table.add_column("", no_wrap=True)
+    table.add_column("", overflow="fold")
+    for prompt, expected, answers in answered.rows:
+        table.add_row("prompt", Text(shown_text(prompt, from_end=True), "bold"))
+        table.add_row("in the data", Text(shown_text(expected)))
+        for label, answer in zip(answered.labels, answers, strict=True):
+            table.add_row(label, Text(shown_text(answer), "green"))
+        table.add_section()
+    return table
+
+
+def shown_text(text: str, *, from_end: bool = False) -> str:
+    """Return an excerpt of what a model read or wrote, that a terminal shows and does not obey."""
+    visible = text.translate(CONTROL_PICTURES).strip()
+    if len(visible) <= EXCERPT:
+        return visible
+    return f"... {visible[-EXCERPT:]}" if from_end else f"{visible[:EXCERPT]} ..."
 
 
 def own_table(group: OwnGroup) -> Table:

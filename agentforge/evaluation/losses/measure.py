@@ -17,6 +17,7 @@ from agentforge.evaluation.losses.decoding_speed import Decode
 from agentforge.evaluation.losses.loss_results import FULL
 from agentforge.evaluation.statistics.intervals import Array
 from agentforge.models.row_isolation import require
+from agentforge.progress import watched
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -257,7 +258,9 @@ def measure(readings: LossReadings, rows: HeldOut, *, batch_size: int = 16) -> M
             "tokenizer from the recipe's data"
         )
     measured = Measured(len(rows.ids))
-    for numbers in batches(rows, batch_size, vocabulary):
+    for numbers in watched(
+        batches(rows, batch_size, vocabulary), "reading held-out rows", "rows", len(rows.ids), amount=len
+    ):
         readings.read(collate(rows, numbers, readings.model.device), measured)
     return measured
 

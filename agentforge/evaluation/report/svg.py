@@ -21,6 +21,17 @@ ROW = 22
 LABEL_WIDTH = 150
 POINTS = 400
 """With more points than this, neighbours are averaged: a chart has no more pixels."""
+# The page's colours, for a picture that stands alone: in a README, or opened by itself.
+ALONE = """
+text { font: 12px system-ui, sans-serif; fill: #1b2330 } .tick, .axis { font-size: 11px; fill: #66707f }
+.mid { text-anchor: middle } .end { text-anchor: end } .grid { stroke: #dfe3e9 }
+.chance { stroke: #66707f; stroke-dasharray: 2 3 } .trivial { stroke: #66707f; stroke-dasharray: 7 4 }
+.line { fill: none; stroke-width: 2 } 
+.interval { stroke-width: 3; opacity: .55 } .cross { stroke-width: 1.5; opacity: .5 }
+.key { font-size: 11px }
+svg { --s0: #8a94a3; --s1: #2f6fde; --s2: #d9730d; --s3: #17935f; --s4: #8b4fd1; --s5: #c2356e; --s6: #0e8fa6;
+  --s7: #8f6a1c; --surface: #ffffff; --accent: #2f5bd3 }
+"""
 
 
 @dataclass(frozen=True)
@@ -89,6 +100,12 @@ def drawing(width: float, height: float, parts: Sequence[Markup], label: str) ->
         role="img",
         xmlns="http://www.w3.org/2000/svg",
     )
+
+
+def alone(picture: Markup) -> str:
+    """Return a picture as a file of its own, on white."""
+    opening, rest = str(picture).split(">", 1)
+    return f'{opening}><style>{ALONE}</style><rect width="100%" height="100%" fill="#ffffff"/>{rest}'
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:

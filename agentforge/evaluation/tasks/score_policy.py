@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tqdm import tqdm
-
 from agentforge.artifacts import Workspace
 from agentforge.evaluation.comparable import template_of
 from agentforge.evaluation.tasks.episode_results import RESULTS, results_table, write_results
@@ -21,6 +19,7 @@ from agentforge.evaluation.tasks.reserved_tasks import (
     settings_of,
 )
 from agentforge.evaluation.tasks.sample_episodes import write_examples
+from agentforge.progress import Progress
 from agentforge.recipe.hardware import load_hardware
 from agentforge.recipe.schema import Recipe
 from agentforge.rollouts.environment_pool import EnvironmentPool
@@ -75,11 +74,11 @@ def play_tasks(recipe: Recipe, selection: TaskSelection, policy: Policy | Actor)
         for sample in range(settings.samples)
     ]
     played: list[Played] = []
-    with tqdm(total=len(tasks), desc=f"evaluate {policy.label}", unit="episode", leave=False, disable=None) as bar:
+    with Progress(f"evaluate {policy.label}", "episodes", len(tasks)) as progress:
 
         def keep(task: Task, episode: Episode) -> None:
             played.append((task, episode))
-            bar.update()
+            progress.advance()
 
         play(
             policy,

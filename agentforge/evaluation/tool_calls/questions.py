@@ -15,7 +15,7 @@ from agentforge.data.tool_calls import ParsedTurn, parse_assistant
 from agentforge.data.tools import ToolSet
 from agentforge.errors import UserError
 from agentforge.evaluation.statistics.intervals import beta_jeffreys
-from agentforge.rollouts.policies.base import Conversation, Generation
+from agentforge.rollouts.policies.base import Conversation, Generation, Policy
 
 
 @dataclass(frozen=True)
@@ -130,9 +130,14 @@ def _read_file(file: Path, tools: ToolSet | None, system: str | None) -> Iterato
                 yield Question(f"{file}:{number}:{turn}", messages[:turn], offered, calls)
 
 
-def judge(question: Question, generation: Generation) -> Answer:
-    """Compare what was written with what was expected."""
-    turn = parse_assistant(generation.text)
+def judge(question: Question, generation: Generation, policy: Policy | None = None) -> Answer:
+    """Compare what was written with what was expected.
+
+    Args:
+        policy: who wrote it, and so in which form calls are written; None: in agentforge's own.
+    """
+    read = policy.read if policy else lambda text, _: parse_assistant(text)
+    turn = read(generation.text, question.tools.schemas)
     # A call that parses but cannot be run is not well-formed either: an unknown tool, or arguments that its schema
     # refuses.
     problems = [*turn.malformed, *(p for call in turn.tool_calls if (p := question.tools.check(call)) is not None)]

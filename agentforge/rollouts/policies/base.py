@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from agentforge.data.dialects.dialect import Dialect
+from agentforge.data.tool_calls import ParsedTurn, parse_assistant
 from agentforge.errors import UserError
 
 if TYPE_CHECKING:
@@ -66,11 +68,13 @@ class Completion:
         stopped: the last token is a stop token.
         logprobs: of the tokens under the distribution they were drawn from (temperature and top_p in it; at
             temperature 0 the model's own); empty where nobody asked for them.
+        aborted: the engine broke it off, as it does when weights are changed beneath it: a fragment and no turn.
     """
 
     token_ids: list[int]
     stopped: bool
     logprobs: list[float] = field(default_factory=list)
+    aborted: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,12 +130,14 @@ class Policy(ABC):
         label: short name, for artefacts and episodes.
         context_length: tokens read and written at most.
         stop_ids: tokens that end a turn; the first is the one that the template writes.
+        dialect: how its turns are written; None: as agentforge's own template writes them.
         max_slots: episodes that it can usefully play at once; None: any number.
     """
 
     label: str
     context_length: int
     stop_ids: list[int]
+    dialect: Dialect | None = None
     max_slots: ClassVar[int | None] = None
 
     @abstractmethod
@@ -151,6 +157,10 @@ class Policy(ABC):
         Raises:
             UserError: a prompt leaves no room in the context.
         """
+
+    def read(self, text: str, tools: Sequence[ToolSchema] = ()) -> ParsedTurn:
+        """Take an assistant turn apart, as this model writes it."""
+        return parse_assistant(text) if self.dialect is None else self.dialect.read(text, tools)
 
     def draw(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """Write several turns, each with its own room and seed, and with the log-probabilities of its tokens."""
@@ -201,7 +211,7 @@ class Policy(ABC):
         if after[: len(before)] != before or stop is None:
             raise UserError(
                 f"the chat template of {self.label} changes earlier turns when others follow, so episodes of several "
-                "turns cannot be continued token by token; give it agentforge's own (data.template: auto)"
+                "turns cannot be continued token by token; give it agentforge's own (data.template: chatml)"
             )
         return after[stop + 1 :]
 

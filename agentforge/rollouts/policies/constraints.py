@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agentforge.data.chat_template import codec_of
+from agentforge.data.codec import codec_of
 from agentforge.errors import UserError
 
 

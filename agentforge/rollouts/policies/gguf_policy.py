@@ -13,9 +13,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from agentforge.data.chat_template import any_of, guard_control_tokens
+from agentforge.data.codec import any_of, guard_control_tokens
+from agentforge.data.dialects.dialect import Dialect
+from agentforge.data.dialects.probe import find_dialect
+from agentforge.data.dialects.rendering import Template
+from agentforge.data.dialects.rows import prompt_row
 from agentforge.data.messages import escape, normalize
 from agentforge.errors import UserError
+from agentforge.installation import gguf_setup
 from agentforge.models.locate_model import ModelLocation
 from agentforge.recipe.hardware import available_cores
 from agentforge.rollouts.policies.base import Completion, Message, OnToken, Policy, Request, Sampling, ToolSchema
@@ -70,11 +75,11 @@ class GGUFPolicy(Policy):
         label: see `ModelLocation`.
     """
 
+    dialect: Dialect
     max_slots: ClassVar[int | None] = 1  # it holds one conversation: a second would push the first out
 
     def __init__(self, llama: Any, template: str, label: str) -> None:
         import llama_cpp
-        from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
         self.llama = llama
         self.label = label
@@ -89,8 +94,10 @@ class GGUFPolicy(Policy):
         self._control = self._control_tokens()
         self._control_pattern = any_of(self._control)
         eos, bos = (self._piece(token).decode("utf-8") for token in (llama.token_eos(), llama.token_bos()))
-        # It renders as transformers does, in jinja2's immutable sandbox: a template is code from whoever made the file.
-        self._format: Any = Jinja2ChatFormatter(template, eos_token=eos, bos_token=bos)
+        self._begin = bos if self.adds_bos else ""
+        # transformers renders it, in jinja2's immutable sandbox: a template is code from whoever made the file.
+        self._template = Template(template, (("bos_token", bos), ("eos_token", eos)))
+        self.dialect = find_dialect(self._template, self._control_pattern, eos)
 
     @classmethod
     def open(
@@ -107,7 +114,7 @@ class GGUFPolicy(Policy):
         try:
             import llama_cpp
         except ImportError:
-            raise UserError("a GGUF needs llama-cpp-python, which is not installed; run `make gguf-setup`") from None
+            raise UserError(f"a GGUF needs llama-cpp-python, which is not installed; run `{gguf_setup()}`") from None
         threads = _threads(location.path)
         try:
             length = context_length or min(DEFAULT_CONTEXT, _trained_length(location.path) or DEFAULT_CONTEXT)
@@ -130,9 +137,14 @@ class GGUFPolicy(Policy):
         return cls(llama, template.decode("utf-8"), location.label)
 
     def encode(self, messages: Sequence[Message], tools: Sequence[ToolSchema] = ()) -> list[int]:
-        turns, guard = guard_control_tokens([escape(normalize(messages)), list(tools) or None], self._control_pattern)
-        prompt = self._format(messages=turns[0], tools=turns[1]).prompt
-        return [token for piece in self._control_pattern.split(prompt) for token in self._tokenize(piece, guard)]
+        given = normalize(messages)
+        given = escape(given) if self._template.is_ours else given
+        (turns, offered), guard = guard_control_tokens([given, list(tools) or None], self._control_pattern)
+        prompt = prompt_row(self._template, self.dialect, turns, offered)
+        tokens = self._tokenize(self._begin, "") if not prompt.text.startswith(self._begin) else []
+        for text in prompt.stretches():
+            tokens += [t for piece in self._control_pattern.split(text) for t in self._tokenize(piece, guard)]
+        return tokens
 
     @property
     def adds_bos(self) -> bool:
@@ -141,7 +153,7 @@ class GGUFPolicy(Policy):
 
     def write_prompt(self, messages: Sequence[Message]) -> str:
         """Return messages as the file's template writes them, up to where the answer begins."""
-        return str(self._format(messages=list(messages)).prompt)
+        return self._template.render(list(messages), None, prompt=True)
 
     def _tokenize(self, piece: str, guard: str) -> list[int]:
         """Return a piece's tokens. A control token spelt in a message is cut at its guard: llama.cpp would read it."""

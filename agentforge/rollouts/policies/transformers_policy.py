@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -17,10 +18,14 @@ from transformers import (
 )
 
 from agentforge.data import chat_template
+from agentforge.data.added_tokens import pieces_of_new_tokens
 from agentforge.data.tokenizer import load_tokenizer
 from agentforge.errors import UserError, first_line
+from agentforge.manifest import check_bytes
 from agentforge.models.locate_model import ModelLocation
+from agentforge.models.new_tokens import add_rows, require_rows, rows_of_adapter
 from agentforge.models.open_model import open_model
+from agentforge.models.ragged_cache import carries_states
 from agentforge.models.row_isolation import isolation_of
 from agentforge.rollouts.policies.base import (
     Completion,
@@ -36,6 +41,7 @@ from agentforge.rollouts.policies.base import (
 from agentforge.rollouts.policies.cached_decoding import CachedDecoder
 from agentforge.rollouts.policies.constraints import GrammarTokenizer, grammar_tokenizer_of
 from agentforge.rollouts.policies.generate_hooks import Drawing, Steered, Watch
+from agentforge.rollouts.policies.state_decoding import StateDecoder
 from agentforge.rollouts.policies.steering import Steering
 
 
@@ -65,6 +71,8 @@ class TransformersPolicy(Policy):
         # A state-space model's config names no longest context, for it has none.
         self.context_length = context_length or getattr(model.config, "max_position_embeddings", None) or 1 << 30
         self.stop_ids = chat_template.stop_token_ids(tokenizer)
+        if isinstance(tokenizer.chat_template, str):
+            self.dialect = chat_template.dialect_of(tokenizer)
         self._grammar_tokenizer: GrammarTokenizer | None = None
 
     @classmethod
@@ -79,7 +87,7 @@ class TransformersPolicy(Policy):
         revision = location.revision if location.kind == "hf" else None
         tokenizer = load_tokenizer(location.path, revision)
         if location.template is not None:
-            chat_template.install_template(tokenizer, location.template)
+            chat_template.install_template(tokenizer, location.template, location.template_options, location.add_tokens)
         return cls(model, tokenizer, location.label, context_length)
 
     def encode(self, messages: Sequence[Message], tools: Sequence[ToolSchema] = ()) -> list[int]:
@@ -130,25 +138,19 @@ class TransformersPolicy(Policy):
     def decoder(self, sampling: Sampling, slots: int) -> Iterator[Decoder]:
         with self._answering():
             if self.keeps_cache:
-                eager = self._config()._attn_implementation == "eager"
-                yield CachedDecoder(self.model, self.stop_ids, sampling, slots, additive_mask=eager)
+                kind: type[CachedDecoder] = StateDecoder if carries_states(self._config()) else CachedDecoder
+                yield kind(self.model, self.stop_ids, sampling, slots)
             else:
                 yield PlainDecoder(self, sampling)
 
     @property
     def keeps_cache(self) -> bool:
-        """Whether episodes can keep their own key-value cache over turns; if not, each turn reads them again.
+        """Whether episodes can keep their own cache over turns; if not, each turn reads them again.
 
-        Needed is a model that a gap does not change, whose attention takes any mask, and that is made for caches that
-        are not transformers' own: what it says of static ones.
+        Needed is attention that takes any mask, and the proof that rows in such a cache come out as each by itself.
         """
-        base = self._base()
         can_mask = self._config()._attn_implementation in ("sdpa", "eager")
-        return (
-            can_mask
-            and isolation_of(self.model).allows("gapped")
-            and bool(getattr(base, "_can_compile_fullgraph", False))
-        )
+        return can_mask and isolation_of(self.model).allows("carried")
 
     def draw(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         completions: dict[int, Completion] = {}
@@ -313,9 +315,12 @@ def load_weights(location: ModelLocation, *, spread: bool = True) -> PreTrainedM
         **placement,
     )
     if location.kind == "hf":
+        add_rows(model, pieces_of_new_tokens(location.add_tokens, path, location.revision))
         return model
     from peft import PeftModel
 
+    check_bytes(Path(location.path))
+    require_rows(model, rows_of_adapter(Path(location.path)))
     try:
         adapted = PeftModel.from_pretrained(model, location.path)
     except (RuntimeError, ValueError) as error:

@@ -27,9 +27,14 @@ def step_work(recipe: Recipe, shape: Shape) -> StepWork:
         head_flops=per_parameter * heads * shape.vocab_size * shape.hidden_size,
         teacher=_teacher(recipe, train),
         in_blocks=bool(train.nested or exits or train.distill),
-        shardable=not (train.nested or exits or train.distill or train.expanded),
+        undivided=_undivided(train),
         purpose=_new_parameters(recipe, shape) if train.expanded else None,
     )
+
+
+def _undivided(train: AdambaTrain) -> str | None:
+    keys = [key for key in ("nested", "exits", "distill", "expanded") if getattr(train, key)]
+    return f"train.{keys[0]} reads parts of whole matrices in a loss of its own" if keys else None
 
 
 def widths_of_a_step(nested: Nested | None) -> list[tuple[Fraction, float]]:

@@ -2,8 +2,9 @@
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
+from agentforge.systems.agiformer.modeling.causal_lm import AgiformerForCausalLM
 from agentforge.systems.agiformer.modeling.configuration import AgiformerConfig
-from agentforge.systems.agiformer.modeling.modeling import AgiformerForCausalLM, AgiformerModel
+from agentforge.systems.agiformer.modeling.modeling import AgiformerModel
 from agentforge.systems.agiformer.tokenizer import AgiformerTokenizer
 
 AutoConfig.register(AgiformerConfig.model_type, AgiformerConfig)

@@ -52,7 +52,9 @@ class AgiformerTokenizer(PreTrainedTokenizer):
         return chr(index)
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
-        return bytes(ord(token) for token in tokens).decode("utf-8", errors="replace")
+        # a special token is longer than one character, and stands for itself
+        written = (bytes([ord(token)]) if len(token) == 1 else token.encode() for token in tokens)
+        return b"".join(written).decode("utf-8", errors="replace")
 
     def save_vocabulary(self, save_directory: str | Path, filename_prefix: str | None = None) -> tuple[str, ...]:
         return ()

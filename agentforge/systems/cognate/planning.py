@@ -51,6 +51,7 @@ def step_work(recipe: Recipe, shape: Shape) -> StepWork | None:
         checkpoints=sizes.hidden_size * again,
         in_blocks=True,
         block_bytes=LOGITS_BLOCK,
+        undivided="a cognate's loss is a module of its own that reads the head's whole matrix",
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import trl
+from datasets import concatenate_datasets
 from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
 
 from agentforge.trainers.preference.equal_rows import EqualRowsTrainer
@@ -36,12 +37,20 @@ class KTOTrainer(EqualRowsTrainer, trl.KTOTrainer):
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         """Return the rows with the mismatched completions that the KL term is estimated from.
 
-        Within each batch every prompt gets its neighbour's completion, which is why rows are read in their order.
+        Within each batch every prompt gets the completion of the row before it, the first that of the last. That is why
+        rows are read in their order. A last batch of one row gets that of the row before it: with its own completion,
+        the KL would be its own reward and its loss a constant.
         """
         if not self.calculate_KL:
             return dataset
-        return dataset.map(_neighbours, batched=True, batch_size=args.per_device_train_batch_size)
+        partners = dataset.select(kl_partners(len(dataset), args.per_device_train_batch_size))
+        columns = {key: f"KL_{key}" for key in ("completion_ids", "completion_masks")}
+        return concatenate_datasets([dataset, partners.select_columns(list(columns)).rename_columns(columns)], axis=1)
 
 
-def _neighbours(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    return {f"KL_{key}": rows[key][-1:] + rows[key][:-1] for key in ("completion_ids", "completion_masks")}
+def kl_partners(rows: int, batch_size: int) -> list[int]:
+    """Return, for each of ``rows`` rows that are read in batches, the row whose completion it gets for the KL."""
+    partners = [row - 1 if row % batch_size else min(row + batch_size, rows) - 1 for row in range(rows)]
+    if partners[-1] == rows - 1:  # alone in its batch
+        partners[-1] -= 1
+    return partners

@@ -10,11 +10,11 @@ from typing import Any
 
 from datasets import Dataset
 from peft import PeftModel
-from transformers import PreTrainedTokenizerBase, TrainerCallback
+from transformers import TrainerCallback
 from trl import DPOConfig, KTOConfig
 
-from agentforge.data.chat_template import install_template
-from agentforge.data.tokenizer import load_tokenizer
+from agentforge.data.preference_rows import base_tokenizer, read_preferences
+from agentforge.data.sources.open_sources import OpenSource
 from agentforge.environments.registry import load_class
 from agentforge.errors import CheckRefused, UserError
 from agentforge.models.build import build_model
@@ -33,30 +33,30 @@ log = logging.getLogger(__name__)
 
 
 class PreferenceMethod(Method):
-    """Episodes of `collect`, this recipe's own or those that `train.episodes` names."""
+    """Preferences of files (`train.preferences`) or of episodes: those of `train.episodes`, or this recipe's own."""
 
     args: DPOConfig | KTOConfig
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         method = recipe.train.method
-        if recipe.model.path is None:
-            raise UserError(f"train.method {method} needs model.path: a model that has played")
-        if recipe.train.args.get("eval_strategy", "no") != "no":
-            raise UserError(f"train.args.eval_strategy: {method} has no eval split; `agentforge evaluate` plays")
-        if recipe.train.args.get("padding_free"):
-            raise UserError(f"train.args.padding_free has no effect with {method}; leave it out")
         self.directories = [Path(path) for path in recipe.train.episodes] or [recipe.artifact("episodes")]
-        self.tokenizer = load_tokenizer(recipe.model.path, recipe.model.revision)
-        install_template(self.tokenizer, recipe.data.template)
-        self.rows, self.dropped = self._rows(self.tokenizer)
+        self.tokenizer = base_tokenizer(recipe)
+        self.sources: list[OpenSource] = []
+        self.counts: dict[str, Any] = {}
+        if recipe.train.preferences:
+            read = read_preferences(recipe, self.tokenizer)
+            self.sources, self.rows, self.counts = read.sources, read.rows, read.counts
+        else:
+            self.rows = self._read_episodes()
+        Random(recipe.seed).shuffle(self.rows)  # KTO reads them in this order
         config = DPOConfig if method == "dpo" else KTOConfig
         arguments = build_arguments(recipe, config, recipe.trained, evaluates=False, defaults=self._defaults())
         assert isinstance(arguments.parent, DPOConfig | KTOConfig)
         self.args = arguments.parent
 
-    def _rows(self, tokenizer: PreTrainedTokenizerBase) -> tuple[list[dict[str, Any]], dict[str, int]]:
-        """Return the rows in the order they are read in, and the counts of what was left out."""
+    def _read_episodes(self) -> list[dict[str, Any]]:
+        """Return the rows of the episodes."""
         for directory in self.directories:
             if not (directory / EPISODES).is_file():
                 raise UserError(
@@ -64,7 +64,8 @@ class PreferenceMethod(Method):
                 )
         played = (episode for directory in self.directories for episode in read_episodes(directory / EPISODES))
         make_rows = turn_pairs if self.recipe.train.method == "dpo" else labelled_episodes
-        rows, dropped = make_rows(refuse_reserved(played, _ids(self.recipe)), tokenizer, self.recipe.data.max_length)
+        episodes = refuse_reserved(played, _ids(self.recipe))
+        rows, dropped = make_rows(episodes, self.tokenizer, self.recipe.data.max_length)
         where = ", ".join(map(str, self.directories))
         left_out = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
         log.info("%d rows from %s; left out: %s", len(rows), where, left_out or "nothing")
@@ -75,8 +76,8 @@ class PreferenceMethod(Method):
             )
         if self.recipe.train.method == "kto" and len({row["label"] for row in rows}) == 1:
             raise CheckRefused(f"{where}: all {len(rows)} episodes ended alike; KTO needs successes and failures")
-        Random(self.recipe.seed).shuffle(rows)  # KTO reads them in this order
-        return rows, dict(dropped)
+        self.counts = dict(dropped)
+        return rows
 
     def _defaults(self) -> dict[str, Any]:
         revision = self.recipe.model.revision
@@ -89,7 +90,19 @@ class PreferenceMethod(Method):
         return defaults
 
     def inputs(self) -> dict[str, Path | str]:
-        return {f"episodes {path}": path for path in self.directories} | super().inputs()
+        if not self.sources:
+            return {f"episodes {number}": path for number, path in enumerate(self.directories)} | super().inputs()
+        files: dict[str, Path | str] = {}
+        for source in self.sources:
+            kept = {f"{source.name} {file.name}": file for file in source.files}
+            files |= kept if source.remote is None else source.remote.inputs(source.dataset)
+        return files | super().inputs()
+
+    def relevant(self) -> dict[str, Any]:
+        """Return the same without the directories of the episodes: they are inputs, which may be moved."""
+        found = super().relevant()
+        found["train"].pop("episodes", None)
+        return found
 
     def make_trainer(
         self, directory: Path, counters: RunCounters, limits: LimitsCallback, callbacks: Sequence[TrainerCallback]
@@ -101,6 +114,7 @@ class PreferenceMethod(Method):
             seed=recipe.seed,
             train_all=recipe.train.lora is None,
             device=self.args.device,
+            new_tokens=self.new_tokens,
         )
         require(base, "right", f"train.method {recipe.train.method}: rows of unlike length cannot be compared")
         model = self.adapted(base)
@@ -126,7 +140,7 @@ class PreferenceMethod(Method):
         return trainer
 
     def metrics(self, trainer: GuardedTrainer) -> dict[str, Any]:
-        return {"rows": len(self.rows), "left_out": self.dropped}
+        return {"rows": len(self.rows), ("sources" if self.sources else "left_out"): self.counts}
 
 
 def _ids(recipe: Recipe) -> dict[str, str]:

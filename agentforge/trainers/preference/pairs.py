@@ -19,6 +19,10 @@ from agentforge.rollouts.episode_tokens import EpisodeTokens, tokenise_conversat
 from agentforge.rollouts.episodes import Episode
 
 PAIRS_OF_A_TASK = 16
+# Why a success and a failure of a task give no pair.
+ALIKE = "pairs whose turns are all the same"
+ANSWERED_OTHERWISE = "pairs whose turns are the same until the environment answers otherwise"
+REPEATED = "pairs that are there already"
 
 
 def tokens_of(episode: Episode, tokenizer: PreTrainedTokenizerBase) -> EpisodeTokens | None:
@@ -90,8 +94,12 @@ def turn_pairs(
         pairs: dict[tuple[tuple[int, ...], ...], dict[str, Any]] = {}
         for won in outcomes[True]:
             for lost in outcomes[False]:
-                if (pair := _first_difference(won, lost)) is not None:
-                    pairs[tuple(tuple(ids) for ids in pair.values())] = pair
+                if isinstance(pair := _first_difference(won, lost), str):
+                    dropped[pair] += 1
+                    continue
+                key = tuple(tuple(ids) for ids in pair.values())
+                dropped[REPEATED] += key in pairs
+                pairs[key] = pair
         kept = list(pairs.values())[:PAIRS_OF_A_TASK]
         dropped["more pairs than a task may have"] += len(pairs) - len(kept)
         short = [pair for pair in kept if _length(pair) <= max_length]
@@ -104,15 +112,16 @@ def _length(pair: Mapping[str, Sequence[int]]) -> int:
     return len(pair["prompt_ids"]) + max(len(pair["chosen_ids"]), len(pair["rejected_ids"]))
 
 
-def _first_difference(won: tuple[Episode, EpisodeTokens], lost: tuple[Episode, EpisodeTokens]) -> dict[str, Any] | None:
+def _first_difference(won: tuple[Episode, EpisodeTokens], lost: tuple[Episode, EpisodeTokens]) -> dict[str, Any] | str:
+    """Return the pair of two episodes of a task, or why there is none."""
     for (a, b), (c, d) in zip(won[1].spans, lost[1].spans, strict=False):
         before, other = won[1].token_ids[:a], lost[1].token_ids[:c]
         if before != other:  # the environment answered the same turns otherwise
-            return None
+            return ANSWERED_OTHERWISE
         chosen, rejected = won[1].token_ids[a:b], lost[1].token_ids[c:d]
         if chosen != rejected:
             return {"prompt_ids": won[1].prompt_ids + before, "chosen_ids": chosen, "rejected_ids": rejected}
-    return None
+    return ALIKE
 
 
 def labelled_episodes(

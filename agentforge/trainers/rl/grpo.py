@@ -8,6 +8,8 @@ each through the parent's own method:
 * How tokens are scored (`_get_per_token_logps_and_entropies`): in groups of episodes of like length, for TRL pads all
   to the longest; and, for models that padding on the left changes, of prompts of equal length.
 * The entropy bonus (`_compute_loss`): its mean is over the update, TRL's over each micro-batch.
+* Another sampler than the trainer (`trainers.rl.sampler`): TRL's trainer is told that it has vLLM, so that weights are
+  synced and importance is corrected where TRL does it, by its own code.
 * Checkpoints: one rollout is trained on for several steps. What is left of it is saved, with the generator of tasks;
   TRL would play anew after a restart.
 """
@@ -16,7 +18,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,11 +31,22 @@ from agentforge.artifacts import write_json
 from agentforge.models.row_isolation import isolation_of, require
 from agentforge.trainers.guarded_trainer import GuardedTrainer
 from agentforge.trainers.rl.length_groups import LengthGroups
+from agentforge.trainers.rl.sampler import Sampler
 
 ROLLOUT = "rollout-{rank}.safetensors"
 STATE = "rollout-{rank}.json"
 # What TRL's scoring takes beside the tokens, a part for each row: the parent's way is kept for them.
 OF_ROWS = ("pixel_values", "token_type_ids", "mm_token_type_ids")
+
+
+def sampler_kl(trained: torch.Tensor, sampled: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Estimate KL(sampler || trainer) in nats per token from log-probabilities `(B, T)` of the sampled tokens.
+
+    The estimator is r - 1 - log r of the ratio r = trainer / sampler: unbiased, and never negative for any token
+    (Schulman, Approximating KL divergence, 2020: k3).
+    """
+    log_ratio = torch.where(mask.bool(), trained - sampled, 0.0)
+    return (log_ratio.exp() - 1 - log_ratio).sum() / mask.sum().clamp(min=1)
 
 
 class Keeps(Protocol):
@@ -56,12 +69,19 @@ class GRPOTrainer(GuardedTrainer, trl.GRPOTrainer):
 
     Args:
         keeps: saved and restored with each checkpoint, by name.
+        make_sampler: makes what plays in the place of the trainer's own model.
     """
 
     args: GRPOConfig
     _buffered_inputs: list[dict[str, torch.Tensor]] | None  # type: ignore[assignment]  # None at first
 
-    def __init__(self, *args: Any, keeps: Mapping[str, Keeps] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        keeps: Mapping[str, Keeps] | None = None,
+        make_sampler: Callable[[Any], Sampler] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.keeps = dict(keeps or {})
         self._entropies: torch.Tensor | None = None  # of the micro-batch that is being scored
@@ -70,6 +90,15 @@ class GRPOTrainer(GuardedTrainer, trl.GRPOTrainer):
         self.pads_left = isolation_of(unwrapped).allows("left")
         if self.args.world_size > 1:
             require(unwrapped, "left", "train.method: start one process; several must score all prompts in one pass")
+        self.sampler = None if make_sampler is None else make_sampler(self)
+        if self.sampler is not None:
+            # the three that TRL sets where it makes its own, which plays single turns and merges LoRA in place
+            self.use_vllm, self._last_loaded_step = True, -1
+            self.vllm_generation = self.sampler  # type: ignore[assignment]  # it has what TRL asks of its own
+
+    def log_metric(self, name: str, value: float) -> None:
+        """Add a value to the next line of metrics, which has the mean."""
+        self._metrics["train"][name].append(value)
 
     @property
     def _steps_of_a_pass(self) -> int:
@@ -80,6 +109,14 @@ class GRPOTrainer(GuardedTrainer, trl.GRPOTrainer):
         """Return the groups of a batch `(B, L)`, the same for equal masks."""
         # DDP may broadcast buffers at each forward, so all processes must do as many
         return LengthGroups(mask, length, one=self.args.world_size > 1, equal_prompts=not self.pads_left)
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        if self.sampler is not None and "old_per_token_logps" in output:
+            mask = output["completion_mask"] * output["tool_mask"]
+            kl = sampler_kl(output["old_per_token_logps"], output["sampling_per_token_logps"], mask)
+            self.log_metric("sampling/kl", self.accelerator.gather(kl).mean().item())
+        return output
 
     def tokens_of_update(self, inputs: dict[str, Any]) -> torch.Tensor:
         """Return what a sum over a micro-batch's tokens is divided by to be its share of the mean over the update's.

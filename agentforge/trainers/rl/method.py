@@ -14,27 +14,30 @@ from trl import GRPOConfig
 
 from agentforge.data.chat_template import install_template
 from agentforge.data.tokenizer import load_tokenizer
-from agentforge.errors import CheckRefused, UserError
-from agentforge.models.build import build_model
+from agentforge.errors import CheckRefused
+from agentforge.models.build import build_model, config_of
 from agentforge.recipe.schema import Recipe
 from agentforge.rollouts.environment_pool import EnvironmentPool
 from agentforge.rollouts.episodes import Episode
 from agentforge.rollouts.play import play
-from agentforge.rollouts.policies.base import Sampling
+from agentforge.rollouts.policies.base import Policy, Sampling
 from agentforge.rollouts.policies.transformers_policy import TransformersPolicy
+from agentforge.rollouts.policies.vllm_policy import refuse_unknown_model
 from agentforge.rollouts.scheduler import Task
 from agentforge.trainers.arguments import build_arguments
 from agentforge.trainers.callbacks.collapse import CollapseCallback
 from agentforge.trainers.callbacks.limits import LimitsCallback
 from agentforge.trainers.guarded_trainer import GuardedTrainer, RunCounters
 from agentforge.trainers.method import Method
-from agentforge.trainers.rl.arguments import refuse_ignored, rl_defaults
+from agentforge.trainers.rl.arguments import rl_defaults
 from agentforge.trainers.rl.curriculum import TaskStream
 from agentforge.trainers.rl.grpo import GRPOTrainer
+from agentforge.trainers.rl.one_step_off import OneStepOff
 from agentforge.trainers.rl.ppo import PPOTrainer
 from agentforge.trainers.rl.ppo_config import PPOConfig
 from agentforge.trainers.rl.rewards import load_rewards
 from agentforge.trainers.rl.rollout import RolloutFunction
+from agentforge.trainers.rl.sampler import make_sampler
 
 TRAINERS: dict[str, tuple[type[GRPOTrainer], type[GRPOConfig]]] = {
     "grpo": (GRPOTrainer, GRPOConfig),
@@ -49,16 +52,24 @@ class RLMethod(Method):
     sections = frozenset({"seed", "model", "train", "environments", "rollouts"})
     args: GRPOConfig
 
+    def relevant(self) -> dict[str, Any]:
+        found = super().relevant()
+        vllm = found["rollouts"].pop("vllm")  # where it runs, and how much memory it has, changes no weight
+        if vllm["asynchronous"]:
+            found["rollouts"]["asynchronous"] = True
+        return found
+
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.trainer_class, config_class = TRAINERS[recipe.train.method]
-        _check(recipe)
-        refuse_ignored(recipe, config_class)
+        if recipe.rollouts.engine == "vllm":
+            refuse_unknown_model(config_of(recipe.model).to_dict())
         arguments = build_arguments(recipe, config_class, recipe.trained, evaluates=False, defaults=rl_defaults(recipe))
         assert isinstance(arguments.parent, GRPOConfig)
         self.args = arguments.parent
         self.rewards = load_rewards(recipe.train.rewards, gamma=getattr(self.args, "gamma", None))
         self.pool = EnvironmentPool(recipe.environments)
+        self.ahead: OneStepOff | None = None
 
     def make_trainer(
         self, directory: Path, counters: RunCounters, limits: LimitsCallback, callbacks: Sequence[TrainerCallback]
@@ -66,20 +77,23 @@ class RLMethod(Method):
         recipe, args = self.recipe, self.args
         assert recipe.model.path is not None
         tokenizer = load_tokenizer(recipe.model.path, recipe.model.revision)
-        install_template(tokenizer, recipe.data.template)
+        install_template(tokenizer, recipe.data.template, recipe.data.template_options, recipe.data.add_tokens)
         base = build_model(
             recipe.model,
             len(tokenizer),
             seed=recipe.seed,
             train_all=recipe.train.lora is None,
             device=args.device,
+            new_tokens=self.new_tokens,
         )
         slots = _slots(args)
         environments = {name: self.pool.take(name) for name in recipe.environments}
         tasks = TaskStream(environments, seed=recipe.seed, slots=slots, curriculum=recipe.train.curriculum)
         for name, environment in environments.items():  # they say what tasks there are; then they are played in
             self.pool.give_back(name, environment)
-        rollouts = RolloutFunction(tasks, self.play, self.rewards)
+        if recipe.rollouts.vllm.asynchronous:
+            self.ahead = OneStepOff(self.play)
+        rollouts = RolloutFunction(tasks, self.play, self.rewards, slots=slots, ahead=self.ahead)
         self.collapse = CollapseCallback(recipe.train.collapse, limits) if recipe.train.collapse else None
         model = self.adapted(base)
         set_seed(recipe.seed)  # of the critic
@@ -91,9 +105,12 @@ class RLMethod(Method):
             processing_class=tokenizer,
             callbacks=[limits, *([self.collapse] if self.collapse else []), *callbacks],
             rollout_func=rollouts,
+            make_sampler=make_sampler(recipe),
             keeps={"tasks": tasks} | ({"collapse": self.collapse} if self.collapse else {}),
             guards=self.guards(counters),
         )
+        if self.ahead is not None and trainer.sampler is not None:
+            trainer.sampler.before_sync = self.ahead.wait
         if isinstance(model, PeftModel) and args.beta != 0.0:
             # TRL's reference is a copy of the adapter, which is 0 now; without it TRL switches the adapter off, which
             # is the same, and checkpoints hold one adapter
@@ -112,10 +129,9 @@ class RLMethod(Method):
     def play(self, trainer: Any, tasks: Sequence[Task]) -> list[Episode | None]:
         """Play tasks with the policy as it is now; None for those whose environment broke."""
         rollouts, played = self.recipe.rollouts, dict[Task, Episode]()
-        model = trainer.accelerator.unwrap_model(trainer.model)
         with trainer.accelerator.autocast():
             play(
-                TransformersPolicy(model, trainer.processing_class, "policy", self.recipe.episode_length),
+                self._policy(trainer),
                 self.pool,
                 tasks,
                 sampling=Sampling(rollouts.max_new_tokens, rollouts.temperature, rollouts.top_p, self.recipe.seed),
@@ -123,36 +139,21 @@ class RLMethod(Method):
                 act=rollouts.act,
                 on_episode=played.__setitem__,
             )
+        if trainer.sampler is not None:
+            trainer.sampler.rest()
         return [played.get(task) for task in tasks]
 
+    def _policy(self, trainer: Any) -> Policy:
+        if trainer.sampler is not None:
+            policy: Policy = trainer.sampler.awake()
+            return policy
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        return TransformersPolicy(model, trainer.processing_class, "policy", self.recipe.episode_length)
+
     def close(self) -> None:
+        if self.ahead is not None:
+            self.ahead.close()
         self.pool.__exit__()
-
-
-def _check(recipe: Recipe) -> None:
-    if recipe.model.path is None:
-        raise UserError(f"train.method {recipe.train.method} needs model.path: a model that already knows the actions")
-    if not recipe.environments:
-        raise UserError(f"train.method {recipe.train.method} needs `environments`, the ones to play")
-    if recipe.rollouts.temperature == 0:
-        raise UserError(
-            "rollouts.temperature: at 0 all episodes of a task are the same, so there is nothing to learn from"
-        )
-    if recipe.rollouts.engine != "transformers":
-        raise UserError(
-            f"rollouts.engine: {recipe.rollouts.engine} cannot play with weights that change at every step; "
-            "leave it out here, it is for `collect` and `evaluate`"
-        )
-    if recipe.train.args.get("eval_strategy", "no") != "no":
-        raise UserError(
-            "train.args.eval_strategy: RL has no eval split; `agentforge evaluate` plays the reserved tasks"
-        )
-    for variable in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"):
-        if os.environ.get(variable, "false").lower() == "true":
-            raise UserError(
-                f"train.method {recipe.train.method}: each process plays its own episodes with a whole copy of the "
-                "model, so its weights cannot be sharded; launch without FSDP and DeepSpeed"
-            )
 
 
 def _slots(args: GRPOConfig) -> int:

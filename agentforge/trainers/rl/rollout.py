@@ -15,10 +15,8 @@ from agentforge.errors import CheckRefused
 from agentforge.rollouts.episodes import Episode
 from agentforge.rollouts.scheduler import Task
 from agentforge.trainers.rl.curriculum import TaskStream
+from agentforge.trainers.rl.one_step_off import OneStepOff, Play, Rollout
 from agentforge.trainers.rl.rewards import NamedReward
-
-Play = Callable[[Any, Sequence[Task]], Sequence[Episode | None]]
-"""Plays tasks with the trainer's policy; None where the environment broke."""
 
 
 class RolloutFunction:
@@ -28,9 +26,21 @@ class RolloutFunction:
         tasks: which task a slot is.
         play: plays them.
         rewards: one column each of the trainer's rewards.
+        slots: how many the run plays.
+        ahead: plays the next batch meanwhile; None: a batch is played when it is asked for.
     """
 
-    def __init__(self, tasks: TaskStream, play: Play, rewards: Sequence[NamedReward]) -> None:
+    def __init__(
+        self,
+        tasks: TaskStream,
+        play: Play,
+        rewards: Sequence[NamedReward],
+        *,
+        slots: int = 0,
+        ahead: OneStepOff | None = None,
+    ) -> None:
+        self.slots = slots
+        self.ahead = ahead
         self.tasks = tasks
         self.play = play
         self.rewards = list(rewards)
@@ -46,9 +56,7 @@ class RolloutFunction:
         Raises:
             CheckRefused: the context holds no episode's first turn.
         """
-        first = trainer.args.process_index * len(prompts)
-        tasks = [self.tasks.task(int(p))._replace(sample=first + i) for i, p in enumerate(prompts)]
-        episodes = list(self.play(trainer, tasks))
+        tasks, episodes, _ = self._played(prompts, trainer)
         played = [(t, e) for t, e in zip(tasks, episodes, strict=True) if e is not None]
         if not any(gather_object([len(episode.turns) for _, episode in played])):
             longest = max((len(episode.prompt_ids) for _, episode in played), default=0)
@@ -62,6 +70,23 @@ class RolloutFunction:
         for row, task in zip(rows, tasks, strict=True):
             row["environment"] = task.environment
         return {key: [row[key] for row in rows] for key in rows[0]}
+
+    def _played(self, prompts: Sequence[str], trainer: Any) -> Rollout:
+        rollout = None if self.ahead is None else self.ahead.take(prompts)
+        if rollout is None:
+            tasks = self._tasks(prompts, trainer)
+            rollout = Rollout(tasks, self.play(trainer, tasks), trainer.state.global_step)
+        if self.ahead is not None:
+            trainer.log_metric("sampling/staleness", trainer.state.global_step - rollout.step)
+            groups = trainer.args.generation_batch_size // trainer.num_generations
+            following = [str(int(prompt) + groups) for prompt in prompts]
+            if int(following[-1]) < self.slots:
+                self.ahead.begin(trainer, following, self._tasks(following, trainer))
+        return rollout
+
+    def _tasks(self, prompts: Sequence[str], trainer: Any) -> list[Task]:
+        first = trainer.args.process_index * len(prompts)
+        return [self.tasks.task(int(p))._replace(sample=first + i) for i, p in enumerate(prompts)]
 
     def _row(self, episode: Episode | None, pad: int) -> dict[str, Any]:
         if episode is None or not episode.turns:  # one token that nothing is learnt from: the batch keeps its shape

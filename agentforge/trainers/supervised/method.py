@@ -41,7 +41,7 @@ from agentforge.trainers.supervised.source_schedule import (
     SourceSchedule,
     rows_by_source,
 )
-from agentforge.trainers.supervised.trainable import check_trainable, freeze_all_but
+from agentforge.trainers.supervised.trainable import freeze_all_but
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,6 @@ class SupervisedMethod(Method):
         self.trainer_class, self.objective_trainer_class, config_class = TRAINERS[recipe.train.method]
         self.arguments = build_arguments(recipe, config_class, recipe.trained, evaluates=len(self.data["eval"]) > 0)
         self.args = self.arguments.parent
-        check_trainable(recipe)
         systems = concerned(config_of(recipe.model).to_dict(), {"train": recipe.train, "data": recipe.data})
         self.plan: TrainingPlan | None = answer("training", systems, recipe, self.arguments)
         self.schedule: SourceSchedule | None = answer("schedule", systems, recipe)
@@ -98,7 +97,12 @@ class SupervisedMethod(Method):
         recipe, lora = self.recipe, self.recipe.train.lora
         tokenizer = load_tokenizer(recipe.artifact("data") / "tokenizer")
         base = build_model(
-            recipe.model, len(tokenizer), seed=recipe.seed, train_all=lora is None, device=self.args.device
+            recipe.model,
+            len(tokenizer),
+            seed=recipe.seed,
+            train_all=lora is None,
+            device=self.args.device,
+            new_tokens=self.new_tokens,
         )
         freeze_all_but(base, recipe.train.trainable)
         packing = choose_packing(base, self.arguments.packing)
@@ -141,7 +145,7 @@ class SupervisedMethod(Method):
                 cache=cache / name,
             )
 
-        with self.args.main_process_first(desc="packing"):
+        with self.args.main_process_first(local=False, desc="packing"):  # all nodes see the directory
             by_split = {split: dataset for split, dataset in self.data.items() if len(dataset)}
             train = by_split.pop("train")
             rows = {split: make(dataset, split) for split, dataset in by_split.items()}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from agentforge.trainers.guarded_trainer import GuardedTrainer
+from agentforge.trainers.supervised.token_mean import TokenMeanTrainer
 
 
-class PretrainTrainer(GuardedTrainer):
+class PretrainTrainer(TokenMeanTrainer):
     """`transformers.Trainer` over packed documents; the loss is the model's own."""
 
     def compute_loss(

@@ -7,18 +7,19 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from peft.utils.other import TrainableTokensWrapper
 from torch import nn
 from torch.nn import functional
 from trl import SFTConfig, SFTTrainer
 
 from agentforge.trainers.batching import IGNORED
-from agentforge.trainers.guarded_trainer import GuardedTrainer
+from agentforge.trainers.supervised.token_mean import TokenMeanTrainer
 
 # Above this size of the logits, TRL's head is used: it computes them in tiles, twice, and never holds them all.
 MAX_LOGITS_BYTES = 2**30
 
 
-class SupervisedTrainer(GuardedTrainer, SFTTrainer):
+class SupervisedTrainer(TokenMeanTrainer, SFTTrainer):
     """`trl.SFTTrainer` that computes logits only where a token is trained.
 
     Only the loss is overridden, and only where it is the mean cross-entropy; any other is the parent's to compute.
@@ -57,6 +58,8 @@ class SupervisedTrainer(GuardedTrainer, SFTTrainer):
             return False
         rows = max(self.args.per_device_train_batch_size, self.args.per_device_eval_batch_size)
         positions = rows * (self.args.max_length or 0)
+        if isinstance(head, TrainableTokensWrapper):  # a plain head in which rows of new tokens are trained
+            head = head.original_module
         return isinstance(head, nn.Linear) and 4 * positions * head.out_features <= MAX_LOGITS_BYTES
 
 

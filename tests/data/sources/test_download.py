@@ -105,6 +105,7 @@ def test_a_second_split_joins_the_first(hub: FakeHub) -> None:
     assert len(locate(Source(dataset="things"), Data())) == 2
 
 
+@pytest.mark.fault("the Hub breaks off", "download, in mid-stream", "every byte, each asked for once")
 def test_a_broken_connection_is_taken_up_where_it_broke(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 1000)
     hub.cut_after["data/train-0.jsonl"] = 10_000
@@ -114,6 +115,7 @@ def test_a_broken_connection_is_taken_up_where_it_broke(hub: FakeHub, monkeypatc
     assert len(texts(locate(Source(dataset="things"), Data()))) == 3001
 
 
+@pytest.mark.fault("killed", "download", "the files that were whole")
 def test_a_run_after_a_kill_fetches_only_what_was_not_finished(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     fetch = hub_module.fetch_file
 
@@ -132,6 +134,7 @@ def test_a_run_after_a_kill_fetches_only_what_was_not_finished(hub: FakeHub, mon
     assert hub.requests["GET data/train-0.jsonl"] == 1
 
 
+@pytest.mark.fault("another file than was published", "download", "no wrong byte is read")
 @pytest.mark.parametrize(("name", "split"), [("data/train-0.jsonl", "train"), ("meta.json", "meta")])
 def test_a_file_with_other_bytes_is_refused_and_deleted(hub: FakeHub, name: str, split: str) -> None:
     hub.tampered.add(name)
@@ -240,19 +243,46 @@ def test_evaluation_sets_are_fetched_too_but_have_no_share(hub: FakeHub, tmp_pat
     assert report.weights == {"a.jsonl": 1.0}
 
 
-def test_a_file_by_address_is_resumed(hub: FakeHub, tmp_path: Path) -> None:
+def book(hub: FakeHub, directory: Path, content: bytes) -> Recipe:
+    """A data set of one file by address, of which each line is a text."""
+    hub.files["old.jsonl"] = content
     url = f"{hub.url}/datasets/org/things/resolve/{COMMIT}/old.jsonl"
-    write_card(tmp_path, "book", f"title: t\nurls: {{old.jsonl: '{url}'}}\nlicence: public domain\nadapter: text\n")
+    write_card(directory, "book", f"title: t\nurls: {{old.jsonl: '{url}'}}\nlicence: public domain\nadapter: text\n")
+    return recipe("book")
+
+
+@pytest.mark.fault("a data server breaks off", "download, in mid-stream", "every byte, each asked for once", times=2)
+def test_a_file_by_address_is_resumed_in_the_same_run(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_module, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(hub_module, "TIMEOUT", 0.5)
+    lines = b"".join(b'{"text": "%d"}\n' % number for number in range(3000))
+    wanted = book(hub, tmp_path, lines)
+    hub.cut_after["old.jsonl"] = 10_000
+    hub.silent_after["old.jsonl"] = 25_000
+    assert download(wanted).sources[0].status == "downloaded"
+    assert texts(locate(Source(dataset="book"), Data())) == [str(number) for number in range(3000)]
+    assert hub.ranges == ["bytes=10000-", "bytes=25000-"]
+
+
+@pytest.mark.fault("a data server is away", "download", "what is here; the same command goes on", times=3)
+def test_a_server_that_stays_away_is_one_sentence_and_the_next_run_goes_on(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_module, "PAUSES", ())
+    wanted = book(hub, tmp_path, b'{"text": "old"}\n')
     hub.cut_after["old.jsonl"] = 6
-    with pytest.raises(UserError, match=r"missing: book; .*broke off|cannot be reached"):
-        download(recipe("book"))
-    assert download(recipe("book")).sources[0].status == "downloaded"
+    with pytest.raises(UserError, match=r"missing: book; .*broke off"):
+        download(wanted)
+    assert download(wanted).sources[0].status == "downloaded"
     assert hub.ranges == ["bytes=6-"] and texts(locate(Source(dataset="book"), Data())) == ["old"]
     write_card(tmp_path, "book", f"title: t\nurls: {{gone.jsonl: '{hub.url}/gone'}}\nlicence: x\nadapter: text\n")
     with pytest.raises(UserError, match="gone answered 404"):
         download(recipe("book"))
 
 
+@pytest.mark.fault("a data server is busy", "download, 503", "what is here")
 @pytest.mark.parametrize(("status", "kept"), [(503, True), (416, False)])
 def test_a_busy_server_costs_nothing_that_is_here(hub: FakeHub, tmp_path: Path, status: int, kept: bool) -> None:
     target = tmp_path / "book.txt"
@@ -312,7 +342,7 @@ def test_local_paths_directories_and_globs(tmp_path: Path) -> None:
     assert names("d/*.jsonl") == ["b.jsonl"] and names(str(tmp_path / "d" / "**" / "*.txt")) == ["c.txt"]
     with pytest.raises(MissingData, match=r"there is no file d/x\*\.jsonl"):
         names("d/x*.jsonl")
-    with pytest.raises(MissingData, match=r"no file meta/llama; if it is meant to be on the Hub, give it a card"):
+    with pytest.raises(MissingData, match=r"no file or folder meta/llama here, and the data set of this name"):
         names("meta/llama")
     with pytest.raises(UserError, match=r"no data set 'wildchet'; did you mean 'wildchat'"):
         names("wildchet")

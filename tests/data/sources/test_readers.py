@@ -185,7 +185,7 @@ def test_text_is_one_document_and_a_long_one_is_cut_between_paragraphs(tmp_path:
     assert "".join(pieces) == text and len(pieces) > 5
     assert all(piece.startswith("Paragraph") for piece in pieces)
     assert read(write(tmp_path / "empty.txt", b" \n"))[0] == []
-    assert read(write(tmp_path / "bad.txt", b"\xff\xfe"))[1].bad_kinds == {"broken UTF-8": 1}
+    assert read(write(tmp_path / "bad.txt", b"a\xff\xfe"))[1].bad_kinds == {"broken UTF-8": 1}
 
 
 def test_unknown_and_absent_files_are_named(tmp_path: Path) -> None:

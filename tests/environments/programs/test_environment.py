@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from agentforge.environments.programs.corpus import DEFAULT, SHIPPED, as_text, open_corpus, parse_cases, parse_row
+from agentforge.environments.programs.corpus import DEFAULT, as_text, open_corpus, parse_cases, parse_row
 from agentforge.environments.programs.environment import Abduction, Deduction
 from agentforge.environments.programs.judge import Case, Runner, _same_value, callable_program, judge, same_text
 from agentforge.environments.splits import split_of, task_ids
 from agentforge.errors import UserError
+from agentforge.installation import CHECKOUT
 
 RUNNER = Runner(timeout=5.0, allow_unisolated=True)
 HASTY = Runner(timeout=0.5, allow_unisolated=True)
@@ -371,7 +372,11 @@ def test_the_registered_data_set_is_read_from_a_mirror(tmp_path: Path) -> None:
 
 
 def test_our_corpus_is_what_is_promised() -> None:
-    rows = [json.loads(line) for path in sorted(SHIPPED[1].glob("*.jsonl")) for line in path.open(encoding="utf-8")]
+    rows = [
+        json.loads(line)
+        for path in sorted((CHECKOUT / "programs").glob("*.jsonl"))
+        for line in path.open(encoding="utf-8")
+    ]
     assert len(rows) >= 150
     assert len({r["family"] for r in rows}) >= 5
     assert {r["difficulty"] for r in rows} == {0, 1, 2, 3}
@@ -384,7 +389,7 @@ def test_our_corpus_is_what_is_promised() -> None:
 
 @pytest.mark.parametrize("slug", ["to-roman", "tidy-path", "snake-game"])
 def test_the_corpus_is_made_by_its_script(slug: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = SHIPPED[1] / "build.py"
+    script = (CHECKOUT / "programs") / "build.py"
     if not script.is_file():
         pytest.skip("the sources of the corpus are not installed with the package")
     monkeypatch.syspath_prepend(str(script.parent))
@@ -395,7 +400,7 @@ def test_the_corpus_is_made_by_its_script(slug: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(build, "RUNNER", RUNNER)
     problem = next(p for p in build.PROBLEMS if p.slug == slug)
     made = json.dumps(build.row(problem), ensure_ascii=False)
-    assert made in (SHIPPED[1] / f"{problem.family}.jsonl").read_text(encoding="utf-8").splitlines()
+    assert made in ((CHECKOUT / "programs") / f"{problem.family}.jsonl").read_text(encoding="utf-8").splitlines()
 
 
 @pytest.mark.parametrize("kind", [Abduction, Deduction])

@@ -323,6 +323,11 @@ def test_options_that_are_taken_work(n: list[int], k: list[int], ratio: Any, uns
         environment.reset(0, task)
 
 
+def test_a_planted_formula_of_few_variables_is_drawn_until_it_is_there() -> None:
+    for seed in range(300):  # about one draw in a hundred has fewer than 16 of the 28 clauses
+        assert len(planted(4, 3, 16, Random(seed)).clauses) == 16
+
+
 def test_impossible_wishes_and_tasks_are_refused() -> None:
     with pytest.raises(UserError, match="no task -1"):
         Sat().reset(0, -1)

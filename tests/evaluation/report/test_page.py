@@ -40,7 +40,7 @@ def made_system(directory: Path, monkeypatch: pytest.MonkeyPatch, trained: bool 
         "merged": skilled(0.9, "merged"),
     }
     monkeypatch.setattr(stage, "locate_model", lambda _, which: ModelLocation("hf", str(weights), which))
-    monkeypatch.setattr(stage, "open_policy", lambda place, engine: policies[place.label])
+    monkeypatch.setattr(stage, "open_policy", lambda place, rollouts: policies[place.label])
     recipe = toy_recipe(directory, description=f"A toy {EVIL}", train={"lora": {"r": 4}})
     for label in policies:
         evaluate(recipe, label)

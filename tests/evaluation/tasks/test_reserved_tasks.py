@@ -26,6 +26,7 @@ from agentforge.evaluation.evaluate import evaluate
 from agentforge.evaluation.tasks.episode_results import paired, read_results
 from agentforge.evaluation.tasks.sample_episodes import read_examples
 from agentforge.models.locate_model import ModelLocation
+from agentforge.recipe.rollouts_section import Rollouts
 from agentforge.recipe.schema import Recipe
 from agentforge.rollouts.policies.scripted import ScriptedPolicy
 from tests.evaluation.toy import ENVIRONMENTS, Say, skilled, toy_recipe
@@ -37,7 +38,7 @@ def models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     weights = tmp_path / "weights"
     weights.write_text("none")
     monkeypatch.setattr(stage, "locate_model", lambda _, which: ModelLocation("hf", str(weights), which))
-    monkeypatch.setattr(stage, "open_policy", lambda place, engine: skilled(float(place.label[6:]), place.label))
+    monkeypatch.setattr(stage, "open_policy", lambda place, rollouts: skilled(float(place.label[6:]), place.label))
 
 
 def scores(directory: Path) -> dict[str, Any]:
@@ -136,8 +137,8 @@ def test_bad_settings_are_one_sentence(tmp_path: Path, changes: dict[str, Any], 
 def test_the_recipe_says_what_runs_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
 
-    def open_with(place: ModelLocation, engine: str) -> Any:
-        opened.append(engine)
+    def open_with(place: ModelLocation, rollouts: Rollouts) -> Any:
+        opened.append(rollouts.engine)
         return skilled(0.5, place.label)
 
     monkeypatch.setattr(stage, "open_policy", open_with)
@@ -304,7 +305,7 @@ def test_another_template_is_another_question(
         def encode(self, messages: Any, tools: Any = ()) -> list[int]:
             return [257, *b"{}", 256, *super().encode(messages, tools)]
 
-    monkeypatch.setattr(stage, "open_policy", lambda place, engine: Otherwise(lambda _: "up", place.label))
+    monkeypatch.setattr(stage, "open_policy", lambda place, rollouts: Otherwise(lambda _: "up", place.label))
     with pytest.raises(UserError, match="was decoded with template"):
         tables([three[1][0], evaluate(three[0], "skill-0.1")])
 

@@ -12,7 +12,6 @@ from transformers import PreTrainedTokenizerFast
 
 from agentforge.data import chat_template
 from agentforge.rollouts.environment_pool import EnvironmentPool
-from agentforge.rollouts.episodes import Episode
 from agentforge.rollouts.play import play
 from agentforge.rollouts.policies.base import Request, Sampling
 from agentforge.rollouts.policies.cached_decoding import CachedDecoder, common_length
@@ -20,10 +19,7 @@ from agentforge.rollouts.policies.transformers_policy import TransformersPolicy
 from agentforge.rollouts.scheduler import Task
 from tests.data.small_tokenizers import chatml_tokenizer
 from tests.rollouts.players import SIZES, TOYS, random_policy
-
-GREEDY = Sampling(max_new_tokens=9)
-DRAWN = Sampling(max_new_tokens=9, temperature=0.7, top_p=0.9, seed=3)
-TASKS = [Task("count", task, seed) for seed in (0, 1) for task in (3, 0, 7)] + [Task("add", task) for task in (3, 44)]
+from tests.rollouts.same_episodes import DRAWN, GREEDY, TASKS, assert_same, played, reference
 
 
 @pytest.fixture(scope="module")
@@ -36,38 +32,6 @@ def tokenizer() -> PreTrainedTokenizerFast:
 @pytest.fixture(scope="module")
 def policy(tokenizer: PreTrainedTokenizerFast) -> TransformersPolicy:
     return random_policy(tokenizer)
-
-
-def played(policy: TransformersPolicy, sampling: Sampling, batch_size: int = 3, tasks: Any = None) -> list[Episode]:
-    with EnvironmentPool(TOYS) as pool:
-        return play(policy, pool, TASKS if tasks is None else tasks, sampling=sampling, batch_size=batch_size)
-
-
-def assert_same(ours: list[Episode], theirs: list[Episode]) -> None:
-    for a, b in zip(ours, theirs, strict=True):
-        assert (a.prompt_ids, a.token_ids, a.mask) == (b.prompt_ids, b.token_ids, b.mask)
-        assert a.logprobs == pytest.approx(b.logprobs, abs=1e-4)
-
-
-def reference(policy: TransformersPolicy, episode: Episode, sampling: Sampling) -> None:
-    """Check an episode against one plain forward over all of it."""
-    whole = torch.tensor([episode.prompt_ids + episode.token_ids])
-    with torch.no_grad():
-        logits = policy.model.eval()(whole).logits[0, len(episode.prompt_ids) - 1 : -1]
-    if sampling.temperature:
-        logits = logits / sampling.temperature
-    for row, token, sampled, logprob in zip(logits, episode.token_ids, episode.mask, episode.logprobs, strict=True):
-        if not sampled:
-            continue
-        if not sampling.temperature:
-            assert token == int(row.argmax())
-            expected = float(row.log_softmax(-1)[token])
-        else:
-            by_mass = row.softmax(-1).sort(descending=True)
-            kept = int((by_mass.values.cumsum(-1) < sampling.top_p).sum()) + 1
-            assert token in by_mass.indices[:kept].tolist()
-            expected = float(torch.log(row.softmax(-1)[token] / by_mass.values[:kept].sum()))
-        assert logprob == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, DRAWN])
@@ -108,13 +72,15 @@ def test_other_attentions(tokenizer: PreTrainedTokenizerFast, name: str, attenti
         reference(policy, episode, GREEDY)
 
 
-@pytest.mark.parametrize("name", ["mamba2", "falcon_h1", "gemma3_text"])
+@pytest.mark.parametrize("name", ["mamba", "jamba", "gemma3_text", "bloom"])
 def test_models_that_keep_no_such_cache_read_again(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
-    state = {"mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_n_groups": 1}
+    """A window, scans that cannot go on from a state, and attention that takes no mask of ours."""
+    experts = {"num_experts": 2, "attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 8}
     sizes: dict[str, dict[str, Any]] = {
-        "mamba2": {"hidden_size": 64, "num_heads": 8, "head_dim": 16, "state_size": 8, "n_groups": 1},
-        "falcon_h1": SIZES | state,
+        "mamba": {"hidden_size": 64, "state_size": 8},
+        "jamba": SIZES | experts,
         "gemma3_text": SIZES | {"sliding_window": 8},
+        "bloom": {"hidden_size": 64, "n_head": 4},
     }
     policy = random_policy(tokenizer, name, **(sizes[name] | {"vocab_size": len(tokenizer), "num_hidden_layers": 2}))
     assert not policy.keeps_cache

@@ -39,7 +39,9 @@ def random_model(seed: int = 0, layers: int = 4, **fields: Any) -> AdambaForCaus
         "bos_token_id": None,
         "eos_token_id": None,
     }
-    model = AdambaForCausalLM(AdambaConfig(**(sizes | fields)))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)  # of what is not drawn below: convolutions and the scan's rates
+        model = AdambaForCausalLM(AdambaConfig(**(sizes | fields)))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

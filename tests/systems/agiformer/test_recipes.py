@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from agentforge.recipe.loading import load_recipe
+from agentforge.systems.agiformer.modeling.causal_lm import AgiformerForCausalLM
 from agentforge.systems.agiformer.modeling.configuration import AgiformerConfig
-from agentforge.systems.agiformer.modeling.modeling import AgiformerForCausalLM
 
 
 def config_of(recipe: str, profile: str | None) -> AgiformerConfig:

@@ -52,3 +52,10 @@ def test_rows_are_padded_before_their_text(tokenizer: AgiformerTokenizer) -> Non
 
 
 assert agentforge.systems.agiformer.auto
+
+
+def test_special_tokens_that_a_model_writes_are_shown_or_skipped() -> None:
+    tokenizer = AgiformerTokenizer()
+    ids = [tokenizer.bos_token_id, *"é".encode(), tokenizer.eos_token_id]
+    assert tokenizer.decode(ids) == "<|begin|>é<|end|>"
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "é"

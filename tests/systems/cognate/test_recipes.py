@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agentforge.data.sources.dataset_cards import load_card
-from agentforge.data.sources.source_files import refuse_evaluation_split
+from agentforge.data.sources.evaluation_parts import refuse_evaluation_part
 from agentforge.errors import UserError
 from agentforge.recipe.loading import load_recipe, load_stages, recipe_names
 from agentforge.recipe.schema import Recipe
@@ -63,7 +63,7 @@ def test_no_benchmarks_rows_are_trained_on_and_all_are_kept_out() -> None:
     recipe = load_recipe("cognate/trunk")
     for source in recipe.data.mix:
         if load_card(source.dataset).enabled:
-            refuse_evaluation_split(source)
+            refuse_evaluation_part(source, recipe.data)
     against = {entry.split(":")[0] for entry in recipe.data.decontaminate.against}
     assert against >= {id for id in FOURTEEN if load_card(id).enabled} - {"codexglue"}
 

@@ -6,8 +6,6 @@
 * by transformers, because the model has none of it: attention weights as an output, a tensor-parallel plan, experts,
   sub-configs, learned positions, modules kept in fp32, other heads than the language model's
 * `test_causal_lm_loss_honors_shift_labels`, below
-* the tests of `generate`, if only the sdist is there: set TRANSFORMERS_TESTS to a checkout. Of a stateful model, they
-  leave out assisted decoding and what crops a cache.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ from transformers.models.auto import modeling_auto
 import agentforge.systems.cognate.auto  # noqa: F401
 from agentforge.systems.cognate.modeling.configuration import CognateConfig
 from agentforge.systems.cognate.modeling.modeling import CognateForCausalLM, CognateModel
-from tests.systems.cognate.transformers_tests import load
+from tests.systems.transformers_tests import load
 
 FOUND = load()
 if isinstance(FOUND, str):

@@ -24,9 +24,9 @@ from agentforge.rollouts.play import play
 from agentforge.rollouts.policies.base import Sampling
 from agentforge.rollouts.policies.transformers_policy import TransformersPolicy
 from agentforge.rollouts.scheduler import Task
-from agentforge.trainers.preference.kto import EpisodeCollator, _neighbours
+from agentforge.trainers.preference.kto import EpisodeCollator, KTOTrainer, kl_partners
 from agentforge.trainers.preference.method import PreferenceMethod
-from agentforge.trainers.preference.pairs import labelled_episodes, tokens_of, turn_pairs
+from agentforge.trainers.preference.pairs import ALIKE, REPEATED, labelled_episodes, tokens_of, turn_pairs
 from agentforge.trainers.train import train
 from tests.trainers.conftest import MakeRecipe
 from tests.trainers.tiny import LORA
@@ -62,7 +62,7 @@ def success(episodes: list[Episode]) -> float:
 def test_a_pair_is_two_turns_behind_one_history(episodes: list[Episode], toy_base: Path) -> None:
     tokenizer = load_tokenizer(toy_base)
     rows, dropped = turn_pairs(episodes, tokenizer, 64)
-    assert len(rows) > 10 and set(dropped) <= {"all failures", "more pairs than a task may have"}
+    assert len(rows) > 10 and set(dropped) <= {"all failures", "more pairs than a task may have", REPEATED}
     behind_the_first = 0
     for row in rows:
         chosen, rejected = (
@@ -89,6 +89,17 @@ def test_pairs_that_are_too_long_and_tasks_that_end_alike_are_counted(episodes: 
     assert turn_pairs(failures, tokenizer, 64) == ([], {"all failures": len(failures)})
 
 
+def test_pairs_that_prefer_nothing_are_counted(episodes: list[Episode], toy_base: Path) -> None:
+    """Two episodes with one history, which the environment judged otherwise; and the same pair from two of them."""
+    tokenizer = load_tokenizer(toy_base)
+    won = next(episode for episode in episodes if episode.success)
+    lost = Episode(**(vars(won) | {"success": False}))
+    assert turn_pairs([won, lost], tokenizer, 64) == ([], {ALIKE: 1})
+    other = next(e for e in episodes if e.task_id == won.task_id and not e.success)
+    rows, dropped = turn_pairs([won, other, other], tokenizer, 64)
+    assert len(rows) == 1 and dropped == {REPEATED: 1}
+
+
 def test_sampled_tokens_are_kept_and_foreign_ones_are_made_from_the_conversation(
     episodes: list[Episode], toy_base: Path
 ) -> None:
@@ -108,10 +119,8 @@ def test_what_the_environment_wrote_has_no_gradient_in_kto(episodes: list[Episod
     rows, dropped = labelled_episodes(episodes, tokenizer, 64)
     assert not dropped and {row["label"] for row in rows} == {True, False}
     examples = [dict(row) for row in rows[:6]]
-    columns = {key: [row[key] for row in examples] for key in examples[0]}
-    for key, values in _neighbours(columns).items():
-        for example, value in zip(examples, values, strict=True):
-            example[key] = value
+    for example, partner in zip(examples, kl_partners(6, 6), strict=True):
+        example |= {f"KL_{key}": rows[partner][key] for key in ("completion_ids", "completion_masks")}
     assert tokenizer.pad_token_id is not None
     batch = EpisodeCollator(tokenizer.pad_token_id)(examples)
     for prefix in ("", "KL_"):
@@ -122,6 +131,42 @@ def test_what_the_environment_wrote_has_no_gradient_in_kto(episodes: list[Episod
     assert any(0 in row["completion_masks"] for row in rows)
     assert batch["KL_completion_mask"].shape == batch["KL_input_ids"].shape
     assert torch.equal(batch["label"], torch.tensor([row["label"] for row in examples]))
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch_size", "partners"),
+    [
+        (5, 2, [1, 0, 3, 2, 3]),  # the last is alone
+        (6, 3, [2, 0, 1, 5, 3, 4]),
+        (5, 3, [2, 0, 1, 4, 3]),
+        (2, 8, [1, 0]),
+        (9, 8, [7, 0, 1, 2, 3, 4, 5, 6, 7]),
+    ],
+)
+def test_no_row_is_its_own_partner_in_kto(rows: int, batch_size: int, partners: list[int]) -> None:
+    assert kl_partners(rows, batch_size) == partners
+
+
+def test_the_last_row_of_ktos_epoch_has_another_ones_completion(
+    make_toy: MakeRecipe, episodes: list[Episode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its own, its reward is its KL, and its loss is exactly one half whatever the weights are."""
+    seen: dict[int, float] = {}
+    compute_loss = KTOTrainer.compute_loss
+
+    def spy(self: KTOTrainer, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        if len(inputs["input_ids"]) == 1:
+            same = inputs["input_ids"].shape == inputs["KL_input_ids"].shape
+            seen[self.state.global_step] = same and bool((inputs["input_ids"] == inputs["KL_input_ids"]).all())
+        return compute_loss(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(KTOTrainer, "compute_loss", spy)
+    recipe = make_toy("kto", train={"args": {"per_device_train_batch_size": 4, "num_train_epochs": 1, "max_steps": -1}})
+    recipe.artifact("episodes").mkdir()
+    other = next(e for e in episodes if e.success != episodes[0].success and e.task_id != episodes[0].task_id)
+    write_episodes(recipe.artifact("episodes") / EPISODES, [*[episodes[0]] * 2, *[other] * 3])
+    train(recipe)
+    assert list(seen.values()) == [False]
 
 
 @pytest.mark.parametrize(("method", "lora"), [("dpo", LORA | {"r": 8}), ("kto", None)])
@@ -150,13 +195,14 @@ def test_the_same_rows_make_the_same_update_however_they_are_cut(
     make_toy: MakeRecipe, episodes: list[Episode], monkeypatch: pytest.MonkeyPatch, method: str, loss: str
 ) -> None:
     """Five rows are an epoch: as one micro-batch, and as 2, 2 and 1. KTO is without its KL, which is each one's own."""
-    all_rows = PreferenceMethod._rows
+    all_rows = PreferenceMethod._read_episodes
 
-    def five(self: PreferenceMethod, tokenizer: Any) -> tuple[list[dict[str, Any]], dict[str, int]]:
-        rows = all_rows(self, tokenizer)[0]
-        return [*rows[:4], next(row for row in rows[4:] if row.get("label", True))], {}
+    def five(self: PreferenceMethod) -> list[dict[str, Any]]:
+        rows = all_rows(self)
+        bad = [row for row in rows if not row.get("label", False)]
+        return [*bad[:4], next(row for row in rows if row.get("label", True) and row not in bad[:4])]
 
-    monkeypatch.setattr(PreferenceMethod, "_rows", five)
+    monkeypatch.setattr(PreferenceMethod, "_read_episodes", five)
     args = {"optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 1e6, "max_steps": 1, "loss_type": loss}
     made = []
     for rows, steps in [(8, 1), (2, 4)]:

@@ -175,8 +175,12 @@ def test_a_collapsed_policy_ends_the_run_and_the_checkpoint_is_from_before(
     [
         ("ppo", {"model": {"config": {"model_type": "qwen3"}}}, "ppo needs model.path"),
         ("ppo", {"environments": {}}, "needs `environments`"),
-        ("grpo", {"rollouts": {"engine": "vllm", "max_new_tokens": 4}}, "vllm cannot play with weights that change"),
-        ("grpo", {"rollouts": {"temperature": 0.0}}, r"rollouts\.temperature: at 0"),
+        ("grpo", {"rollouts": {"temperature": 0.0}}, r"rollouts\.temperature is 0"),
+        (
+            "grpo",
+            {"rollouts": {"top_p": 0.9}},
+            r"rollouts\.top_p is 0\.9, but grpo must train on the whole",
+        ),
         ("grpo", {"train": {"args": {"max_steps": -1}}}, "the run needs a number of steps"),
         ("grpo", {"train": {"args": {"eval_strategy": "steps"}}}, "RL has no eval split"),
         ("grpo", {"train": {"args": {"sapo_temperature_pos": 2.0}}}, "no effect with loss_type dapo; it needs sapo"),

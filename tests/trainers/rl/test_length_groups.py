@@ -64,17 +64,24 @@ def test_where_padding_before_a_row_is_not_harmless_there_is_none(rows: list[tup
     assert torch.equal(joined, places)
 
 
-def test_learned_positions_are_scored_without_padding_before_them(
-    tmp_path: Path, toy_base: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """TRL pads prompts on the left and gives no positions: a GPT-2 read a short prompt as if it stood further on."""
+def write_learned_positions(directory: Path, toy_base: Path) -> Path:
+    """Write a GPT-2: TRL pads prompts on the left and gives no positions, so it read a short one as if further on."""
     tokenizer = AutoTokenizer.from_pretrained(toy_base)
     config = GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2, n_positions=64)
     model = GPT2LMHeadModel(config)
     torch.nn.init.normal_(model.transformer.wpe.weight)  # as large as what tokens bring
     torch.nn.init.normal_(model.transformer.wte.weight)
-    model.save_pretrained(tmp_path / "base")
-    tokenizer.save_pretrained(tmp_path / "base")
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+@pytest.mark.parametrize("positions", ["rotary", "learned"])
+def test_an_episode_is_scored_as_if_it_were_alone(
+    tmp_path: Path, toy_base: Path, monkeypatch: pytest.MonkeyPatch, positions: str
+) -> None:
+    """Whatever is computed beside it: open-instruct once let an episode see the one before it in its row."""
+    base = toy_base if positions == "rotary" else write_learned_positions(tmp_path / "base", toy_base)
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     mixed: list[bool] = []
     original = GRPOTrainer._get_per_token_logps_and_entropies
@@ -95,7 +102,7 @@ def test_learned_positions_are_scored_without_padding_before_them(
         "colours": {"class": "tests.trainers.toys:Colours"},
         "long": {"class": f"{__name__}:Wordy"},
     }
-    train(toy_recipe(tmp_path / "base", tmp_path / "runs", "grpo", environments=environments))
+    train(toy_recipe(base, tmp_path / "runs", "grpo", environments=environments))
     assert seen and any(mixed)
     for together, alone in seen:
         assert torch.allclose(together, alone, atol=1e-5)

@@ -95,7 +95,8 @@ def test_the_specs_names_are_taken_and_reach_what_they_mean(tmp_path: Path) -> N
         ("epsilon", "set `clip_range`"),
         ("scale_rewards", "come from its critic"),
         ("temperature", "set `rollouts.temperature`"),
-        ("use_vllm", "see `rollouts`"),
+        ("use_vllm", "set `rollouts.engine`"),
+        ("generation_kwargs", "see `rollouts`"),
     ],
 )
 def test_other_names_get_the_right_one(name: str, says: str) -> None:

@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentforge.errors import UserError
+from agentforge.recipe.loading import Origin, validate
+from agentforge.recipe.rl_combinations import BUILT_IN_REWARDS
 from agentforge.recipe.schema import Reward
 from agentforge.rollouts.episodes import Episode, Turn
-from agentforge.trainers.rl.rewards import load_rewards, outcome, potential, spec_shaping
+from agentforge.trainers.rl.rewards import BUILT_IN, load_rewards, outcome, potential, spec_shaping
 
 
 def episode(
@@ -77,22 +79,34 @@ def test_weights_and_options_reach_the_functions() -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "gamma", "words"),
+    ("method", "names", "words"),
     [
-        (["outcome", "potential"], None, "no effect"),
-        (["potential"], 0.99, "give 'outcome' too"),
-        (
-            ["outcom"],
-            0.99,
-            r"train\.rewards\[0\]\.function: there is no reward function 'outcom'; did you mean 'outcome'",
-        ),
-        (["outcome", "nowhere.at:all"], 0.99, r"train\.rewards\[1\]\.function: .* cannot be imported"),
-        (["math:nothing"], 0.99, "package.module:name"),
+        ("grpo", ["outcome", "potential"], r"train\.rewards has potential-based shaping, .* would have no effect"),
+        ("ppo", ["potential"], "give 'outcome' too"),
+        ("ppo", ["outcom"], r"train\.rewards\.0\.function is 'outcom', .*; did you mean 'outcome'"),
     ],
 )
-def test_functions_that_cannot_teach_anything_are_refused(names: list[str], gamma: float | None, words: str) -> None:
+def test_functions_that_cannot_teach_anything_are_refused(method: str, names: list[str], words: str) -> None:
+    rewards = [{"function": name} for name in names]
+    raw = {"name": "x", "model": {"path": "base"}, "train": {"method": method, "rewards": rewards}}
     with pytest.raises(UserError, match=words):
-        load_rewards([Reward(function=name) for name in names], gamma=gamma)
+        validate(raw, Origin("x"))
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["outcome", "nowhere.at:all"], r"train\.rewards\[1\]\.function: .* cannot be imported"),
+        (["math:nothing"], "package.module:name"),
+    ],
+)
+def test_a_function_that_cannot_be_imported_is_refused(names: list[str], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        load_rewards([Reward(function=name) for name in names], gamma=None)
+
+
+def test_the_checker_knows_the_built_in_functions() -> None:
+    assert tuple(BUILT_IN) == BUILT_IN_REWARDS
 
 
 def raising(episode: Episode) -> list[float]:

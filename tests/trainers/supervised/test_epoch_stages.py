@@ -129,15 +129,16 @@ def staged(recipe: Recipe, name: str) -> Recipe:
     """A recipe of two stages over three epochs of five steps, with its data."""
     rows = make_rows(10, 0)
     for place, row in enumerate(rows):
-        row["source"] = "ab"[place % 2]
+        row["source"] = ("gsm8k", "svamp")[place % 2]
     changed = recipe.model_copy(update={"name": name, "data": recipe.data.model_copy(update=_two_stages())})
     write_prepared(changed.artifact("data"), rows, make_rows(4, 1))
     return changed
 
 
 def _two_stages() -> dict[str, Any]:
-    stages = [{"name": "first", "until": 1, "sources": ["a"]}, {"name": "second"}]
-    made = Data.model_validate({"mix": [{"dataset": "a"}, {"dataset": "b"}], "curriculum": stages})
+    stages = [{"name": "first", "until": 1, "sources": ["gsm8k"]}, {"name": "second"}]
+    mix = [{"dataset": "gsm8k"}, {"dataset": "svamp", "split": "train"}]
+    made = Data.model_validate({"mix": mix, "curriculum": stages})
     return {"mix": made.mix, "curriculum": made.curriculum}
 
 

@@ -19,6 +19,7 @@ from agentforge.data.sources.adapters.benchmarks import (
 from agentforge.data.sources.adapters.code import code_to_text
 from agentforge.data.sources.adapters.conversations import messages, sharegpt, wildchat
 from agentforge.data.sources.adapters.glaive import glaive
+from agentforge.data.sources.adapters.preferences import is_labelled, kto, preference
 from agentforge.data.sources.adapters.questions import COLUMNS, gsm8k, mbpp, question_answer, stackexchange, svamp
 from agentforge.data.sources.adapters.texts import herbal, text
 from agentforge.data.sources.adapters.trajectories import agenttraj
@@ -30,6 +31,8 @@ ADAPTERS: dict[str, Adapter] = {
     "messages": messages,
     "sharegpt": sharegpt,
     "wildchat": wildchat,
+    "preference": preference,
+    "kto": kto,
     "glaive": glaive,
     "agenttraj": agenttraj,
     "gsm8k": gsm8k,
@@ -55,6 +58,10 @@ JOINERS: dict[str, Callable[[Iterable[Raw]], Iterator[Raw]]] = {"wikitext": whol
 """Adapters whose rows are only parts: what puts the raw rows of a source together before the adapter sees them."""
 
 _SHAPES: tuple[tuple[str, frozenset[str]], ...] = (
+    # Before the conversations, which these rows may have as well.
+    ("preference", frozenset({"chosen", "rejected"})),
+    ("preference", frozenset({"messages", "rejected_response"})),
+    ("preference", frozenset({"messages", "rejected_messages"})),
     ("messages", frozenset({"messages"})),
     # Before sharegpt, whose `conversations` these rows have as well.
     ("agenttraj", frozenset({"conversations", "item_id"})),
@@ -75,10 +82,13 @@ _SHAPES: tuple[tuple[str, frozenset[str]], ...] = (
     ("strategyqa", frozenset({"qid", "question", "answer"})),
     ("openorca", frozenset({"system_prompt", "question", "response"})),
     ("alpaca", frozenset({"instruction", "output"})),
+    ("dolly", frozenset({"instruction", "response"})),
     ("metamath", frozenset({"query", "response"})),
     ("cot", frozenset({"inputs", "targets"})),
     ("question_answer", frozenset({"question", "answer"})),
     ("prompt_completion", frozenset({"prompt", "completion"})),
+    ("prompt_response", frozenset({"prompt", "response"})),
+    ("input_output", frozenset({"input", "output"})),
     # Last: many sets have a column `text` beside the ones that matter.
     ("text", frozenset({"text"})),
 )
@@ -103,6 +113,8 @@ def detect_adapter(raw: Raw) -> str:
     Raises:
         UserError: no adapter's columns are all there.
     """
+    if is_labelled(raw):
+        return "kto"
     for name, columns in _SHAPES:
         if columns <= raw.keys():
             return name

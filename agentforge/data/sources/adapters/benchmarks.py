@@ -11,7 +11,16 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agentforge.data.sources.adapters.base import Raw, Rejected, Row, SourceOptions, answered, exchange, text_of
+from agentforge.data.sources.adapters.base import (
+    Raw,
+    Rejected,
+    Row,
+    SourceOptions,
+    answered,
+    exchange,
+    text_of,
+    texts_of,
+)
 
 LETTERS, NUMBERS = "ABCDE", "12345"
 MISSING = Rejected("a column is missing")
@@ -21,7 +30,9 @@ NO_LABEL = Rejected("no label")
 
 def asdiv(raw: Raw, options: SourceOptions) -> Row | Rejected:
     """ASDiv: ``9 (apples)`` becomes 9. The original XML has ``Body`` and ``Formula``, the Hub's copy small letters."""
-    cells = {key.lower(): text_of(value).strip() for key, value in raw.items()}
+    named = {key.lower(): key for key in raw}
+    wanted = [named[key] for key in ("body", "question", "answer", "formula") if key in named]
+    cells = {key.lower(): text_of(raw[key], key).strip() for key in wanted}
     if not all(cells.get(key) for key in ("body", "question", "answer")):
         return MISSING
     question, number = cells["question"], cells["answer"].split(" (")[0]
@@ -33,10 +44,10 @@ def asdiv(raw: Raw, options: SourceOptions) -> Row | Rejected:
 
 def arc(raw: Raw, options: SourceOptions) -> Row | Rejected:
     """ARC: choices whose labels are A to E in most rows and 1 to 5 in the others; the key may be of the other kind."""
-    question, choices, key = raw.get("question"), raw.get("choices"), text_of(raw.get("answerKey")).strip()
+    question, choices, key = raw.get("question"), raw.get("choices"), text_of(raw.get("answerKey"), "answerKey").strip()
     if not isinstance(question, str) or not isinstance(choices, Mapping):
         return MISSING
-    labels, texts = [str(label) for label in choices.get("label") or []], list(choices.get("text") or [])
+    labels, texts = texts_of(choices.get("label"), "choices"), texts_of(choices.get("text"), "choices")
     if key not in labels:
         key = key.translate(str.maketrans(LETTERS + NUMBERS, NUMBERS + LETTERS))
     if key not in labels or len(labels) != len(texts):
@@ -47,13 +58,13 @@ def arc(raw: Raw, options: SourceOptions) -> Row | Rejected:
 
 def hellaswag(raw: Raw, options: SourceOptions) -> Row | Rejected:
     """HellaSwag: a text and its right ending, without WikiHow's marks ``[header]``, ``[title]`` and ``[step]``."""
-    endings, label = raw.get("endings"), text_of(raw.get("label"))
-    if not isinstance(endings, list) or not all(isinstance(raw.get(key), str) for key in ("activity_label", "ctx_a")):
+    endings, label = texts_of(raw.get("endings"), "endings"), text_of(raw.get("label"), "label")
+    if not all(isinstance(raw.get(key), str) for key in ("activity_label", "ctx_a")):
         return MISSING
     if not label.isdigit() or int(label) >= len(endings):
         return NO_LABEL
     # `capitalize` also puts the rest into small letters; the harness does the same, and its prompt is what counts.
-    context = f"{raw['activity_label']}: {raw['ctx_a']} {text_of(raw.get('ctx_b')).capitalize()}"
+    context = f"{raw['activity_label']}: {raw['ctx_a']} {text_of(raw.get('ctx_b'), 'ctx_b').capitalize()}"
     texts = [_without_brackets(ending).strip() for ending in endings]
     start = _without_brackets(context).rstrip()
     return _choice(start, texts, int(label), document=f"{start} {texts[int(label)]}")
@@ -100,7 +111,7 @@ def strategyqa(raw: Raw, options: SourceOptions) -> Row | Rejected:
     question, answer, facts = raw.get("question"), raw.get("answer"), raw.get("facts")
     if not isinstance(question, str) or not isinstance(answer, bool):
         return MISSING
-    reasons = " ".join(facts) if isinstance(facts, list) else text_of(facts)
+    reasons = " ".join(texts_of(facts, "facts")) if isinstance(facts, list) else text_of(facts, "facts")
     reply = f"{_yes_no(answer)}. {reasons}" if reasons.strip() else _yes_no(answer)
     return exchange(question, reply, document=answered(question, reply))
 
@@ -127,15 +138,16 @@ def _drop_answer(raw: Raw) -> str:
     answers one after the other, so that spans which are no copies of each other belong to one answer.
     """
     if isinstance(given := raw.get("answer"), Mapping):
-        if number := text_of(given.get("number")).strip():
+        if number := text_of(given.get("number"), "answer").strip():
             return number
-        if spans := given.get("spans"):
+        if spans := texts_of(given.get("spans"), "answer"):
             return ",".join(spans)
-        date = given.get("date") or {}
-        return " ".join(text_of(date.get(part)) for part in ("day", "month", "year") if date.get(part))
+        date = given.get("date")
+        parts = [date.get(part) for part in ("day", "month", "year")] if isinstance(date, Mapping) else []
+        return " ".join(text_of(part, "answer") for part in parts if part)
     listed = raw.get("answers_spans")
-    spans = list(listed.get("spans") or []) if isinstance(listed, Mapping) else []
-    kinds = set(listed.get("types") or []) if isinstance(listed, Mapping) else set()
+    given = listed if isinstance(listed, Mapping) else {}
+    spans, kinds = texts_of(given.get("spans"), "answers_spans"), set(texts_of(given.get("types"), "answers_spans"))
     return ",".join(dict.fromkeys(spans)) if kinds == {"span"} else next(iter(spans), "")
 
 
@@ -150,7 +162,7 @@ def hotpotqa(raw: Raw, options: SourceOptions) -> Row | Rejected:
         return MISSING
     needed = {title for title, _ in _pairs(raw.get("supporting_facts"), "sent_id")}
     paragraphs = [
-        f"{title}: {''.join(sentences).strip()}"
+        f"{title}: {''.join(texts_of(sentences, 'context')).strip()}"
         for title, sentences in _pairs(raw.get("context"), "sentences")
         if title in needed
     ]
@@ -163,5 +175,9 @@ def hotpotqa(raw: Raw, options: SourceOptions) -> Row | Rejected:
 def _pairs(value: Any, second: str) -> list[tuple[str, Any]]:
     """Return ``(title, ...)`` pairs: the Hub has two lists side by side, the original file a list of pairs."""
     if isinstance(value, Mapping):
-        return list(zip(value.get("title") or [], value.get(second) or [], strict=False))
-    return [(pair[0], pair[1]) for pair in value or [] if isinstance(pair, Sequence) and len(pair) == 2]
+        others = value.get(second)
+        return list(
+            zip(texts_of(value.get("title"), "title"), others if isinstance(others, list) else [], strict=False)
+        )
+    pairs = [pair for pair in value if isinstance(pair, Sequence) and len(pair) == 2] if isinstance(value, list) else []
+    return [(text_of(title, "title"), other) for title, other in pairs]

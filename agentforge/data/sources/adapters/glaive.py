@@ -14,7 +14,7 @@ import json
 import re
 from typing import Any
 
-from agentforge.data.sources.adapters.base import Raw, Rejected, Row, SourceOptions, conversation, text_of
+from agentforge.data.sources.adapters.base import Raw, Rejected, Row, SourceOptions, conversation
 
 _TURN = re.compile(r"(?:^|\n)[ \t]*(USER|ASSISTANT|FUNCTION RESPONSE):[ \t]?", re.DOTALL)
 _CALL = "<functioncall>"
@@ -27,11 +27,11 @@ _LAX = json.JSONDecoder(strict=False)
 
 def glaive(raw: Raw, options: SourceOptions) -> Row | Rejected:
     """Glaive v2: ``system`` with the tools, ``chat`` with the turns."""
-    tools = read_tools(text_of(options.get(raw, "system")))
+    tools = read_tools(options.text(raw, "system"))
     if tools is None:
         return Rejected("tools are no JSON")
     turns: list[dict[str, Any]] = []
-    for role, text in split_turns(text_of(options.get(raw, "chat"))):
+    for role, text in split_turns(options.text(raw, "chat")):
         made = _turn(role, text, turns)
         if made is None:
             return Rejected("tool call is no JSON")

@@ -13,6 +13,7 @@ from agentforge.artifacts import write_json
 from agentforge.errors import CheckRefused, UserError
 from agentforge.models.checkpoint import DTYPES, INDEX_FILE, SINGLE_FILE, Checkpoint, write_shard
 from agentforge.models.checkpoint_files import require_space
+from agentforge.progress import watched
 from agentforge.systems.adamba.modeling.configuration import AdambaConfig
 from agentforge.systems.adamba.modeling.dropped_attention import check_silent, output_names
 from agentforge.systems.adamba.modeling.modeling import AdambaForCausalLM
@@ -150,7 +151,7 @@ def write_adamba(
         return torch.zeros(layout[name][1], dtype=dtype) if name in silent else tensor(name)
 
     shards = _shards(layout, shard_bytes)
-    for file, part in shards.items():
+    for file, part in watched(shards.items(), "writing", "shards", len(shards)):
         write_shard(directory / file, part, written)
     if len(shards) > 1:
         weight_map = {name: file for file, part in shards.items() for name in part}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +66,7 @@ class NestedPlan(TrainingPlan):
         """Check them.
 
         Raises:
-            UserError: a key does not go with the model, with another key or with how the run was launched.
+            UserError: a key does not go with the model or with another key.
         """
         self.recipe, self.args = recipe, arguments.parent
         self.train = keys_of(recipe.train, AdambaTrain)
@@ -76,7 +75,7 @@ class NestedPlan(TrainingPlan):
             raise UserError(f"train.{asks_for(self.train)[0]} trains the weights themselves; leave train.lora out")
         config = config_of(recipe.model)
         self._check_model(config, arguments)
-        self._check_launch()
+        self._check_optimizer()
         self._check_widths(config)
         self._check_exits(config)
         self._check_expansion(config)
@@ -99,19 +98,7 @@ class NestedPlan(TrainingPlan):
         if getattr(self.args, "loss_type", "nll") != "nll":
             raise UserError(f"train.args.loss_type: with train.{keys[0]} only nll is computed; leave it out")
 
-    def _check_launch(self) -> None:
-        keys = asks_for(self.train)
-        launched = [
-            name
-            for name in ("FSDP", "DEEPSPEED")
-            if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true"
-            or getattr(self.args, name.lower(), None)
-        ]
-        if launched:
-            raise UserError(
-                f"train.{keys[0]} needs whole weights, but {launched[0]} gives each process only a shard; "
-                "launch with DDP (torchrun, or accelerate without it)"
-            )
+    def _check_optimizer(self) -> None:
         if any(word in str(self.args.optim) for word in ("lomo", "layerwise")):
             raise UserError(
                 f"train.args.optim {self.args.optim} updates weights before all widths have been trained; "

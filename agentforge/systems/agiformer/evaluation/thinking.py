@@ -29,11 +29,11 @@ from agentforge.recipe.schema import Recipe
 from agentforge.recipe.section import keys_of
 from agentforge.rollouts.policies.transformers_policy import load_weights
 from agentforge.systems.agiformer.checkpoint_types import BYTES
+from agentforge.systems.agiformer.evaluation.verdict import CHANGE, GAIN, GAIN_OVER, THINKING, WITHOUT, after, verdict
 from agentforge.systems.agiformer.recipe_sections import AgiformerEvaluate
 
 log = logging.getLogger(__name__)
 
-THINKING = "thinking.json"
 LN2 = math.log(2)
 Array = NDArray[np.float64]
 
@@ -75,7 +75,12 @@ def evaluate_thinking(recipe: Recipe, location: ModelLocation, work: Workspace) 
     stops = None if read.stops is None else read.stops.tolist()
     write_json(
         work.path / THINKING,
-        {"verdict": said, "stops": stops, "figures": {name: asdict(figure) for name, figure in figures.items()}},
+        {
+            "verdict": said,
+            "confidence": confidence,
+            "stops": stops,
+            "figures": {name: asdict(figure) for name, figure in figures.items()},
+        },
     )
     log.info("%s: %s", location.label, said)
     place = f"{measured_on(bpc, text)}, {len(rows)} windows"
@@ -111,11 +116,11 @@ def read_steps(model: Any, rows: Tensor, batch: int) -> Read:
 
 
 def _read(model: Any, rows: Tensor) -> Read:
-    hidden, halting = model.model.steps(rows)
+    hidden, halting, contexts = model.model.steps(rows)
     bits, change, before = [], [], None
     for step in hidden:
         # a special token cannot stand in a text: as in evaluate.bpc, it gets no probability
-        log_p = model.lm_head(step[:, :-1])[..., :BYTES].float().log_softmax(-1) / LN2
+        log_p = model.logits(step, contexts)[:, :-1, :BYTES].float().log_softmax(-1) / LN2
         bits.append(-log_p.gather(2, rows[:, 1:, None])[..., 0].double().sum(1))
         if before is not None:
             change.append(((log_p * LN2).exp() * (log_p - before)).double().sum((1, 2)))
@@ -160,34 +165,12 @@ def _figures(read: Read, controls: dict[str, Array], rows: int, confidence: floa
         return Figure(value, low, high, rows * read.counted, chance, "bits per byte")
 
     steps = len(read.bits) - 1
-    figures = {f"after {step} steps": figure(read.bits[step], 8.0) for step in range(steps + 1)}
+    figures = {after(step): figure(read.bits[step], 8.0) for step in range(steps + 1)}
     for step in range(steps):
-        figures[f"change of the distribution by step {step + 1}"] = figure(read.change[step])
+        figures[CHANGE.format(step + 1)] = figure(read.change[step])
     if steps:
-        figures["gain of the steps"] = figure(read.bits[0] - read.bits[-1])
+        figures[GAIN] = figure(read.bits[0] - read.bits[-1])
     for name, bits in controls.items():
-        figures[f"without steps, {name}"] = figure(bits, 8.0)
-        figures[f"gain over {name}"] = figure(bits - read.bits[-1])
+        figures[WITHOUT + name] = figure(bits, 8.0)
+        figures[GAIN_OVER + name] = figure(bits - read.bits[-1])
     return figures
-
-
-def verdict(figures: dict[str, Figure]) -> str:
-    """Return in words what the steps are worth: nothing is claimed whose interval holds 0.
-
-    The same model after 0 steps is no evidence by itself, because it was never trained to be read there; models that
-    were trained without steps are.
-    """
-    gains = {
-        name.removeprefix("gain over "): figure for name, figure in figures.items() if name.startswith("gain over")
-    }
-    if not gains:
-        return "no control was trained without steps, so nothing can be said about their worth"
-    said = []
-    for name, gain in gains.items():
-        if gain.low > 0:
-            said.append(f"{gain.value:.4f} bits per byte better than {name}")
-        elif gain.high < 0:
-            said.append(f"{-gain.value:.4f} bits per byte worse than {name}")
-        else:
-            said.append(f"no measurable effect against {name}")
-    return "; ".join(said)

@@ -33,6 +33,10 @@ class AgiformerConfig(PretrainedConfig):
         ngram_sizes: lengths of the n-grams that end at the byte and have embeddings of their own; empty: none.
         ngram_buckets: rows of each table.
         ngram_dropout: probability that a whole n-gram is forgotten in training.
+        counted_sizes: lengths of the contexts after which the training text's bytes are counted (see `counted`); empty:
+            none.
+        counted_folds: pieces in which it is counted; a row is predicted by the others.
+        counted: how many contexts, continuations and rows were counted; written by counting.
     """
 
     model_type = OWN_TYPE
@@ -59,6 +63,9 @@ class AgiformerConfig(PretrainedConfig):
     ngram_sizes: list[int] = field(default_factory=list)
     ngram_buckets: int = 32768
     ngram_dropout: float = 0.5
+    counted_sizes: list[int] = field(default_factory=list)
+    counted_folds: int = 8
+    counted: list[int] = field(default_factory=lambda: [0, 0, 0])
     rope_theta: float = 10000.0
     rms_norm_eps: float = 1e-6
     initializer_range: float = 0.02
@@ -78,6 +85,7 @@ class AgiformerConfig(PretrainedConfig):
         if not self.byte_intermediate_size:
             self.byte_intermediate_size = self.intermediate_size
         self.ngram_sizes = sorted(set(self.ngram_sizes))
+        self.counted_sizes = sorted(set(self.counted_sizes))
         super().__post_init__(**kwargs)
 
     @property

@@ -21,13 +21,14 @@ class TransformerDecoder(nn.Module):
 
     def forward(
         self, inputs: Tensor, latents: Tensor, span: Span, states: list[LayerState] | None
-    ) -> tuple[Tensor, list[LayerState]]:
-        """Return `(R, T, D)` from ``inputs`` `(R, T, D)`; the latents are in them already."""
-        kept = []
+    ) -> tuple[list[Tensor], list[LayerState]]:
+        """Return what is behind each layer `(R, T, D)`, of ``inputs`` `(R, T, D)`; the latents are in them already."""
+        made, kept = [], []
         for number, layer in enumerate(self.layers):
             inputs, state = layer(inputs, span, None if states is None else states[number])
+            made.append(inputs)
             kept.append(state)
-        return inputs, kept if span.keep else []
+        return made, kept if span.keep else []
 
 
 class GruDecoder(nn.Module):
@@ -43,8 +44,8 @@ class GruDecoder(nn.Module):
 
     def forward(
         self, inputs: Tensor, latents: Tensor, span: Span, states: list[LayerState] | None
-    ) -> tuple[Tensor, list[LayerState]]:
-        """Return `(R, T, D)`.
+    ) -> tuple[list[Tensor], list[LayerState]]:
+        """Return `(R, T, D)`, in a list as if of layers.
 
         Args:
             inputs: `(R, T, D)`.
@@ -58,7 +59,7 @@ class GruDecoder(nn.Module):
             hidden = made.gather(1, (span.lengths - 1).clamp(min=0)[:, None, None].expand(-1, 1, made.shape[2]))[:, 0]
         else:
             made, hidden = self._step_by_step(inputs, latents, span, states[0].memory)
-        return made, [LayerState(memory=hidden)] if span.keep else []
+        return [made], [LayerState(memory=hidden)] if span.keep else []
 
     def _whole(self, inputs: Tensor, latents: Tensor) -> Tensor:
         # byte t stands at place t + 1 of a grid of patches; place 0 is taken by `begin`
@@ -89,3 +90,10 @@ class GruDecoder(nn.Module):
 def make_decoder(config: AgiformerConfig) -> nn.Module:
     """Return the decoder that the config names."""
     return GruDecoder(config) if config.byte_decoder == "gru" else TransformerDecoder(config)
+
+
+def of_each_byte(of_latents: Tensor, opened: Tensor, length: int, patch: int) -> Tensor:
+    """Return what each byte's latent has: from `(R, N, ...)` to `(R, T, ...)`."""
+    place = (opened[:, None] + 1 + torch.arange(length, device=opened.device)) // patch
+    place = place.clamp(max=of_latents.shape[1] - 1)
+    return of_latents[torch.arange(len(place), device=place.device)[:, None], place]

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from agentforge.models.delta_rule import gated_delta_rule
 from agentforge.systems.agiformer.modeling.configuration import AgiformerConfig
-from agentforge.systems.agiformer.modeling.window import Window, moved, rotated, window_attention
+from agentforge.systems.agiformer.modeling.window import (
+    Rotation,
+    Window,
+    moved,
+    next_attention,
+    rotated,
+    rotation,
+    shifted,
+    window_attention,
+)
 
 
 @dataclass
@@ -26,7 +36,7 @@ class LayerState:
     memory: Tensor | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Span:
     """Which positions of a level a call computes.
 
@@ -39,11 +49,22 @@ class Span:
     seen: Tensor | None
     lengths: Tensor
     keep: bool
+    _rotation: Rotation | None = field(default=None, repr=False)
+    _is_step: bool | None = field(default=None, repr=False)
 
-    def positions(self, length: int) -> Tensor:
-        """Return `(R or 1, T)`."""
-        new = torch.arange(length, device=self.lengths.device)[None]
-        return new if self.seen is None else self.seen[:, None] + new
+    def is_step(self, length: int) -> bool:
+        """Tell whether each row has exactly one new position: decoding, which must be quick."""
+        if self._is_step is None:
+            self._is_step = length == 1 and bool((self.lengths == 1).all())
+        return self._is_step
+
+    def rotation(self, length: int, size: int, theta: float) -> Rotation:
+        """Return the angles of the new positions for heads of ``size`` channels: all layers of a level turn alike."""
+        if self._rotation is None:
+            new = torch.arange(length, device=self.lengths.device)[None]
+            positions = new if self.seen is None else self.seen[:, None] + new
+            self._rotation = rotation(positions, size, theta)
+        return self._rotation
 
 
 class Mlp(nn.Module):
@@ -96,7 +117,7 @@ class LinearAttention(nn.Module):
         return read.to(x.dtype).transpose(1, 2).reshape(rows, length, size), memory
 
 
-class Block(nn.Module):
+class Block(GradientCheckpointingLayer):
     """Pre-norm: window attention (and linear attention, summed), then the MLP."""
 
     def __init__(self, config: AgiformerConfig, window: int, inner: int, *, linear: bool) -> None:
@@ -124,16 +145,21 @@ class Block(nn.Module):
             proj(normed).view(rows, length, self.heads, -1).transpose(1, 2)
             for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
-        positions = span.positions(length)
-        queries, keys = rotated(queries, positions, self.theta), rotated(keys, positions, self.theta)
+        turn = span.rotation(length, size // self.heads, self.theta)
+        queries, keys = rotated(queries, turn), rotated(keys, turn)
         past = None if state is None else state.window
-        read = window_attention(queries, keys, values, self.window, past, span.seen)
+        window: Window | None = None
+        if past is not None and span.seen is not None and span.is_step(length):
+            window = shifted(past, keys, values)
+            read = next_attention(queries, window, span.seen)
+        else:
+            read = window_attention(queries, keys, values, self.window, past, span.seen)
+            if span.keep:
+                window = moved(past, keys, values, span.lengths, self.window)
         read, memory = read.transpose(1, 2).reshape(rows, length, size), None
         if self.linear is not None:
             more, memory = self.linear(normed, span, None if state is None else state.memory)
             read = self.window_norm(read) + self.linear_norm(more)
         x = x + self.o_proj(read)
         x = x + self.mlp(self.mlp_norm(x))
-        if not span.keep:
-            return x, None
-        return x, LayerState(moved(past, keys, values, span.lengths, self.window), memory)
+        return x, LayerState(window, memory) if span.keep else None

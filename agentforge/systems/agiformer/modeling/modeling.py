@@ -17,45 +17,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from transformers import GenerationMixin, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers import PreTrainedModel
+from transformers.utils import can_return_tuple
 
-from agentforge.losses.halting import entropy_regularised_loss, pondernet_loss
+from agentforge.errors import UserError
+from agentforge.models.own_cache import check_cache
 from agentforge.systems.agiformer.modeling.cache import AgiformerCache, TextState, over_rows, put_rows
 from agentforge.systems.agiformer.modeling.configuration import AgiformerConfig
-from agentforge.systems.agiformer.modeling.decoder import make_decoder
-from agentforge.systems.agiformer.modeling.documents import documents_of
+from agentforge.systems.agiformer.modeling.counted import Contexts, row_keys
+from agentforge.systems.agiformer.modeling.decoder import make_decoder, of_each_byte
+from agentforge.systems.agiformer.modeling.documents import Documents, documents_of
 from agentforge.systems.agiformer.modeling.layers import Block, LayerState, Span
-from agentforge.systems.agiformer.modeling.ngrams import NgramEmbeddings
+from agentforge.systems.agiformer.modeling.ngrams import NgramEmbeddings, NgramTable, ngram_keys
+from agentforge.systems.agiformer.modeling.outputs import AgiformerModelOutput
 from agentforge.systems.agiformer.modeling.thinking import Thinking
-
-IGNORED = -100
-
-
-@dataclass
-class AgiformerModelOutput(ModelOutput):
-    """What the body returns.
-
-    Attributes:
-        last_hidden_state: `(B, T, D)`.
-        past_key_values: the cache.
-        thinking_steps: `(B, T)` steps that the latent took which each byte is decoded from.
-    """
-
-    last_hidden_state: Tensor | None = None
-    past_key_values: AgiformerCache | None = None
-    thinking_steps: Tensor | None = None
-
-
-@dataclass
-class AgiformerOutput(ModelOutput):
-    """What the model returns: loss, logits `(B, T, V)`, the cache and thinking steps `(B, T)`."""
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    past_key_values: AgiformerCache | None = None
-    thinking_steps: Tensor | None = None
 
 
 @dataclass
@@ -79,6 +54,7 @@ class AgiformerPreTrainedModel(PreTrainedModel):
     config_class = AgiformerConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
+    unpacked_by_default = "a row of several documents is taken apart and padded; rows of like length together cost less"
     _no_split_modules = ["Block", "GruDecoder", "Thinking"]  # noqa: RUF012  as in transformers
     _supports_sdpa = True
     _is_stateful = True
@@ -89,6 +65,9 @@ class AgiformerPreTrainedModel(PreTrainedModel):
             nn.init.normal_(module.weight, std=std)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+        elif isinstance(module, NgramTable):
+            # An n-gram that was never seen then says nothing, exactly as one that was forgotten in training.
+            nn.init.zeros_(module.weight)
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=std)
         elif isinstance(module, nn.RMSNorm):
@@ -119,7 +98,7 @@ class AgiformerModel(AgiformerPreTrainedModel):
         self.ngrams = NgramEmbeddings(config) if config.ngram_sizes else None
         self.decoder = make_decoder(config)
         self.norm = nn.RMSNorm(size, config.rms_norm_eps)
-        self.remembered = max([patch - 1, 1, *(n - 1 for n in config.ngram_sizes)])
+        self.remembered = max([patch - 1, 1, *(n - 1 for n in [*config.ngram_sizes, *config.counted_sizes])])
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -128,6 +107,10 @@ class AgiformerModel(AgiformerPreTrainedModel):
     def set_input_embeddings(self, value: Any) -> None:
         self.embed_tokens = value
 
+    def get_decoder(self) -> nn.Module:
+        return self  # transformers would take the module `decoder`, which is only the part above the latents
+
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor,
@@ -137,7 +120,8 @@ class AgiformerModel(AgiformerPreTrainedModel):
         use_cache: bool | None = None,
         thinking_steps: int | None = None,
         exit_threshold: float | None = None,
-        **_: Any,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
     ) -> AgiformerModelOutput:
         """Return hidden states `(B, T, D)`.
 
@@ -149,34 +133,51 @@ class AgiformerModel(AgiformerPreTrainedModel):
             use_cache: return the cache behind this text.
             thinking_steps: in place of the config's; fewer or more.
             exit_threshold: in place of the config's; only in eval mode.
+            output_hidden_states: in place of the config's.
+
+        Raises:
+            UserError: embeddings in place of bytes, another cache, or several documents in a row behind a cache.
         """
+        if kwargs.get("inputs_embeds") is not None:
+            raise UserError("inputs_embeds: an AGIFORMER remembers the bytes it has read; give it input_ids")
+        check_cache(past_key_values, AgiformerCache, "an AGIFORMER")
         documents = documents_of(input_ids, attention_mask, position_ids)
+        if past_key_values is not None and documents.packed:
+            raise UserError(
+                "position_ids: they begin a second document in a row, and a cache goes on with one document; give each "
+                "a row of its own, or no cache"
+            )
         past = None if past_key_values is None else past_key_values.state
         keep = bool(self.config.use_cache if use_cache is None else use_cache)
         keep = keep and not documents.packed and not (self.training and past is None)
         tokens = documents.take(input_ids)
         span = Span(None if past is None else past.seen, documents.lengths, keep)
         latents = self._latents(tokens, span, past, self._depth(thinking_steps, exit_threshold))
-        hidden, decoder = self._decoded(tokens, latents, span, past)
-        thought = _of_each_byte(latents.thought, self._open(span), tokens.shape[1], self.config.patch_size)
+        decoded, decoder = self._decoded(tokens, latents, span, past)
+        thought = of_each_byte(latents.thought, self._open(span), tokens.shape[1], self.config.patch_size)
         cache = None
         if keep:
             cache = past_key_values if past_key_values is not None else AgiformerCache()
             cache.state = self._state(tokens, latents, decoder, span, past)
             cache.columns += input_ids.shape[1]
+        last = documents.put_back(self.norm(decoded[-1]))
+        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         return AgiformerModelOutput(
-            last_hidden_state=documents.put_back(self.norm(hidden)),
+            last_hidden_state=last,
             past_key_values=cache,
+            hidden_states=(*(documents.put_back(states) for states in decoded[:-1]), last) if wanted else None,
             thinking_steps=documents.put_back(thought),
+            contexts=self._contexts(tokens, past, documents),
         )
 
     def steps(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, position_ids: Tensor | None = None
-    ) -> tuple[list[Tensor], Tensor | None]:
+    ) -> tuple[list[Tensor], Tensor | None, Contexts | None]:
         """Return what is decoded after each number of thinking steps, and when a byte's patch would stop.
 
         Returns:
-            hidden states `(B, T, D)` after 0 to K steps, and halting logits `(B, T, K + 1)`, None without halting.
+            hidden states `(B, T, D)` after 0 to K steps; halting logits `(B, T, K + 1)`, None without halting; and the
+            contexts of counted n-grams, as `forward` returns them.
         """
         documents = documents_of(input_ids, attention_mask, position_ids)
         tokens = documents.take(input_ids)
@@ -188,12 +189,22 @@ class AgiformerModel(AgiformerPreTrainedModel):
         for latents in values:
             first.values = latents
             made, _ = self._decoded(tokens, first, span, None)
-            hidden.append(documents.put_back(self.norm(made)))
+            hidden.append(documents.put_back(self.norm(made[-1])))
+        contexts = self._contexts(tokens, None, documents)
         if self.thinking is None or self.thinking.halt is None:
-            return hidden, None
+            return hidden, None, contexts
         logits = torch.stack([self.thinking.halting_logits(latents) for latents in values], dim=-1)  # (R, N, K + 1)
-        spread = _of_each_byte(logits, self._open(span), tokens.shape[1], self.config.patch_size)
-        return hidden, documents.put_back(spread)
+        spread = of_each_byte(logits, self._open(span), tokens.shape[1], self.config.patch_size)
+        return hidden, documents.put_back(spread), contexts
+
+    def _contexts(self, tokens: Tensor, past: TextState | None, documents: Documents) -> Contexts | None:
+        sizes = self.config.counted_sizes
+        if not sizes:
+            return None
+        before = self._recent(tokens, past)[:, self.remembered - sizes[-1] + 1 :]
+        keys = ngram_keys(torch.cat([before, tokens], dim=1), sizes)
+        rows = row_keys(tokens, documents.lengths)[:, None].expand(tokens.shape)
+        return documents.put_back(keys), documents.put_back(rows)
 
     def _depth(self, steps: int | None, threshold: float | None) -> tuple[int, float | None]:
         steps = self.config.thinking_steps if steps is None else steps
@@ -244,6 +255,8 @@ class AgiformerModel(AgiformerPreTrainedModel):
         if not len(rows):
             return values, thought, past.layers
         assert span.seen is not None
+        if len(rows) == len(patches):
+            return self._global(patches, span, past.layers, depth)
         chosen = Span(span.seen[rows], span.lengths[rows], True)
         states = over_rows(past.layers, lambda tensor: tensor[rows])
         made, steps, layers = self._global(patches[rows], chosen, states, depth)
@@ -269,7 +282,7 @@ class AgiformerModel(AgiformerPreTrainedModel):
 
     def _decoded(
         self, tokens: Tensor, latents: _Latents, span: Span, past: TextState | None
-    ) -> tuple[Tensor, list[LayerState]]:
+    ) -> tuple[list[Tensor], list[LayerState]]:
         size = self.config.hidden_size
         rows, length = tokens.shape
         # A latent is spread over the P bytes that are decoded from it, to each another part.
@@ -279,7 +292,8 @@ class AgiformerModel(AgiformerPreTrainedModel):
         inputs = self.embed_tokens(tokens) + spread.gather(1, place[..., None].expand(-1, -1, size))
         if self.ngrams is not None:
             inputs = inputs + self.ngrams(tokens, self._recent(tokens, past))
-        return self.decoder(inputs, latents.values, span, None if past is None else past.decoder)
+        made, states = self.decoder(inputs, latents.values, span, None if past is None else past.decoder)
+        return [inputs, *made], states
 
     def _recent(self, tokens: Tensor, past: TextState | None) -> Tensor:
         if past is not None:
@@ -300,98 +314,3 @@ class AgiformerModel(AgiformerPreTrainedModel):
             layers=latents.layers,
             decoder=decoder,
         )
-
-
-def _of_each_byte(of_latents: Tensor, opened: Tensor, length: int, patch: int) -> Tensor:
-    """Return what each byte's latent has: from `(R, N, ...)` to `(R, T, ...)`."""
-    place = (opened[:, None] + 1 + torch.arange(length, device=opened.device)) // patch
-    place = place.clamp(max=of_latents.shape[1] - 1)
-    return of_latents[torch.arange(len(place), device=place.device)[:, None], place]
-
-
-class AgiformerForCausalLM(AgiformerPreTrainedModel, GenerationMixin):
-    """The model with its head over the next byte."""
-
-    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012  as in transformers
-
-    def __init__(self, config: AgiformerConfig) -> None:
-        super().__init__(config)
-        self.model = AgiformerModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.model.embed_tokens
-
-    def set_input_embeddings(self, value: Any) -> None:
-        self.model.embed_tokens = value
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.lm_head
-
-    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
-        self.lm_head = new_embeddings
-
-    @classmethod
-    def _supports_default_dynamic_cache(cls) -> bool:
-        return False  # it makes its own
-
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        past_key_values: AgiformerCache | None = None,
-        labels: Tensor | None = None,
-        use_cache: bool | None = None,
-        logits_to_keep: int | Tensor = 0,
-        **kwargs: Any,
-    ) -> AgiformerOutput:
-        """Return logits `(B, T, V)`, and with labels `(B, T)` the loss, -100 where nothing is trained.
-
-        The other arguments are those of `AgiformerModel.forward`; ``num_items_in_batch`` is what Trainer divides by.
-        """
-        items = kwargs.pop("num_items_in_batch", None)
-        made = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            use_cache=use_cache,
-            **kwargs,
-        )
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(made.last_hidden_state[:, kept])
-        loss = None
-        if labels is not None:
-            halts = self.training and self.config.thinking_halting != "none"
-            total = self._halting_loss(input_ids, attention_mask, position_ids, labels) if halts else None
-            loss = self._loss(logits, labels, items) if total is None else total / _count(labels, items)
-        return AgiformerOutput(loss, logits, made.past_key_values, made.thinking_steps)
-
-    def _loss(self, logits: Tensor, labels: Tensor, items: Any) -> Tensor:
-        targets = labels[:, 1:].flatten()
-        return _cross_entropy(logits, targets, "sum") / _count(labels, items)
-
-    def _halting_loss(
-        self, input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, labels: Tensor
-    ) -> Tensor:
-        """Return the loss of all thinking steps, weighted by where each byte's patch would stop, summed."""
-        hidden, halting = self.model.steps(input_ids, attention_mask, position_ids)
-        assert halting is not None
-        targets = labels[:, 1:].flatten()
-        trained = targets != IGNORED
-        losses = torch.stack([_cross_entropy(self.lm_head(step), targets, "none") for step in hidden], dim=-1)
-        losses, logits = losses[trained], halting[:, :-1].flatten(0, 1)[trained]  # (N, K + 1)
-        weight = self.config.halting_weight
-        if self.config.thinking_halting == "pondernet":
-            return pondernet_loss(losses, logits, rate=self.config.halting_prior, beta=weight)
-        return entropy_regularised_loss(losses, logits, beta=weight)
-
-
-def _cross_entropy(logits: Tensor, targets: Tensor, reduction: str) -> Tensor:
-    return functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets, reduction=reduction)
-
-
-def _count(labels: Tensor, items: Any) -> Any:
-    return (labels[:, 1:] != IGNORED).sum().clamp(min=1) if items is None else items

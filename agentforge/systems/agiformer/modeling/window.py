@@ -31,19 +31,30 @@ def window_attention(
         past, seen = (empty, empty), torch.zeros(len(keys), dtype=torch.long, device=keys.device)
     assert seen is not None
     if length == 1:
-        return _next(queries, keys, values, window, past, seen)
+        return next_attention(queries, shifted(past, keys, values), seen)
     return _blocks(queries, keys, values, window, past, seen)
 
 
-def _next(queries: Tensor, keys: Tensor, values: Tensor, window: int, past: Window, seen: Tensor) -> Tensor:
+def shifted(past: Window, keys: Tensor, values: Tensor) -> Window:
+    """Return the window after one more position in each row, `(R, H, 1, d)`: what `moved` does in general."""
     # the oldest of the W slots is W positions back: just outside
-    slots = torch.arange(1, window + 1, device=keys.device)
+    made = [torch.cat([old[:, :, 1:], new], dim=2) for old, new in zip(past, (keys, values), strict=True)]
+    return made[0], made[1]
+
+
+def next_attention(queries: Tensor, held: Window, seen: Tensor) -> Tensor:
+    """Return what the newest position of each row reads `(R, H, 1, d)`.
+
+    Args:
+        queries: `(R, H, 1, d)`.
+        held: the window with that position in it.
+        seen: `(R,)` how many positions were before it.
+    """
+    window = held[0].shape[2]
+    slots = torch.arange(1, window + 1, device=queries.device)
     allowed = (slots >= window - seen[:, None].clamp(max=window))[:, None, None]  # (R, 1, 1, W)
     allowed[..., -1] = True
-    held_keys, held_values = (
-        torch.cat([old[:, :, 1:], new], dim=2) for old, new in zip(past, (keys, values), strict=True)
-    )
-    return functional.scaled_dot_product_attention(queries, held_keys, held_values, attn_mask=allowed)
+    return functional.scaled_dot_product_attention(queries, *held, attn_mask=allowed)
 
 
 def _blocks(queries: Tensor, keys: Tensor, values: Tensor, window: int, past: Window, seen: Tensor) -> Tensor:
@@ -77,17 +88,26 @@ def moved(past: Window | None, keys: Tensor, values: Tensor, lengths: Tensor, wi
     return made[0], made[1]
 
 
-def rotated(vectors: Tensor, positions: Tensor, theta: float) -> Tensor:
-    """Return `(R, H, T, d)` with rotary positions (Su et al., arXiv 2104.09864), halves as pairs.
+Rotation = tuple[Tensor, Tensor]
+"""Cosines and sines `(R or 1, 1, T, d / 2)` of the angles by which vectors are turned."""
+
+
+def rotation(positions: Tensor, size: int, theta: float) -> Rotation:
+    """Return the angles of rotary positions (Su et al., arXiv 2104.09864).
 
     Args:
-        vectors: `(R, H, T, d)`.
         positions: `(R or 1, T)`.
+        size: d, channels of a head.
         theta: base of the frequencies.
     """
-    half = vectors.shape[-1] // 2
-    rates = theta ** (-torch.arange(half, device=vectors.device, dtype=torch.float32) / half)
-    angles = positions[:, None, :, None].float() * rates  # (R, 1, T, d/2): fp32, or far positions fall together
-    cos, sin = angles.cos().to(vectors.dtype), angles.sin().to(vectors.dtype)
-    first, second = vectors[..., :half], vectors[..., half:]
+    half = size // 2
+    rates = theta ** (-torch.arange(half, device=positions.device, dtype=torch.float32) / half)
+    angles = positions[:, None, :, None].float() * rates  # in fp32, or far positions fall together
+    return angles.cos(), angles.sin()
+
+
+def rotated(vectors: Tensor, turn: Rotation) -> Tensor:
+    """Return the vectors `(R, H, T, d)` turned, halves as pairs."""
+    cos, sin = (angle.to(vectors.dtype) for angle in turn)
+    first, second = vectors.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)

@@ -1,4 +1,4 @@
-"""What a training of an AGIFORMER has beyond any other's: bits in the log, sparse gradients that are not clipped."""
+"""What a training of an AGIFORMER has beyond others: n-grams counted, bits logged, sparse gradients not clipped."""
 
 from __future__ import annotations
 
@@ -6,21 +6,30 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedModel
 
+from agentforge.data.store import load_prepared
 from agentforge.errors import UserError
 from agentforge.recipe.schema import Recipe
 from agentforge.systems.agiformer.checkpoint_types import is_agiformer
+from agentforge.systems.agiformer.modeling.causal_lm import AgiformerForCausalLM
 from agentforge.systems.agiformer.training.objective import ByteObjective
 from agentforge.systems.agiformer.training.row_optimizer import RowMuGrokfast
 from agentforge.trainers.supervised.additions import Additions, TrainingPlan
 
 
 class AgiformerPlan(TrainingPlan):
-    def __init__(self) -> None:
+    def __init__(self, prepared: Path) -> None:
+        self._prepared = prepared
         self._optimizer: RowMuGrokfast | None = None
 
     def prepare(self, model: PreTrainedModel) -> Additions:
+        if isinstance(model, AgiformerForCausalLM) and model.counted is not None:
+            # On every process: each needs them, and counting the same rows gives the same. In the order of the sources:
+            # `prepare` shuffles, and then every row would have its neighbours in the folds that it may see.
+            rows = load_prepared(self._prepared)["train"]
+            model.count(rows.select(np.argsort(rows["place"], kind="stable"))["input_ids"])
         return Additions(ByteObjective(model), on_optimizer=self._keep, before_clipping=self._set_aside)
 
     def _keep(self, optimizer: Any) -> None:
@@ -39,7 +48,7 @@ def training_plan(recipe: Recipe, arguments: Any) -> AgiformerPlan | None:
         UserError: the tables' optimiser for another model.
     """
     if is_agiformer(_config(recipe)):
-        return AgiformerPlan()
+        return AgiformerPlan(recipe.artifact("data"))
     if recipe.train.optimizer is not None and recipe.train.optimizer.name == "mugrokfast_rows":
         raise UserError("train.optimizer: mugrokfast_rows is for AGIFORMER's tables of n-grams; use mugrokfast")
     return None

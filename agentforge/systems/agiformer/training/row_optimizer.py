@@ -14,7 +14,7 @@ from transformers import TrainingArguments
 
 from agentforge.optim.mugrokfast import MuGrokfast
 from agentforge.optim.parameter_split import split_parameters
-from agentforge.systems.agiformer.modeling.ngrams import NgramEmbeddings
+from agentforge.systems.agiformer.modeling.ngrams import NgramTable
 
 
 class RowMuGrokfast(MuGrokfast):
@@ -67,9 +67,9 @@ class RowMuGrokfast(MuGrokfast):
         table.index_add_(0, rows, (new_mean / (1 - first**count)) / spread, alpha=-group["lr"])
 
 
-def tables_of(model: nn.Module) -> list[nn.Embedding]:
+def tables_of(model: nn.Module) -> list[NgramTable]:
     """Return the n-gram tables of a model; none where it has none."""
-    return [table for module in model.modules() if isinstance(module, NgramEmbeddings) for table in module.tables]  # type: ignore[misc]  # a ModuleList does not know what it holds
+    return [module for module in model.modules() if isinstance(module, NgramTable)]
 
 
 def make_row_mugrokfast(
@@ -92,6 +92,7 @@ def make_row_mugrokfast(
     for table in tables:
         table.sparse = True
     split, own = split_parameters(model), {id(table.weight) for table in tables}
+    split.log()
     split.decayed = [parameter for parameter in split.decayed if id(parameter) not in own]
     groups = split.groups()
     for group in groups[1:]:

@@ -23,23 +23,6 @@ from agentforge.systems.cognate.ablation.exits import Depth, Exits
 from agentforge.systems.cognate.ablation.summary import Answer
 
 CELL, LABEL = 34, 150
-# The page's colours, for a picture that stands alone: in a README, or opened by itself.
-ALONE = """
-text { font: 12px system-ui, sans-serif; fill: #1b2330 } .tick, .axis { font-size: 11px; fill: #66707f }
-.mid { text-anchor: middle } .end { text-anchor: end } .grid { stroke: #dfe3e9 }
-.chance { stroke: #66707f; stroke-dasharray: 2 3 } .trivial { stroke: #66707f; stroke-dasharray: 7 4 }
-.line { fill: none; stroke-width: 2 } 
-.interval { stroke-width: 3; opacity: .55 } .cross { stroke-width: 1.5; opacity: .5 }
-.key { font-size: 11px }
-svg { --s0: #8a94a3; --s1: #2f6fde; --s2: #d9730d; --s3: #17935f; --s4: #8b4fd1; --s5: #c2356e; --s6: #0e8fa6;
-  --s7: #8f6a1c; --surface: #ffffff; --accent: #2f5bd3 }
-"""
-
-
-def alone(picture: Markup) -> str:
-    """Return a picture as a file of its own, on white."""
-    opening, rest = str(picture).split(">", 1)
-    return f'{opening}><style>{ALONE}</style><rect width="100%" height="100%" fill="#ffffff"/>{rest}'
 
 
 def scores_chart(answer: Answer) -> Markup:

@@ -8,7 +8,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from agentforge.systems.cognate.ablation.drawing import alone, curves_chart, exits_chart, scores_chart, steps_picture
+from agentforge.evaluation.report.svg import alone
+from agentforge.systems.cognate.ablation.drawing import curves_chart, exits_chart, scores_chart, steps_picture
 from agentforge.systems.cognate.ablation.findings import Findings, read_findings
 from agentforge.systems.cognate.ablation.summary import Answer
 from agentforge.systems.cognate.ablation.tables import all_tables, markdown

@@ -14,10 +14,10 @@ from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils.generic import can_return_tuple
 
 from agentforge.errors import UserError
+from agentforge.models.own_cache import OwnCache, check_cache
 from agentforge.systems.cognate.modeling.cache import CognateCache
 from agentforge.systems.cognate.modeling.configuration import CognateConfig
 from agentforge.systems.cognate.modeling.context import Columns, Context, describe, rotary, visible
-from agentforge.systems.cognate.modeling.generation import CognateGeneration
 from agentforge.systems.cognate.modeling.halting import answer_of, halting_probabilities
 from agentforge.systems.cognate.modeling.layer import CognateLayer, rms_norm
 from agentforge.systems.cognate.modeling.loop import Pass
@@ -193,10 +193,7 @@ class CognateModel(CognatePreTrainedModel):
         return rms_norm(embedded, self.config.rms_norm_eps)
 
     def _cache(self, given: CognateCache | None, use_cache: bool | None) -> CognateCache | None:
-        if given is not None and not isinstance(given, CognateCache):
-            raise UserError(
-                f"a Cognate remembers in a CognateCache, not in a {type(given).__name__}; give none, and it makes one"
-            )
+        check_cache(given, CognateCache, "a Cognate")
         if self.gradient_checkpointing and self.training:
             # the layers are run again in the backward pass, and would write a second time
             if given is not None:
@@ -236,9 +233,10 @@ class CognateModel(CognatePreTrainedModel):
         return Context(cos, sin, mask, starts, None if real is None else ~real), new
 
 
-class CognateForCausalLM(CognateGeneration, CognatePreTrainedModel, GenerationMixin):  # type: ignore[misc]
+class CognateForCausalLM(OwnCache, CognatePreTrainedModel, GenerationMixin):  # type: ignore[misc]
     """A Cognate with its head."""
 
+    called = "a Cognate"
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
 
     def __init__(self, config: CognateConfig) -> None:
@@ -247,6 +245,9 @@ class CognateForCausalLM(CognateGeneration, CognatePreTrainedModel, GenerationMi
         self.vocab_size = config.vocab_size
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
+
+    def new_cache(self) -> CognateCache:
+        return CognateCache(self.config)
 
     @can_return_tuple
     def forward(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -46,7 +44,7 @@ class CognatePlan(TrainingPlan):
         """Check the recipe.
 
         Raises:
-            UserError: an argument would be ignored, or the launch gives each process a part of the weights.
+            UserError: an argument would be ignored.
         """
         self.recipe, self.train = recipe, keys_of(recipe.train, CognateTrain)
         for name in UNSUPPORTED:
@@ -54,13 +52,6 @@ class CognatePlan(TrainingPlan):
                 raise UserError(f"train.args.{name} does not act on the loss of a cognate; leave it out")
         if getattr(arguments.parent, "loss_type", "nll") != "nll":
             raise UserError("train.args.loss_type: a cognate has a loss of its own; leave it out")
-        for name in ("FSDP", "DEEPSPEED"):
-            launched = os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true"
-            if launched or getattr(arguments.parent, name.lower(), None):
-                raise UserError(
-                    f"a cognate's loss reads the head's whole matrix, but {name} gives each process a part; launch "
-                    "with DDP (torchrun, or accelerate without it): the model is small"
-                )
 
     def prepare(self, model: PreTrainedModel) -> Additions:
         """Return the objective."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentforge.data.messages import BadRow
 from agentforge.data.sources.adapters import Rejected, SourceOptions, get_adapter
 
 ARGUMENTS = {"command": "docker ps", "flags": ["-a", "it's"], "n": 3}
@@ -144,7 +146,7 @@ CALL = {"role": "assistant", "content": "", "tool_calls": [{"name": "bash", "arg
         (None, "no conversation"),
         (
             [{"role": "user", "content": [{"type": "image"}]}, {"role": "assistant", "content": "A cat"}],
-            "content is no text",
+            "image, audio or video",
         ),
     ],
 )
@@ -201,8 +203,8 @@ def test_no_row_whatsoever_breaks_an_adapter(raw: dict[str, Any]) -> None:
         "stackexchange",
         "alpaca",
     ):
-        made = get_adapter(name)(raw, SourceOptions())
-        assert isinstance(made, dict | list | Rejected)
+        with suppress(BadRow):
+            assert isinstance(get_adapter(name)(raw, SourceOptions()), dict | list | Rejected)
 
 
 TURN = st.fixed_dictionaries(
@@ -217,4 +219,5 @@ TURN = st.fixed_dictionaries(
 @given(turns=st.lists(TURN, max_size=5))
 def test_no_turn_whatsoever_breaks_an_adapter(turns: list[dict[str, Any]]) -> None:
     for name, key in (("messages", "messages"), ("sharegpt", "conversations"), ("wildchat", "conversation")):
-        assert isinstance(get_adapter(name)({key: turns}, SourceOptions()), dict | Rejected)
+        with suppress(BadRow):
+            assert isinstance(get_adapter(name)({key: turns}, SourceOptions()), dict | Rejected)

@@ -40,7 +40,7 @@ WITH_ROWS = [card.id for card in list_cards() if card.adapter and (card.enabled 
 def test_every_registered_set_that_can_be_used_has_rows_that_its_adapter_takes(id: str) -> None:
     first = adapted(id)[0]
     for row in first if isinstance(first, list) else [first]:
-        assert set(row) <= {"messages", "tools", "text", "document"}, row
+        assert set(row) <= {"messages", "tools", "text", "document", "left_out"}, row
         if "messages" in row:
             assert normalize(row["messages"]) == row["messages"]
             assert row["messages"][-1]["role"] == "assistant"
@@ -71,7 +71,9 @@ def test_an_unknown_shape_and_an_unknown_adapter_are_refused_with_advice() -> No
 
 def test_wildchat_keeps_role_and_content_alone() -> None:
     row = adapted("wildchat")[0]
+    left_out = row.pop("left_out")
     text = json.dumps(row)
+    assert left_out["messages[].hashed_ip"] == left_out["messages[].toxic"] == 2
     assert said(row) == [("user", "How deep do I plant garlic?"), ("assistant", "About five centimetres, tip upwards.")]
     assert all(word not in text for word in ("9f2c0d", "Mozilla", "Germany", "Hesse", "toxic", "language"))
 

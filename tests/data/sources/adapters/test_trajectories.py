@@ -31,8 +31,13 @@ def test_rows_without_untrained_turns_stay_as_they_are() -> None:
     assert roles(agenttraj(RAWS[1], SourceOptions())) == ["user", "assistant"]
 
 
-def test_an_untrained_turn_further_on_rejects_the_row() -> None:
-    assert agenttraj(RAWS[2], SourceOptions()) == Rejected("untrained turn within the conversation")
+def test_an_untrained_turn_further_on_is_read_and_not_trained() -> None:
+    turns = RAWS[2]["conversations"]
+    row = agenttraj(RAWS[2], SourceOptions())
+    assert isinstance(row, dict)
+    said = {m["content"]: m.get("train", True) for m in row["messages"] if m["role"] == "assistant"}
+    given = {turn["value"]: turn["loss"] for turn in turns if turn["from"] == "gpt" and turn["value"] in said}
+    assert said == given and False in said.values()
 
 
 def test_broken_rows_are_rejected_and_the_shape_is_known_from_sharegpt() -> None:
@@ -42,7 +47,7 @@ def test_broken_rows_are_rejected_and_the_shape_is_known_from_sharegpt() -> None
         ([{"from": "human", "value": "x"}], "no assistant turn"),
         (
             [{"from": "human", "value": "x"}, {"from": "gpt", "value": "y", "loss": False}],
-            "untrained turn within the conversation",
+            "no trained turn",
         ),
     ):
         assert agenttraj({"conversations": conversations}, SourceOptions()) == Rejected(reason)

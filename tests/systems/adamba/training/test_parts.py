@@ -7,18 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import FalconH1Config, TrainingArguments
+from transformers import FalconH1Config
 
 from agentforge.artifacts import read_manifest
 from agentforge.errors import UserError
 from agentforge.systems.adamba.modeling.shape import AdambaShape, index_of, put, resized, take
-from agentforge.systems.adamba.training.plan import NestedPlan
 from agentforge.trainers import train as stage
-from agentforge.trainers.arguments import build_arguments
 from agentforge.trainers.train import train
 from tests.systems.adamba.training.tiny_adamba import NESTED, logged, weights
 from tests.trainers.conftest import MakeRecipe
-from tests.trainers.test_train import launch
+from tests.trainers.together import launch
 
 
 def test_only_the_named_parameters_move(make_adamba: MakeRecipe, adamba_base: Path) -> None:
@@ -161,10 +159,9 @@ def test_a_model_of_another_kind_has_no_widths(make_recipe: MakeRecipe) -> None:
         train(make_recipe("wrong", "pretrain", NESTED))
 
 
-@pytest.mark.parametrize("launcher", ["FSDP", "DEEPSPEED"])
-def test_sharded_weights_have_no_parts(make_adamba: MakeRecipe, monkeypatch: pytest.MonkeyPatch, launcher: str) -> None:
-    recipe = make_adamba("wrong", "pretrain", NESTED)
-    arguments = build_arguments(recipe, TrainingArguments, recipe.trained, evaluates=False)
-    monkeypatch.setenv(f"ACCELERATE_USE_{launcher}", "true")
-    with pytest.raises(UserError, match="launch with DDP"):
-        NestedPlan(recipe, arguments)
+def test_sharded_weights_have_no_parts(make_adamba: MakeRecipe) -> None:
+    recipe = make_adamba("wrong", "pretrain", NESTED | {"launch": "zero3", "processes": 2})
+    with pytest.raises(
+        UserError, match=r"train\.nested reads parts of whole matrices in a loss of its own, which ZeRO-3"
+    ):
+        train(recipe)

@@ -52,7 +52,7 @@ def test_widths_exits_and_gates_are_trained_and_the_result_is_a_plain_checkpoint
 
 
 def full_width_loss(model: Any, recipe: Recipe, masked: bool) -> float:
-    """Return what Trainer reports of the eval rows: the mean over batches of two of their mean loss a token."""
+    """Return the mean loss of the eval rows' trained tokens."""
     sums = []
     for row in load_prepared(recipe.artifact("data"))["eval"]:
         ids, mask = torch.tensor(row["input_ids"]), torch.tensor(row["assistant_masks"])
@@ -60,8 +60,7 @@ def full_width_loss(model: Any, recipe: Recipe, masked: bool) -> float:
             entropy = functional.cross_entropy(model(ids[None]).logits[0, :-1], ids[1:], reduction="none")
         trained = (mask if masked else torch.ones_like(mask))[1:]
         sums.append((float((entropy * trained).sum()), int(trained.sum())))
-    pairs = [sums[start : start + 2] for start in range(0, len(sums), 2)]
-    return sum(sum(loss for loss, _ in pair) / sum(count for _, count in pair) for pair in pairs) / len(pairs)
+    return sum(loss for loss, _ in sums) / sum(count for _, count in sums)
 
 
 def with_gates(base: Path) -> Any:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
+from transformers.generation.utils import DeferredStopCheck
 
 import agentforge.systems.cognate.auto  # noqa: F401
 from agentforge.errors import UserError
@@ -143,11 +144,13 @@ def test_a_cache_is_not_cropped_and_no_other_cache_is_taken() -> None:
         model(some_ids(1, 5), past_key_values=DynamicCache())
     with pytest.raises(UserError, match="has no static cache"):
         model.generate(some_ids(1, 5), max_new_tokens=2, cache_implementation="static")
+    with pytest.raises(UserError, match="a Cognate keeps no attention weights"):
+        model.generate(some_ids(1, 5), max_new_tokens=2, output_attentions=True)
 
 
 def test_packed_and_padded_rows_are_allowed_by_the_house() -> None:
     found = isolation_of(tiny_config(num_prelude_layers=2))
-    assert [way for way in WAYS if not found.allows(way)] == []
+    assert [way for way in WAYS if not found.allows(way)] == ["carried"]  # it has a cache of its own
 
 
 @pytest.mark.parametrize("how", [{}, {"num_beams": 3}, {"prefill_chunk_size": 4}, {"exit_threshold": 0.5}])
@@ -254,6 +257,16 @@ def test_generating_from_embeddings_is_generating_from_their_tokens() -> None:
     written = model.generate(ids, max_new_tokens=4, do_sample=False)[:, 6:]
     embedded = model.get_input_embeddings()(ids)
     assert torch.equal(model.generate(inputs_embeds=embedded, max_new_tokens=4, do_sample=False), written)
+
+
+def test_a_cache_that_is_given_is_one_that_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    # On an Apple GPU `generate` runs a step too many, unless it is told that the cache cannot be set back.
+    asked = []
+    monkeypatch.setattr(DeferredStopCheck, "is_supported", lambda *given, **_: asked.append(given[2]))
+    model, ids = tiny_cognate(), some_ids(1, 5)
+    model.generate(ids, max_new_tokens=2, do_sample=False)
+    model.generate(ids, max_new_tokens=2, do_sample=False, past_key_values=model.new_cache())
+    assert asked == [False, True]
 
 
 def test_assisted_decoding_is_refused() -> None:

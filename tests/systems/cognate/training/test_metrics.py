@@ -121,7 +121,7 @@ def test_trackers_have_the_same_names(run: Recipe, tracker: str) -> None:
     place = Path(run.output_dir)
     found = {
         "tensorboard": lambda: set(tensorboard_scalars(place / "tensorboard" / run.trained.name)),
-        "trackio": lambda: names_of(trackio_lines(place, "agentforge", run.trained.name)) - {AXIS},
+        "trackio": lambda: names_of(trackio_lines(place, run.name, run.trained.name)) - {AXIS},
         "wandb": lambda: names_of(wandb_lines(place)) - {AXIS},
     }[tracker]()
     assert found == names_of(read_metrics(run.trained / "metrics.jsonl")) - {"step"}
