@@ -152,7 +152,7 @@ def stage_directory(
                 check_bytes(path)
             partial = target.with_name(f".{target.name}.partial")
             resumed = resumable and _is_resumed(partial, identity, blocks or worth_keeping, goes_on, replace)
-            log.info("%s %s", target, f"{reason}; a stopped run is continued" if resumed else reason)
+            log.info("making %s%s", target, f"{reason}; a stopped run is continued" if resumed else reason)
             work = Workspace(partial if resumed else _begun(partial, identity), target, resumed=resumed)
             started = time.time()
             try:
@@ -193,24 +193,24 @@ def _input_entry(value: Path | str) -> dict[str, str]:
 
 
 def _reason_to_make(target: Path, identity: dict[str, Any], replace: bool) -> str | None:
-    """Return why ``target`` has to be made, as the end of a sentence; None if it is up to date.
+    """Return why ``target`` is made again (after a space; empty: it was never made), or None if it is up to date.
 
     Raises:
         CheckRefused: it is there, of something else or damaged, and shall not be replaced.
         UserError: the same, of a damaged manifest.
     """
     if not (target / MANIFEST).is_file():
-        return "is made"
+        return ""
     try:
         manifest = read_manifest(target)
     except UserError:
         if replace:
-            return "is made again: its manifest is damaged"
+            return " again: its manifest is damaged"
         raise
     if manifest["fingerprint"] != hash_json(identity):
         changes = _summary(manifest["identity"], identity)
         if replace:
-            return f"is made again: {changes}"
+            return f" again: {changes}"
         raise CheckRefused(
             f"{target} was made from something else ({changes}); "
             "give this run another version, or pass --replace to make it again"
@@ -218,7 +218,7 @@ def _reason_to_make(target: Path, identity: dict[str, Any], replace: bool) -> st
     if found := damages(target, manifest):
         if not replace:
             check_files(target, manifest)
-        return "is made again: {} {}".format(*next(iter(found.items())))
+        return " again: {} {}".format(*next(iter(found.items())))
     return None
 
 

@@ -129,6 +129,8 @@ def _environment(node: Node, nodes: int, processes: int, local: int, watched: in
         "MASTER_ADDR": node.host,
         "MASTER_PORT": node.port,
         PIPE: watched,
+        # DeepSpeed compiles kernels at its first start, and looks there for the ninja that pip installed beside it.
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
     }
     # Each process would otherwise start a thread for every core.
     threads = {"OMP_NUM_THREADS": str(max(1, cores // processes))}

@@ -9,7 +9,7 @@ from pathlib import Path
 from agentforge.environments.registry import check_options
 from agentforge.errors import UserError
 from agentforge.planning.limits.check import check_limits
-from agentforge.recipe.loading import load_recipe, load_stages
+from agentforge.recipe.loading import Options, load_recipe, load_stages
 from agentforge.recipe.schema import Recipe, Stage
 from agentforge.recipe.stages import stages_of
 from agentforge.references import Reference, resolve
@@ -50,9 +50,9 @@ def run_stage(stage: Stage, recipe: Recipe, *, replace: bool) -> Made:
     return made
 
 
-def _trained_by_processes(name: str, recipe: Recipe, options: Sequence[str]) -> bool:
+def _trained_by_processes(recipe: Recipe, words: Sequence[str]) -> bool:
     """Train with one process on each device, if the recipe asks for several; False: it is to be trained here."""
-    code = start_processes(recipe, ["train", name, *options])
+    code = start_processes(recipe, ["train", *words])
     if code:  # they have said why
         raise SystemExit(code)
     return code == 0
@@ -93,14 +93,16 @@ def run(
     for stage, stage_recipe in planned:  # the third stage's mistake shall not cost the hours of the first two
         check_options(stage_recipe.environments)
         check_limits(stage_recipe, unfinished=stage.verb != "train")
-    options = [*(["--profile", profile] if profile else []), *(["--replace"] if replace else []), *overrides]
+    options = Options(profile, tuple(overrides))
     for number, (stage, stage_recipe) in enumerate(planned, start=1):
         of = " ".join(word for word in (stage.verb, stage.recipe or name, stage.model) if word)
         title = f"[{number}/{len(planned)}] {of}"
         announce(title, None)
         if stage.verb == "report":
             made = report(recipe, planned)
-        elif stage.verb == "train" and _trained_by_processes(stage.recipe or name, stage_recipe, options):
+        elif stage.verb == "train" and _trained_by_processes(
+            stage_recipe, [stage.recipe or name, *(["--replace"] if replace else []), *options.words(stage)]
+        ):
             made = stage_recipe.trained
         else:
             made = run_stage(stage, stage_recipe, replace=replace)

@@ -102,6 +102,15 @@ def test_each_process_learns_who_it_is(tmp_path: Path) -> None:
     assert environments[0][4:] == environments[1][4:]
 
 
+def test_programs_beside_this_python_are_found(tmp_path: Path) -> None:
+    """DeepSpeed calls `ninja`, which pip has put there; the virtual environment need not be activated."""
+    script = "import shutil, sys; sys.exit(shutil.which('python') != sys.argv[1])"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", "/nowhere")
+        here = str(Path(sys.executable).with_name("python"))
+        assert launch([sys.executable, "-c", script, here], 2) == 0
+
+
 def test_ranks_go_on_from_node_to_node(tmp_path: Path) -> None:
     assert launch(command(tmp_path, "fine"), 2, Node(1, "10.0.0.7", 4321), nodes=3) == 0
     assert {path.name for path in tmp_path.glob("env-*")} == {"env-2", "env-3"}

@@ -178,11 +178,11 @@ def test_every_stage_says_why(base: Path, caplog: pytest.LogCaptureFixture) -> N
     os.truncate(tuned / WEIGHTS, 1)
     make(tuned, base, replace=True)
     assert [record.getMessage().replace(str(tuned), "tuned") for record in caplog.records if record.args] == [
-        "tuned is made",
+        "making tuned",
         "tuned is up to date",
-        f"{base} is made",
-        "tuned is made again: base has changed",
-        f"tuned is made again: {WEIGHTS} has 1 bytes instead of 7",
+        f"making {base}",
+        "making tuned again: base has changed",
+        f"making tuned again: {WEIGHTS} has 1 bytes instead of 7",
     ]
 
 

@@ -45,4 +45,4 @@ def test_run_says_of_each_stage_why_it_is_skipped_or_made(tmp_path: Path, caplog
     run(str(recipe), ["seed=7"], replace=True)
     data = tmp_path / "Some-v0.1.0-data"
     said = [record.getMessage() for record in caplog.records if record.name == "agentforge.artifacts"]
-    assert said == [f"{data} is made", f"{data} is up to date", f"{data} is made again: seed: 42 -> 7"]
+    assert said == [f"making {data}", f"{data} is up to date", f"making {data} again: seed: 42 -> 7"]

@@ -35,13 +35,13 @@ from agentforge.data.row_text import tokenizer_text
 from agentforge.data.sources.open_sources import OpenSource, open_evaluation, open_sources
 from agentforge.data.store import TokenisedRow, load_prepared, write_rows
 from agentforge.data.tokenise import NOT_RENDERED, TokenisedPieces, Tokeniser, collect_tokens
-from agentforge.data.tokenizer import load_tokenizer, tokenizer_files_hash, train_tokenizer
+from agentforge.data.tokenizer import model_tokenizer, tokenizer_files_hash, train_tokenizer
 from agentforge.data.tools import load_tools
 from agentforge.errors import CheckRefused, UserError
 from agentforge.progress import watched
 from agentforge.recipe.methods import METHODS
 from agentforge.recipe.schema import Data, Recipe, TokenizerTraining
-from agentforge.systems.registry import named, system_keys
+from agentforge.systems.registry import system_keys
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -308,17 +308,10 @@ def _open_tokenizer(
     wanted = recipe.model.tokenizer
     if isinstance(wanted, TokenizerTraining):
         texts = _tokenizer_texts(sources, rows, keep, wanted.max_characters, recipe.seed)
-        tokenizer = train_tokenizer(watched(texts, "reading for the tokenizer", "texts"), wanted.vocab_size)
-    elif isinstance(wanted, str) and (make := named("tokenizers", wanted)) is not None:
-        tokenizer = make()
-    elif path := wanted or recipe.model.path:
-        # `model.revision` pins `model.path`; it says nothing about a tokenizer from elsewhere.
-        tokenizer = load_tokenizer(path, recipe.model.revision if path == recipe.model.path else None)
+        texts = watched(texts, "reading for the tokenizer", "texts")
+        tokenizer: PreTrainedTokenizerBase = train_tokenizer(texts, wanted.vocab_size)
     else:
-        raise UserError(
-            "the recipe has no tokenizer: set model.path, or model.tokenizer to a path, to {vocab_size: ...} or to "
-            "the name of a system's tokenizer"
-        )
+        tokenizer = model_tokenizer(recipe.model)
     try:
         own = install_template(tokenizer, recipe.data.template, recipe.data.template_options, recipe.data.add_tokens)
         say_differences(own, tokenizer)

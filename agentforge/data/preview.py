@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from html import escape
 from itertools import groupby, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from agentforge.data.prepare_table import describe_left_out
 from agentforge.data.row_text import Row, tokenizer_text
 from agentforge.data.sources.open_sources import OpenSource, open_sources
 from agentforge.data.tokenise import Overflow, calls_tools, encode_rows, kept_spans
-from agentforge.data.tokenizer import load_tokenizer, train_tokenizer
+from agentforge.data.tokenizer import load_tokenizer, model_tokenizer, train_tokenizer
 from agentforge.data.tools import load_tools
 from agentforge.errors import CheckRefused, UserError
 from agentforge.recipe.methods import METHODS
@@ -50,6 +50,7 @@ MEANINGS: dict[State, str] = {
 TERMINAL_STYLES: dict[State, str] = {"trained": "green", "read": "default", "cut": "red strike"}
 BRACKETS: dict[State, tuple[str, str]] = {"trained": ("⟦", "⟧"), "read": ("", ""), "cut": ("⟨", "⟩")}
 """Around what is trained and what is cut off, where there are no colours."""
+LONGEST_CHARACTER = 4  # bytes, in UTF-8
 LONG_RUN = 600
 """Tokens of one state that a terminal shows; of more, the first and the last."""
 NOT_SEEN = "in the rows looked at, but not seen by the model"
@@ -173,10 +174,21 @@ def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> Itera
     """Yield each token with its text; a character of several tokens stands with the last of them."""
     from tokenizers.decoders import DecodeStream
 
-    # One byte of a longer character decodes to U+FFFD; the stream holds such bytes back until the character is whole.
-    stream = DecodeStream(skip_special_tokens=False)
+    # One byte of a longer character decodes to U+FFFD; such bytes are held back until the character is whole.
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        stream = DecodeStream(skip_special_tokens=False)
+        for index in ids:
+            yield index, stream.step(backend, index) or ""
+        return
+    held: list[int] = []  # a system's own tokenizer is written in Python and has no stream
     for index in ids:
-        yield index, stream.step(tokenizer.backend_tokenizer, index) or ""
+        held.append(index)
+        text = str(tokenizer.decode(held))
+        whole = not text.endswith("\ufffd") or len(held) == LONGEST_CHARACTER
+        yield index, text if whole else ""
+        if whole:
+            held = []
 
 
 def render_terminal(rows: Sequence[PreviewRow], coloured: bool = True) -> RenderableType:
@@ -294,7 +306,7 @@ def _accepted(ingestor: Ingestor, index: int, source: OpenSource, wanted: int) -
 
 def _open_tokenizer(recipe: Recipe, rows: Sequence[Row]) -> PreTrainedTokenizerBase:
     """Return the prepared tokenizer if there is one, else the recipe's; one still to be trained is stood in for."""
-    wanted: Any = recipe.model.tokenizer or recipe.model.path
+    wanted = recipe.model.tokenizer
     prepared = recipe.artifact("data")
     if isinstance(wanted, TokenizerTraining):
         if (prepared / MANIFEST).is_file():
@@ -304,12 +316,8 @@ def _open_tokenizer(recipe: Recipe, rows: Sequence[Row]) -> PreTrainedTokenizerB
             "the tokenizer is not trained yet (run `agentforge prepare`); this preview uses one trained on these rows"
         )
         tokenizer: PreTrainedTokenizerBase = train_tokenizer(map(tokenizer_text, rows), wanted.vocab_size)
-    elif wanted is None:
-        raise UserError(
-            "the recipe has no tokenizer: set model.path, or model.tokenizer to a path or {vocab_size: ...}"
-        )
     else:
-        tokenizer = load_tokenizer(wanted, recipe.model.revision if wanted == recipe.model.path else None)
+        tokenizer = model_tokenizer(recipe.model)
     if METHODS[recipe.train.method].reads != "documents":
         data = recipe.data
         own = install_template(tokenizer, data.template, data.template_options, data.add_tokens)

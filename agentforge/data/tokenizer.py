@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from agentforge.artifacts import hash_json, sha256_file
 from agentforge.errors import CheckRefused, UserError, first_line
+from agentforge.recipe.schema import Model
+from agentforge.systems.registry import named
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -32,6 +34,11 @@ BATTERY = (
     "漢字とかな、한국어, Ελληνικά, Русский, العربية, עברית, हिन्दी, ไทย",
     "👩‍👩‍👧‍👦 🏳️‍🌈 𝒳 \u200b\ufeff\u00a0",
     '<tool_call>\n{"name": "bash", "arguments": {"command": "ls"}}\n</tool_call>',
+)
+
+NO_TOKENIZER = (
+    "the recipe has no tokenizer: set model.path, or model.tokenizer to a path, to {vocab_size: ...} to train one, or "
+    "to the name of a system's tokenizer"
 )
 
 
@@ -93,6 +100,27 @@ def open_tokenizer(path: str | Path, **options: Any) -> PreTrainedTokenizerBase:
         register_all()
     opened: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, **options)
     return opened
+
+
+def model_tokenizer(model: Model) -> PreTrainedTokenizerBase:
+    """Return the tokenizer that a recipe names: a system's own, or that of a directory or Hub id.
+
+    Args:
+        model: names one, in `tokenizer` or in `path`; one that is still to be trained is not here.
+
+    Raises:
+        UserError: it cannot be found.
+        CheckRefused: it reads text otherwise than its file says.
+    """
+    if isinstance(model.tokenizer, str) and (make := named("tokenizers", model.tokenizer)) is not None:
+        made: PreTrainedTokenizerBase = make()
+        return made
+    path = model.tokenizer or model.path
+    if path is None:
+        raise UserError(NO_TOKENIZER)
+    assert isinstance(path, str), "one that is to be trained is trained by `prepare`"
+    # `model.revision` pins `model.path`; it says nothing about a tokenizer from elsewhere.
+    return load_tokenizer(path, model.revision if path == model.path else None)
 
 
 def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedTokenizerFast:

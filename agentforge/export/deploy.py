@@ -25,7 +25,7 @@ from agentforge.export.slurm import slurm as slurm_job
 from agentforge.export.train_image import train_dockerfile
 from agentforge.planning.shapes import config_of
 from agentforge.recipe.hardware import load_hardware
-from agentforge.recipe.loading import load_recipe, load_stages
+from agentforge.recipe.loading import Options, load_recipe, load_stages
 from agentforge.recipe.methods import METHODS
 from agentforge.recipe.schema import Recipe, Stage
 from agentforge.systems.registry import system_of
@@ -104,7 +104,7 @@ def deployment(
     if not HOST.fullmatch(host):
         raise UserError(f"--host is '{host}'; give an address such as {LOOPBACK} or 0.0.0.0")
     recipe = load_recipe(name, overrides, profile)
-    options = [*(["--profile", profile] if profile else []), *overrides]
+    options = Options(profile, tuple(overrides))
     return _Writer(name, recipe, directory, options, load_stages(recipe, overrides, profile), host).all()
 
 
@@ -131,7 +131,7 @@ def task_of(
         UserError: the recipe cannot have it.
     """
     recipe = load_recipe(name, overrides, profile)
-    options = [*(["--profile", profile] if profile else []), *overrides]
+    options = Options(profile, tuple(overrides))
     planned = load_stages(recipe, overrides, profile)
     writer = _Writer(name, recipe, str(Path(file).parent), options, planned, LOOPBACK, written_by="launch")
     return writer.slurm(file) if slurm else writer.skypilot(file, spot)
@@ -142,7 +142,7 @@ class _Writer:
     name: str
     recipe: Recipe
     directory: str
-    options: list[str]
+    options: Options
     planned: Planned
     host: str
     written_by: str = "deploy"
@@ -165,9 +165,9 @@ class _Writer:
     @property
     def _note(self) -> str:
         if self.written_by == "launch":
-            command = shlex.join([self.name, *self.options])
+            command = shlex.join([self.name, *self.options.words()])
             return f"# Written by `agentforge launch {command}`; change the recipe, not this."
-        command = shlex.join([self.name, self.directory, *self.options])
+        command = shlex.join([self.name, self.directory, *self.options.words()])
         asked = "" if self.host == LOOPBACK else f" --host {self.host}"
         return f"{MARK} {command}{asked}`; change the recipe, not this."
 
@@ -201,7 +201,7 @@ class _Writer:
             model, gguf = self._gguf()[0], True
         except UserError:
             model, gguf = "merged" if self._has_merged() else self._kind(), False
-        serve = [self.name, "--model", model, *self.options]
+        serve = [self.name, "--model", model, *self.options.words()]
         return f"{self._note}\n{dockerfile(serve, self.directory, self.host, gguf)}"
 
     def _ollama(self) -> str:

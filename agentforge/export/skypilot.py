@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from agentforge.errors import UserError
 from agentforge.recipe.hardware import Hardware, load_hardware
+from agentforge.recipe.loading import Options
 from agentforge.recipe.schema import Recipe, Stage
 from agentforge.recipe.stages import stages_of
 from agentforge.stopping import EXIT_CODE
@@ -55,7 +56,7 @@ def with_downloads(planned: Sequence[tuple[Stage, Recipe]]) -> list[tuple[Stage,
     return found
 
 
-def commands(name: str, planned: Sequence[tuple[Stage, Recipe]], options: Sequence[str]) -> list[str]:
+def commands(name: str, planned: Sequence[tuple[Stage, Recipe]], options: Options) -> list[str]:
     """Return a command for each stage.
 
     Args:
@@ -66,9 +67,9 @@ def commands(name: str, planned: Sequence[tuple[Stage, Recipe]], options: Sequen
     return [shlex.join(_command(name, stage, options)) for stage, _ in planned]
 
 
-def _command(name: str, stage: Stage, options: Sequence[str]) -> list[str]:
+def _command(name: str, stage: Stage, options: Options) -> list[str]:
     model = ["--model", stage.model] if stage.model else []
-    return [f"{BIN}/agentforge", stage.verb, stage.recipe or name, *model, *options]
+    return [f"{BIN}/agentforge", stage.verb, stage.recipe or name, *model, *options.words(stage)]
 
 
 def skypilot(
@@ -76,7 +77,7 @@ def skypilot(
     name: str,
     recipe: Recipe,
     planned: Sequence[tuple[Stage, Recipe]],
-    options: Sequence[str],
+    options: Options,
     spot: bool = True,
 ) -> str:
     """Return the task.

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 
 from agentforge.export.skypilot import PORT, commands, is_training, setup_targets, task_name
 from agentforge.recipe.hardware import Hardware, load_hardware
+from agentforge.recipe.loading import Options
 from agentforge.recipe.schema import Recipe, Stage
 from agentforge.stopping import EXIT_CODE
 
 WARNING = 300  # seconds before the end of its time at which the job is told; a checkpoint is saved in less
 
 
-def slurm(file: str, name: str, recipe: Recipe, planned: Sequence[tuple[Stage, Recipe]], options: Sequence[str]) -> str:
+def slurm(file: str, name: str, recipe: Recipe, planned: Sequence[tuple[Stage, Recipe]], options: Options) -> str:
     """Return a job for `sbatch`, from the project's directory on a disk that outlives the job.
 
     Before its time is over, Slurm signals the job; the stage at work stops in order and the job is queued again. So is
@@ -30,8 +31,10 @@ def slurm(file: str, name: str, recipe: Recipe, planned: Sequence[tuple[Stage, R
     gpus = f"#SBATCH --gpus-per-node={hardware.gpus // hardware.nodes}\n" if hardware.gpus else ""
     lines = commands(name, planned, options)
     # Compute nodes often have no network: what is downloaded is downloaded where the job is submitted.
-    first = dict.fromkeys([stage.recipe or name for stage, _ in planned if stage.verb in ("prepare", "download")])
-    download = " && ".join(shlex.join(["agentforge", "download", each, *options]) for each in first)
+    first = {stage.recipe or name: stage for stage, _ in planned if stage.verb in ("prepare", "download")}
+    download = " && ".join(
+        shlex.join(["agentforge", "download", each, *options.words(stage)]) for each, stage in first.items()
+    )
     run = "\n".join(f"step {_on_nodes(line, hardware)}" for line in lines if " download " not in line)
     return f"""#!/bin/bash
 # Once, where there is a network: make {setup_targets(planned)}{f" && {download}" if download else ""}

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from agentforge.export.skypilot import setup_targets
 from agentforge.planning.container import CUDA, KERNELS, PINS
 from agentforge.recipe.hardware import Hardware
+from agentforge.recipe.loading import Options
 from agentforge.recipe.schema import Recipe, Stage
 
 BASE = f"nvidia/cuda:{CUDA}.2-devel-ubuntu24.04"  # -devel: the kernels need its compiler
@@ -27,7 +28,7 @@ def train_dockerfile(
     recipe: Recipe,
     hardware: Hardware,
     planned: Sequence[tuple[Stage, Recipe]],
-    options: Sequence[str],
+    options: Options,
 ) -> str:
     """Return an image that runs a recipe's stages on GPUs.
 
@@ -43,7 +44,7 @@ def train_dockerfile(
     mounts = f'-v "$PWD/{recipe.output_dir}:/app/{recipe.output_dir}" -v agentforge-cache:{CACHE}'
     # Processes share tensors in /dev/shm, of which a container has 64 MB by default; NCCL pins memory.
     limits = "--gpus all --ipc=host --ulimit memlock=-1 --ulimit nofile=65536"
-    words = shlex.join(["agentforge", "run", name, *options])
+    words = shlex.join(["agentforge", "run", name, *options.words()])
     pins = " ".join(f"{package}=={PINS[package]}" for package in KERNELS)
     return f"""# docker build -f {file} -t {tag} .
 # docker run {limits} -e HF_TOKEN {mounts} {tag} {words}

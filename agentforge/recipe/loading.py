@@ -210,17 +210,54 @@ def load_recipe(name: str, overrides: Sequence[str] = (), profile: str | None = 
     return recipe
 
 
+@dataclass(frozen=True)
+class Options:
+    """What stands behind a recipe's name on a command line.
+
+    Attributes:
+        profile: the overlay in use.
+        overrides: dotted ``key=value`` strings.
+    """
+
+    profile: str | None = None
+    overrides: tuple[str, ...] = ()
+
+    def words(self, stage: Stage | None = None) -> list[str]:
+        """Return them as words of a command: of the recipe itself, or of the recipe that one of its stages reads."""
+        overrides: Sequence[str] = self.overrides
+        if stage is not None and stage.recipe:
+            overrides = stage_overrides(stage.recipe, overrides, self.profile)
+        return [*(["--profile", self.profile] if self.profile else []), *overrides]
+
+
 def load_stages(
     recipe: Recipe, overrides: Sequence[str] = (), profile: str | None = None
 ) -> list[tuple[Stage, Recipe]]:
     """Return a recipe's stages, each with the recipe that it reads, under the same overrides and profile.
 
     Raises:
-        UserError: one of them is wrong.
+        UserError: one of them is wrong, or an override is for none of them.
     """
+    names = {stage.recipe for stage in recipe.stages if stage.recipe}
+    others = {name: stage_overrides(name, overrides, profile) for name in names}
+    unused = [text for text in overrides if all(text not in kept for kept in others.values())]
+    if names and unused and all(stage.recipe for stage in recipe.stages if stage.verb == "train"):
+        raise UserError(f"{recipe.name}: no stage trains an adapter, so {unused[0]} is for none of them")
     return [
-        (stage, load_recipe(stage.recipe, overrides, profile) if stage.recipe else recipe) for stage in recipe.stages
+        (stage, load_recipe(stage.recipe, others[stage.recipe], profile) if stage.recipe else recipe)
+        for stage in recipe.stages
     ]
+
+
+def stage_overrides(name: str, overrides: Sequence[str], profile: str | None = None) -> list[str]:
+    """Return those overrides of a pipeline that are meant for a stage's recipe.
+
+    All are, but for the keys of an adapter where none is trained: they would make an adapter of a base's pre-training.
+    """
+    of_adapters = [text for text in overrides if text.startswith("train.lora.")]
+    if not of_adapters or load_recipe(name, (), profile).train.lora is not None:
+        return list(overrides)
+    return [text for text in overrides if text not in of_adapters]
 
 
 def validate(raw: dict[str, Any], origin: Origin) -> Recipe:

@@ -24,7 +24,7 @@ from agentforge.data.preview import (
     write_html,
 )
 from agentforge.errors import CheckRefused, UserError
-from agentforge.recipe.schema import Data, Model, Recipe, Source, TokenizerTraining
+from agentforge.recipe.schema import Data, Model, Recipe, Source, TokenizerTraining, Train
 from tests.data.small_tokenizers import CONVERSATION, TOOLS, chatml_tokenizer
 
 HOSTILE = "<script>alert(1)</script> & \x1b[31mred\x1b[0m \x07 [bold]x[/bold] ${{}} {legend}"
@@ -177,6 +177,22 @@ def test_a_source_of_rejected_rows_is_refused(tmp_path: Path) -> None:
     made = Recipe(name="x", model=Model(tokenizer=TokenizerTraining()), data=Data(mix=[Source(dataset=file)]))
     with pytest.raises(CheckRefused, match="no row can be shown"):
         preview_rows(made)
+
+
+def test_a_tokenizer_that_a_system_brings(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.jsonl", [{"text": "Zu spät."}])
+    made = Recipe(
+        name="x",
+        output_dir=str(tmp_path / "runs"),
+        model=Model(tokenizer="bytes"),
+        data=Data(mix=[Source(dataset=file)]),
+        train=Train(method="pretrain"),
+    )
+    (row,) = preview_rows(made)
+    begin, *spoken, end = row.tokens
+    assert [token.id for token in spoken] == list("Zu spät.".encode())
+    assert "".join(token.text for token in spoken) == "Zu spät."
+    assert (begin.text, end.text) == ("<|begin|>", "<|end|>")
 
 
 def test_a_recipe_without_data_is_refused() -> None:

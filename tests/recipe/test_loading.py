@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 
 from agentforge.errors import UserError
-from agentforge.recipe.loading import find_recipe, load_recipe, read_extended, recipe_names, resolved_yaml
+from agentforge.recipe.loading import (
+    Options,
+    find_recipe,
+    load_recipe,
+    load_stages,
+    read_extended,
+    recipe_names,
+    resolved_yaml,
+)
 from agentforge.recipe.schema import Recipe
 
 
@@ -128,6 +136,25 @@ def test_a_typo_in_an_override_names_the_override(tmp_path: Path) -> None:
 def test_a_key_of_the_parent_file_is_found_there(tmp_path: Path) -> None:
     write(tmp_path, "name: x\n\ndata: {mixx: 1}", "b.yaml")
     assert refusal(tmp_path, "extends: b.yaml").startswith("b.yaml, line 3: ")
+
+
+def test_keys_of_an_adapter_reach_only_stages_that_train_one() -> None:
+    words = ("train.lora.r=16", "seed=7")
+    stages = load_stages(load_recipe("aj", words, "tiny"), words, "tiny")
+    assert {recipe.seed for _, recipe in stages} == {7}
+    ranks = {stage.recipe: (recipe.train.lora or {}).get("r") for stage, recipe in stages if stage.verb == "train"}
+    assert ranks == {"aj/tiny_base": None, None: 16}
+    words_of = {stage.recipe: Options("tiny", words).words(stage) for stage, _ in stages}
+    assert words_of == {"aj/tiny_base": ["--profile", "tiny", "seed=7"], None: ["--profile", "tiny", *words]}
+
+
+def test_keys_of_an_adapter_that_no_stage_trains_are_refused(tmp_path: Path) -> None:
+    words = ["train.lora.r=16"]
+    stages = "{verb: prepare, recipe: aj/tiny_base}, {verb: train, recipe: aj/tiny_base}"
+    text = f"name: x\nmodel: {{path: base}}\nstages: [{stages}]"
+    recipe = load_recipe(write(tmp_path, text), words)
+    with pytest.raises(UserError, match=r"no stage trains an adapter, so train\.lora\.r=16 is for none of them"):
+        load_stages(recipe, words)
 
 
 def test_longer_circles_are_shown(tmp_path: Path) -> None:

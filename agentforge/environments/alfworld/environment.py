@@ -132,10 +132,10 @@ class _World:
         return list(self._env._pddl_state.replan(self._env._entity_infos))
 
     def close(self) -> None:
-        from fast_downward import close_lib
-
+        # Each game loads a copy of the planner. `fast_downward.close_lib` would unload it, but all copies share one
+        # registry (C++ makes its symbol unique in the process), which then points into nothing: a crash at the exit.
         if self._env is not None:
-            close_lib(self._env.downward_lib)
+            self._env.downward_lib.cleanup()
             self._env = None
 
 

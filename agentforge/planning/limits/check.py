@@ -12,6 +12,7 @@ from typing import Any
 from agentforge.data.sources.adapters import get_adapter
 from agentforge.data.sources.evaluation_parts import refuse_evaluation_part
 from agentforge.data.sources.source_files import SwitchedOff, refuse_disabled, registered
+from agentforge.data.tokenizer import NO_TOKENIZER
 from agentforge.data.tools import load_tools
 from agentforge.environments.registry import check_options
 from agentforge.errors import UserError
@@ -100,6 +101,11 @@ def _needed(recipe: Recipe) -> Iterator[str]:
     if not spec.supervised and recipe.model.path is None:
         knows = "knows the actions" if spec.plays else "has played"
         yield f"train.method {method} needs model.path: a model that already {knows}"
+    from_scratch = recipe.model.path is None and bool(recipe.model.config)
+    if from_scratch and recipe.train.lora is not None:
+        yield "train.lora adapts a base, and a model from scratch is stored nowhere without it; set model.path"
+    if from_scratch and recipe.model.tokenizer is None and recipe.data.prepared is None:
+        yield NO_TOKENIZER
     if spec.plays and not recipe.environments:
         yield f"train.method {method} needs `environments`, the ones to play"
     if method == "grpo" and recipe.train.args.get("max_steps", -1) <= 0:

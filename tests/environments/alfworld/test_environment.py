@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,6 +100,22 @@ def test_both_ways_to_say_put_and_invalid_actions(game: ALFWorld) -> None:
 @installed_only
 def test_same_episode_whatever_the_hash_seed() -> None:
     assert same_in_every_process("agentgym:alfworld", {}, [1, 3], turns=3)
+
+
+TWO = """
+from agentforge.environments.registry import make
+for task in (0, 1, 2):
+    game = make("agentgym:alfworld")
+    game.reset(0, task)
+    game.step(game.expert())
+    game.close()
+"""
+
+
+@installed_only
+def test_games_one_after_the_other_leave_a_process_that_can_end() -> None:
+    """The planner's own way to close a copy crashes at the exit once there was a second one."""
+    assert subprocess.run([sys.executable, "-c", TWO], capture_output=True).returncode == 0
 
 
 @installed_only

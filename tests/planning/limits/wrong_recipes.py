@@ -51,6 +51,8 @@ WRONG: list[tuple[str, str, str]] = [
     (BASE, "model.tokenizer={vocab_size: 10}", "vocab_size"),
     (BASE, "model.quantize=nf4", "train.lora"),
     (BASE, "model.quantize=int8", "nf4"),
+    (BASE, "model.tokenizer=null", "has no tokenizer"),
+    (BASE, "train.optimizer=null train.lora.r=8", "a model from scratch is stored nowhere"),
     (GPT2, "model.config.n_head=3", "must be divisible by num_heads"),
     (GPT2, "model.config.n_positions=64", "data.max_length is 256"),
     (GPT2, "model.config.n_layers=2", "did you mean 'n_layer'"),
