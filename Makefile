@@ -263,10 +263,10 @@ agiformer-push: setup ## show what would be uploaded to the Hub (to upload it: a
 # -- the project ---------------------------------------------------------------------------------------------------
 
 test: setup ## run the whole test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
+	$(BIN)/python -m pytest -q -n auto --dist loadfile
 
 test-families: setup ## from a base to a chat for 14 model families, each a two-layer random model (minutes)
-	FAMILIES=all OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto tests/data/dialects tests/end_to_end/test_families.py
+	FAMILIES=all $(BIN)/python -m pytest -q -n auto tests/data/dialects tests/end_to_end/test_families.py
 
 faults: setup ## break every stage on purpose: kill -9, full disk, flipped bits, a hanging process ... (a quarter of an hour)
 	$(BIN)/python -m benchmarks.faults $(ARGS)

@@ -8,6 +8,10 @@ from typing import Any
 
 import pytest
 
+# Before torch is imported. The processes that tests start and compare with have one thread too, and other threads add
+# up in another order.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put what a test breaks into pytest's report, from which `benchmarks.faults` makes its table."""
@@ -77,7 +81,6 @@ def talking_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from agentforge.data import chat_template
     from agentforge.data.tokenizer import train_tokenizer
 
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     torch.manual_seed(0)
     text = Path(os.__file__).read_text(encoding="utf-8")
     rule = ("=" * 80 + "\n") * 100  # gives a token of more than 32 bytes, which llama-cpp-python's own decoder loses

@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from agentforge.data.messages import BadRow
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TAG = re.compile(r"<\S+>|\[\S+\]")
 
-GUARDS = "\ufdd0\ufdd1\ufdd2\ufdd3"
-"""Unicode noncharacters: real text does not contain them, and if some does, the next one is used."""
+NONCHARACTERS = [*range(0xFDD0, 0xFDF0), *(plane << 16 | last for plane in range(17) for last in (0xFFFE, 0xFFFF))]
+GUARDS = "".join(map(chr, NONCHARACTERS))
+"""All that Unicode has: real text does not contain them, and if some does, the next one is used."""
 
 Piece = tuple[str, bool, bool]
 """A stretch of text, whether it is trained, and whether it is a control token."""
@@ -85,12 +88,19 @@ def guard_control_tokens(value: Any, control: re.Pattern[str]) -> tuple[Any, str
 
     Returns:
         the value, and the character that was put into the tokens; empty if there were none.
+
+    Raises:
+        BadRow: the row already holds every character that could be put there.
     """
     # One search of the whole row as JSON: almost no row spells a control token, and those rows are returned untouched.
     spoken = json.dumps(value, ensure_ascii=False)
     if not control.search(spoken):
         return value, ""
-    guard = next(character for character in GUARDS if character not in spoken)
+    guard = next((character for character in GUARDS if character not in spoken), None)
+    if guard is None:
+        raise BadRow(
+            "holds every noncharacter", "the row spells a control token and holds all 66 noncharacters of Unicode"
+        )
     return _guarded(value, control, guard), guard
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from agentforge.data import chat_template as ct
+from agentforge.data.codec import GUARDS
 from agentforge.data.messages import BadRow, normalize
 from agentforge.data.tool_calls import parse_assistant
 from agentforge.errors import UserError
@@ -116,6 +117,16 @@ def test_every_turn_ends_in_a_trained_stop_token(tokenizer: PreTrainedTokenizerF
     trained = [(i, m) for i, m in zip(encoding.input_ids, encoding.assistant_masks, strict=True) if i == stop and m]
     assert len(trained) == assistants
     assert ct.stop_token_ids(tokenizer)[0] == stop
+
+
+def test_a_text_may_hold_the_characters_that_break_control_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
+    def row(text: str) -> list[dict[str, str]]:
+        return [{"role": "user", "content": f"{tokenizer.eos_token}{text}"}, {"role": "assistant", "content": "ok"}]
+
+    few = GUARDS[:4]
+    assert f"{tokenizer.eos_token}{few}" in tokenizer.decode(ct.encode(tokenizer, row(few)).input_ids)
+    with pytest.raises(BadRow, match="all 66 noncharacters"):
+        ct.encode(tokenizer, row(GUARDS))
 
 
 @given(messages=conversations())

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from filelock import FileLock
 
 from agentforge.cache import cache_directory
 
@@ -69,28 +70,24 @@ def _package(name: str, folder: Path) -> None:
 def _from_sdist() -> Path:
     version = transformers.__version__
     wanted = cache_directory() / "transformers-tests" / version
-    if not wanted.exists():
-        wanted.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=wanted.parent) as work:
-            # `--no-build-isolation`: nothing is built, pip only asks for the metadata.
-            command = [
-                sys.executable,
-                "-m",
-                "pip",
-                "download",
-                "--quiet",
-                "--retries",
-                "1",
-                "--no-deps",
-                "--no-build-isolation",
-            ]
-            command += ["--no-binary", ":all:", "--dest", work, f"transformers=={version}"]
-            subprocess.run(command, check=True, capture_output=True, timeout=300)
-            with tarfile.open(next(Path(work).glob("*.tar.gz"))) as archive:
-                members = [member for member in archive if "/tests/" in member.name]
-                archive.extractall(work, members, filter="data")
-            os.replace(next(Path(work).glob("*/tests")), wanted)
+    wanted.parent.mkdir(parents=True, exist_ok=True)
+    # Each worker of pytest-xdist collects, so each asks at the same time; all must find the same tests.
+    with FileLock(wanted.with_name(f"{version}.lock"), timeout=600):
+        if not wanted.exists():
+            _download(version, wanted)
     return wanted
+
+
+def _download(version: str, wanted: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=wanted.parent) as work:
+        # `--no-build-isolation`: nothing is built, pip only asks for the metadata.
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--retries", "1", "--no-deps"]
+        command += ["--no-build-isolation", "--no-binary", ":all:", "--dest", work, f"transformers=={version}"]
+        subprocess.run(command, check=True, capture_output=True, timeout=300)
+        with tarfile.open(next(Path(work).glob("*.tar.gz"))) as archive:
+            members = [member for member in archive if "/tests/" in member.name]
+            archive.extractall(work, members, filter="data")
+        os.replace(next(Path(work).glob("*/tests")), wanted)
 
 
 def _stand_in(module: str, mixin: str) -> None:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from datasets import disable_progress_bars
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from agentforge.recipe.schema import Recipe
-from tests.trainers.tiny import TINY, make_rows, write_prepared
+from tests.trainers.tiny import TINY, VOCABULARY, make_rows, tiny_tokenizer, write_prepared
 from tests.trainers.toys import toy_recipe, write_base
 
 disable_progress_bars()
@@ -19,9 +21,23 @@ disable_progress_bars()
 MakeRecipe = Callable[..., Recipe]
 
 
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights that lie in a directory, as an adapter needs them."""
+    directory = tmp_path_factory.mktemp("tiny") / "base"
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(**TINY, vocab_size=VOCABULARY)
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(directory)
+    tiny_tokenizer().save_pretrained(directory)
+    return directory
+
+
 @pytest.fixture
-def make_recipe(tmp_path: Path) -> MakeRecipe:
-    """Return a function that makes a recipe with prepared data; keywords go into `train.args`."""
+def make_recipe(tmp_path: Path, tiny_base: Path) -> MakeRecipe:
+    """Return a function that makes a recipe with prepared data; keywords go into `train.args`.
+
+    The model is from scratch, or the base of an adapter.
+    """
 
     def make(name: str = "tiny", method: str = "sft", train: dict[str, Any] | None = None, **args: Any) -> Recipe:
         defaults = {
@@ -32,11 +48,12 @@ def make_recipe(tmp_path: Path) -> MakeRecipe:
             "save_steps": 4,
             "bf16": False,  # the same figures on every CPU
         }
+        start = {"path": str(tiny_base)} if "lora" in (train or {}) else {"config": TINY}
         recipe = Recipe.model_validate(
             {
                 "name": name,
                 "output_dir": str(tmp_path),
-                "model": {"config": TINY, "dtype": "float32"},
+                "model": start | {"dtype": "float32"},
                 "data": {"max_length": 32},
                 "train": {"method": method, "args": defaults | args, **(train or {})},
             }

@@ -101,6 +101,7 @@ def test_an_adapter_is_kept_as_an_adapter(make_recipe: MakeRecipe) -> None:
     made = train(recipe_of(make_recipe, "adapter", {"lora": LORA, "keep": {"epochs": 2}}))
     assert set(kept(made)) == {"epoch-2"}
     assert {path.name for path in (made / "epoch-2").iterdir()} == {
+        "base.json",
         "adapter_config.json",
         "adapter_model.safetensors",
         "kept.json",

@@ -104,7 +104,8 @@ def _needed(recipe: Recipe) -> Iterator[str]:
     from_scratch = recipe.model.path is None and bool(recipe.model.config)
     if from_scratch and recipe.train.lora is not None:
         yield "train.lora adapts a base, and a model from scratch is stored nowhere without it; set model.path"
-    if from_scratch and recipe.model.tokenizer is None and recipe.data.prepared is None:
+    prepared = recipe.data.prepared is not None or recipe.artifact("data").is_dir()  # with a tokenizer
+    if from_scratch and recipe.data.mix and recipe.model.tokenizer is None and not prepared:
         yield NO_TOKENIZER
     if spec.plays and not recipe.environments:
         yield f"train.method {method} needs `environments`, the ones to play"

@@ -77,7 +77,7 @@ def test_averages_are_kept_and_open_with_tied_and_shared_weights(make_cognate: M
 
 ALONE = """
 import sys
-from agentforge.recipe.schema import Recipe
+from agentforge.recipe.schema import Model, Recipe
 from agentforge.trainers.train import train
 train(Recipe.model_validate_json(open(sys.argv[1]).read()))
 """
@@ -168,7 +168,9 @@ def test_two_processes_train_and_evaluate_as_one(make_cognate: MakeCognate, tmp_
 
 @pytest.mark.parametrize(("method", "lora"), [("sft", None), ("pretrain", LORA)])
 def test_it_is_fine_tuned(make_cognate: MakeCognate, method: str, lora: dict[str, Any] | None) -> None:
-    made = train(make_cognate("tuned", method, {"lora": lora} if lora else None, max_steps=4, packing=True))
+    base = train(make_cognate("base", max_steps=1))
+    recipe = make_cognate("tuned", method, {"lora": lora} if lora else None, max_steps=4, packing=True)
+    made = train(recipe.model_copy(update={"model": Model(path=str(base), dtype="float32")}))
     lines = [line for line in read_metrics(made / "metrics.jsonl") if "loss" in line]
     assert {"loss_act", "act/halt_entropy", "ltm/gate_mean"} <= lines[-1].keys()
 
