@@ -15,9 +15,9 @@ from agentforge.systems.adamba.modeling.shape import AdambaShape
 from agentforge.systems.adamba.surgery.expand import expand
 from tests.export.conftest import tokenizer
 from tests.systems.adamba.training.tiny_adamba import write_adamba
-from tests.trainers.conftest import MakeRecipe, make_recipe, make_toy, toy_base
+from tests.trainers.conftest import MakeRecipe, make_recipe, make_toy, tiny_base, toy_base
 
-__all__ = ["make_recipe", "make_toy", "tokenizer", "toy_base"]  # fixtures of other folders, used here too
+__all__ = ["make_recipe", "make_toy", "tiny_base", "tokenizer", "toy_base"]  # fixtures of other folders, used here too
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM
 from agentforge.artifacts import read_manifest
 from agentforge.errors import UserError
 from agentforge.models.auto import register_all
+from agentforge.recipe.schema import Model
 from agentforge.systems.cognate.modeling.modeling import CognateForCausalLM
 from agentforge.systems.cognate.training.objective import CognateObjective
 from agentforge.trainers.train import train
@@ -77,7 +78,7 @@ def test_averages_are_kept_and_open_with_tied_and_shared_weights(make_cognate: M
 
 ALONE = """
 import sys
-from agentforge.recipe.schema import Model, Recipe
+from agentforge.recipe.schema import Recipe
 from agentforge.trainers.train import train
 train(Recipe.model_validate_json(open(sys.argv[1]).read()))
 """
