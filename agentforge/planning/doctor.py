@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Literal
 
 from agentforge.data.sources.source_files import MissingData, locate, registered
-from agentforge.environments.registry import ENVIRONMENTS, load_class
+from agentforge.environments.registry import make
 from agentforge.errors import UserError
 from agentforge.installation import find_paths, gguf_setup
 from agentforge.planning import storage
@@ -311,15 +311,15 @@ def _sources(recipe: Recipe, command: str) -> Iterator[Check]:
 
 
 def _environments(recipe: Recipe) -> Iterator[Check]:
-    """Import the classes of the environments; what needs a server or files is seen when it is made."""
+    """Make each environment, which tells of its class, its package, its files and its server."""
     for name, options in recipe.environments.items():
-        target = options.get("class") or ENVIRONMENTS[name]
         try:
-            load_class(target, f"environments.{name}.class")
+            environment = make(name, options)
         except UserError as error:
-            yield Check(f"environment {name}", "missing", str(error), "correct the class, or install its package")
+            yield Check(f"environment {name}", "missing", str(error), "mend that, or leave the environment out")
         else:
-            yield Check(f"environment {name}", "ok", target)
+            yield Check(f"environment {name}", "ok", f"{environment.tasks:,} tasks")
+            environment.close()
 
 
 def _vllm(recipe: Recipe) -> Iterator[Check]:

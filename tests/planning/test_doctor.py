@@ -129,6 +129,17 @@ def test_files_of_preferences_and_questions_and_classes_of_environments_are_look
     assert checks["data for evaluate.tool_calls"].state == "missing"
 
 
+def test_environments_are_made() -> None:
+    """Those of other libraries, and those that need a server, too."""
+    here = [
+        "environments={'gymnasium:FrozenLake-v1': {}, 'gymnasium:Nowhere-v0': {}, 'openenv:it': {url: 'http://127.0.0.1:9'}}"
+    ]
+    checks = by_name(diagnose(load_recipe("affine/grpo", here, profile="tiny")))
+    assert checks["environment gymnasium:FrozenLake-v1"].state == "ok"
+    assert "Nowhere" in checks["environment gymnasium:Nowhere-v0"].detail
+    assert checks["environment openenv:it"].state == "missing"
+
+
 def test_a_source_that_is_off_says_why() -> None:
     checks = by_name(diagnose(load_recipe("aj", ["data.mix=[{dataset: skein}]"])))
     assert checks["data skein"].state == "missing" and "is off" in checks["data skein"].detail
